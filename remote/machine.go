@@ -1,0 +1,196 @@
+package remote
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// State is what the verifier holds of a machine.
+type State string
+
+// States of a machine. Unreachable is stale, never untrusted.
+const (
+	StateTrusted   State = "trusted"
+	StateUntrusted State = "untrusted"
+	StateStale     State = "stale"
+	StateRebooting State = "rebooting"
+	StateUnknown   State = "unknown"
+)
+
+// Outcome of an appraisal: measure.Outcome and attest's have these values.
+const (
+	OutcomePass       = "pass"
+	OutcomeFail       = "fail"
+	OutcomeIncomplete = "incomplete"
+)
+
+// Machine is one host or target as GET /v1/hosts lists it.
+type Machine struct {
+	Name       string    `json:"name"`
+	Role       Role      `json:"role"`
+	MeasuredBy string    `json:"measured_by,omitempty"` // the host whose agent reports about it from outside
+	State      State     `json:"state"`
+	Reasons    []string  `json:"reasons"` // why, in words, most important first
+	Since      time.Time `json:"since"`   // when State last changed
+	Enrolment  Enrolment `json:"enrolment,omitzero"`
+	LastSeen   time.Time `json:"last_seen,omitzero"` // last record of its own agent, or about it
+	Boot       Activity  `json:"boot"`
+	Scan       Activity  `json:"scan"`
+	Files      Files     `json:"files"`
+}
+
+// Enrolment says how a machine's TPM was accepted.
+type Enrolment struct {
+	Approval string    `json:"approval"` // "ca", "digest" or "operator"
+	Detail   string    `json:"detail"`   // the issuer, the list's label, or who approved
+	At       time.Time `json:"at"`
+	EKDigest string    `json:"ek_digest"` // SHA-256 of the EK's TPMT_PUBLIC
+	Serial   string    `json:"serial"`    // of the client certificate
+}
+
+// Activity is the history of one recurring duty: attestation or scan.
+type Activity struct {
+	Enabled     bool      `json:"enabled"` // false: not configured for this machine, see Missing
+	Missing     string    `json:"missing,omitempty"`
+	Outcome     string    `json:"outcome,omitempty"` // of the last appraisal
+	ID          string    `json:"id,omitempty"`      // of the last appraisal
+	LastAttempt time.Time `json:"last_attempt,omitzero"`
+	LastSuccess time.Time `json:"last_success,omitzero"` // evidence arrived and was appraised, whatever the outcome
+	Next        time.Time `json:"next,omitzero"`
+	Error       string    `json:"error,omitempty"` // of the last attempt, e.g. "no report within 60s"
+}
+
+// Files is what is known of a machine's files.
+type Files struct {
+	Watched    bool      `json:"watched"`
+	Baseline   string    `json:"baseline,omitempty"` // digest of the signed manifest
+	Objects    int64     `json:"objects,omitempty"`
+	BaselineAt time.Time `json:"baseline_at,omitzero"`
+	Violations int       `json:"violations"` // open review items
+	Events     int64     `json:"events"`
+	LastEvent  time.Time `json:"last_event,omitzero"`
+}
+
+// MachineDetail answers GET /v1/hosts/{name}.
+type MachineDetail struct {
+	Machine
+	Appraisal *Appraisal  `json:"appraisal,omitempty"` // of the present boot
+	Scans     []ScanEntry `json:"scans"`               // newest first
+	Events    []FileEvent `json:"events"`              // newest first
+	Review    []Review    `json:"review"`              // open ones
+	Timeline  []Moment    `json:"timeline"`            // newest first
+}
+
+// Appraisal is the verdict on one attestation. Result is attest.Result.
+type Appraisal struct {
+	ID       string          `json:"id"`
+	Machine  string          `json:"machine"`
+	Outcome  string          `json:"outcome"`
+	At       time.Time       `json:"at"`
+	Policy   string          `json:"policy,omitempty"` // name of the policy applied
+	Boot     []string        `json:"boot,omitempty"`   // what booted, in words
+	Result   json.RawMessage `json:"result,omitempty"`
+	Evidence Digest          `json:"evidence,omitzero"` // body with the evidence as received
+	Error    string          `json:"error,omitempty"`   // why nothing could be appraised
+}
+
+// ScanState says how far a scan is.
+type ScanState string
+
+// States of a scan.
+const (
+	ScanFired    ScanState = "fired"     // the BMC took the nonce, no report yet
+	ScanWaiting  ScanState = "waiting"   // reported, pages asked for
+	ScanJudged   ScanState = "judged"    // Outcome is set
+	ScanNoReport ScanState = "no-report" // nothing came in time: stale, not untrusted
+	ScanRefused  ScanState = "refused"   // a report came and was not believed: Error says why
+	ScanFailed   ScanState = "failed"    // the BMC could not be reached or refused: Error
+)
+
+// ScanEntry is one scan of a machine. Report is measure.Report.
+type ScanEntry struct {
+	ID         string          `json:"id"` // the first 16 hexadecimal digits of the nonce
+	Machine    string          `json:"machine"`
+	Cause      string          `json:"cause"` // "schedule", "rescan", or who asked
+	State      ScanState       `json:"state"`
+	Outcome    string          `json:"outcome,omitempty"`
+	FiredAt    time.Time       `json:"fired_at"`
+	ReportedAt time.Time       `json:"reported_at,omitzero"`
+	JudgedAt   time.Time       `json:"judged_at,omitzero"`
+	MeasuredBy string          `json:"measured_by,omitempty"`
+	HostState  State           `json:"host_state,omitempty"` // of the measuring host when judged
+	HostBoot   string          `json:"host_boot,omitempty"`  // in words
+	Report     json.RawMessage `json:"report,omitempty"`
+	Error      string          `json:"error,omitempty"`
+}
+
+// Done says whether nothing more will happen to the scan.
+func (s *ScanEntry) Done() bool {
+	return s.State != ScanFired && s.State != ScanWaiting
+}
+
+// FileEvent is one file operation as stored and judged.
+type FileEvent struct {
+	ID       string          `json:"id"`
+	Machine  string          `json:"machine"`
+	Sequence uint64          `json:"sequence"`
+	Time     time.Time       `json:"time"`     // in the target, by the watching host's clock
+	Received time.Time       `json:"received"` // by the verifier's clock
+	Op       string          `json:"op"`
+	Path     string          `json:"path"`
+	NewPath  string          `json:"new_path,omitempty"`
+	Actor    string          `json:"actor"` // in words: name, pid, uid, or why it is not known
+	Level    string          `json:"level"`
+	Verdict  string          `json:"verdict"` // see Verdict constants
+	Detail   string          `json:"detail,omitempty"`
+	Event    json.RawMessage `json:"event"` // filewatch.Event (OCSF 1001)
+	// Changes are the attributes that differ from the baseline, once known.
+	Changes json.RawMessage `json:"changes,omitempty"`
+}
+
+// Verdicts on a file event.
+const (
+	VerdictPending   = "pending"   // the content is not on disk yet, or not read
+	VerdictUnchanged = "unchanged" // equals the baseline
+	VerdictChanged   = "changed"   // differs from the baseline
+	VerdictAdded     = "added"     // not in the baseline
+	VerdictRemoved   = "removed"   // in the baseline and gone
+	VerdictUnknown   = "unknown"   // no baseline to compare with
+	VerdictRecorded  = "recorded"  // its level asks for no comparison
+)
+
+// Review is one thing that waits for a person: a changed file, or a machine
+// that asks to be enrolled.
+type Review struct {
+	ID        string    `json:"id"`
+	Kind      string    `json:"kind"` // "file" or "enrolment"
+	Machine   string    `json:"machine"`
+	Subject   string    `json:"subject"` // path, or the EK digest
+	Summary   string    `json:"summary"`
+	Detail    string    `json:"detail,omitempty"`
+	Level     string    `json:"level,omitempty"`
+	Count     int       `json:"count"` // events behind it
+	First     time.Time `json:"first"`
+	Last      time.Time `json:"last"`
+	State     string    `json:"state"` // open, accepted, rejected
+	DecidedBy string    `json:"decided_by,omitempty"`
+	DecidedAt time.Time `json:"decided_at,omitzero"`
+	Reason    string    `json:"reason,omitempty"`
+}
+
+// Decision is the body of POST /v1/review/{id}.
+type Decision struct {
+	Accept bool   `json:"accept"`
+	Reason string `json:"reason"` // required
+}
+
+// Moment is one line of a machine's timeline, and of the stream.
+type Moment struct {
+	ID      string    `json:"id"`
+	Time    time.Time `json:"time"`
+	Machine string    `json:"machine,omitempty"`
+	Kind    string    `json:"kind"`     // enrolment, boot, scan, file, state, loss, alert, review
+	Level   string    `json:"severity"` // info, notice, warning, alert
+	Text    string    `json:"text"`
+	Ref     string    `json:"ref,omitempty"` // id of the scan, appraisal or event
+}
