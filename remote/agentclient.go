@@ -27,11 +27,7 @@ type AgentClient struct {
 
 // NewAgentClient checks the options; it does not connect.
 func NewAgentClient(opts AgentOptions) (*AgentClient, error) {
-	cfg, err := opts.Trust.config(opts.Certificate)
-	if err != nil {
-		return nil, err
-	}
-	c, err := newCaller(opts.Address, cfg, "")
+	c, err := newCaller(opts.Address, opts.Trust, opts.Certificate)
 	if err != nil {
 		return nil, err
 	}
@@ -69,12 +65,12 @@ func (a *AgentClient) Commands(ctx context.Context, after uint64, wait time.Dura
 	return reply.Commands, nil
 }
 
-// Send delivers records in order. When it returns without an error, all up to
+// Send delivers records of a spool in order. When it returns without an error, all up to
 // the reply's Acked are durable at the verifier. Sending them again is
 // harmless.
-func (a *AgentClient) Send(ctx context.Context, records []Record) (*RecordsReply, error) {
+func (a *AgentClient) Send(ctx context.Context, spool string, records []Record) (*RecordsReply, error) {
 	var reply RecordsReply
-	req := RecordsRequest{Records: records}
+	req := RecordsRequest{Spool: spool, Records: records}
 	if err := a.c.json(ctx, http.MethodPost, "/v1/agent/records", &req, &reply); err != nil {
 		return nil, err
 	}

@@ -21,14 +21,11 @@ type Client struct {
 
 // NewClient checks the options; it does not connect.
 func NewClient(opts ClientOptions) (*Client, error) {
-	cfg, err := opts.Trust.config(nil)
+	c, err := newCaller(opts.Address, opts.Trust, nil)
 	if err != nil {
 		return nil, err
 	}
-	c, err := newCaller(opts.Address, cfg, opts.Token)
-	if err != nil {
-		return nil, err
-	}
+	c.token = opts.Token
 	return &Client{c}, nil
 }
 

@@ -18,8 +18,8 @@ const (
 )
 
 // Record is one piece of evidence from an agent. Seq starts at 1 and rises by
-// one per record of that agent for ever: it comes from the agent's durable
-// spool and survives restarts. The verifier stores a record durably before it
+// one per record of a spool for ever: it comes from the agent's durable spool
+// and survives restarts. The verifier stores a record durably before it
 // acknowledges it, takes a repeated Seq as the same record, and treats a
 // missing one as a loss: an alert and a rescan.
 type Record struct {
@@ -30,8 +30,11 @@ type Record struct {
 }
 
 // RecordsRequest is the body of POST /v1/agent/records: records in rising
-// order of Seq.
+// order of Seq. Spool is a random name that the agent gives its spool when it
+// creates it (see CheckName); the numbers count within it. A second spool of
+// the same agent means that the first was lost, which is itself told.
 type RecordsRequest struct {
+	Spool   string   `json:"spool"`
 	Records []Record `json:"records"`
 }
 

@@ -56,9 +56,9 @@ type Trust struct {
 	Fingerprint string // of the authority's certificate, for the first contact of an agent
 }
 
-// config builds the TLS side. With only a fingerprint the server's chain must
+// config builds the TLS side for a verifier called host. With only a fingerprint the server's chain must
 // hold the authority with that fingerprint and verify under it.
-func (t Trust) config(certificate *tls.Certificate) (*tls.Config, error) {
+func (t Trust) config(host string, certificate *tls.Certificate) (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS13}
 	if certificate != nil {
 		cfg.Certificates = []tls.Certificate{*certificate}
@@ -78,21 +78,21 @@ func (t Trust) config(certificate *tls.Certificate) (*tls.Config, error) {
 		// The chain is verified in VerifyConnection, under the pinned
 		// authority, with the server's name.
 		cfg.InsecureSkipVerify = true
-		cfg.VerifyConnection = func(state tls.ConnectionState) error { return verifyPinned(state, want) }
+		cfg.VerifyConnection = func(state tls.ConnectionState) error { return verifyPinned(state, host, want) }
 	default:
 		return nil, errors.New("the verifier's authority is not known: give its certificate or its fingerprint")
 	}
 	return cfg, nil
 }
 
-func verifyPinned(state tls.ConnectionState, want string) error {
+func verifyPinned(state tls.ConnectionState, host, want string) error {
 	for _, cert := range state.PeerCertificates[1:] {
 		if Fingerprint(cert.Raw) != want {
 			continue
 		}
 		roots := x509.NewCertPool()
 		roots.AddCert(cert)
-		_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: state.ServerName, Roots: roots})
+		_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: host, Roots: roots})
 		return err
 	}
 	return ErrFingerprint
@@ -105,10 +105,14 @@ type caller struct {
 	token string
 }
 
-func newCaller(address string, tlsConfig *tls.Config, token string) (*caller, error) {
+func newCaller(address string, trust Trust, certificate *tls.Certificate) (*caller, error) {
 	base, err := url.Parse(address)
 	if err != nil || base.Scheme != "https" || base.Host == "" {
 		return nil, fmt.Errorf("verifier address %q: want https://HOST:PORT", address)
+	}
+	tlsConfig, err := trust.config(base.Hostname(), certificate)
+	if err != nil {
+		return nil, err
 	}
 	transport := &http.Transport{
 		TLSClientConfig:     tlsConfig,
@@ -117,7 +121,7 @@ func newCaller(address string, tlsConfig *tls.Config, token string) (*caller, er
 		MaxIdleConnsPerHost: 4,
 		ForceAttemptHTTP2:   true,
 	}
-	return &caller{base: base, http: &http.Client{Transport: transport}, token: token}, nil
+	return &caller{base: base, http: &http.Client{Transport: transport}}, nil
 }
 
 // json sends in as JSON (nil: no body) and decodes the answer into out (nil:
