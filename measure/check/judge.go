@@ -1,0 +1,177 @@
+package check
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+)
+
+// References is what observations are judged against. Every field may be nil:
+// checks that need it are then not measured, and say so.
+type References struct {
+	// Images gives the kernel image the target should run.
+	Images ImageSource
+	// Modules gives the modules' files that belong to the image.
+	Modules ModuleSource
+	// Pages gives the bytes of pages that have no judgement yet.
+	Pages PageSource
+	// Accepted remembers pages that were judged clean. It only saves work: a
+	// judgement with and without it comes out the same.
+	Accepted Accepted
+}
+
+// ImageSource gives kernel images.
+type ImageSource interface {
+	// Image returns the image with a build-id, or an error that says why there
+	// is none, such as [kernel.ErrOtherBuild].
+	Image(buildID string) (*kernel.Image, error)
+}
+
+// ModuleSource gives expected modules.
+type ModuleSource interface {
+	// Module returns the file of a module by name and build-id; the build-id
+	// is empty where the target does not tell it.
+	Module(name, buildID string) (*kernel.ModuleFile, error)
+}
+
+// Accepted remembers judgements of single pages.
+type Accepted interface {
+	Accepted(key PageKey) bool
+	Accept(key PageKey)
+}
+
+// PageKey stands for a page with these bytes, at this address, of this kernel,
+// judged by this check.
+type PageKey Digest
+
+var (
+	errNotObserved = errors.New("the scan did not observe it")
+	errNoImage     = errors.New("no kernel image to compare with")
+)
+
+// judging is what the judging half of a check works with.
+type judging struct {
+	obs     *measure.Observations
+	refs    *References
+	missing []Digest
+	asked   map[Digest]bool
+
+	image    *kernel.Image
+	imageErr error
+}
+
+// Judge turns observations into a report. It is a pure function of its
+// arguments. When it needs the bytes of pages that refs.Pages does not have it
+// returns a [*MissingPagesError] and no report.
+func Judge(obs *measure.Observations, refs *References) (*measure.Report, error) {
+	if refs == nil {
+		refs = &References{}
+	}
+	j := &judging{obs: obs, refs: refs, asked: make(map[Digest]bool), imageErr: errNoImage}
+	if refs.Images != nil {
+		j.image, j.imageErr = refs.Images.Image(obs.Kernel.BuildID)
+	}
+	report := &measure.Report{
+		Target:    obs.Target,
+		TakenAt:   obs.TakenAt,
+		PauseMS:   float64(obs.PauseNS) / 1e6,
+		ElapsedMS: float64(obs.ElapsedNS) / 1e6,
+		Kernel:    obs.Kernel,
+		Checks:    []measure.Check{},
+	}
+	for _, ch := range table() {
+		report.Checks = append(report.Checks, j.check(ch))
+	}
+	report.Checks = append(report.Checks, j.unknown()...)
+	if len(j.missing) > 0 {
+		return nil, &MissingPagesError{Digests: j.missing}
+	}
+	report.Decide()
+	return report, nil
+}
+
+// check judges one check. Observations come from a producer that may lie: a
+// panic is a bug, and not a pass.
+func (j *judging) check(ch check) (out measure.Check) {
+	out = measure.Check{Name: ch.name, Outcome: measure.NotMeasured}
+	item := j.obs.Item(ch.name)
+	switch {
+	case item == nil:
+		out.Reason = errNotObserved.Error()
+		return out
+	case item.NotMeasured != "":
+		out.Reason = item.NotMeasured
+		return out
+	}
+	out.Coverage = item.Coverage
+	err := func() (err error) {
+		defer recoverInto(&err)
+		return ch.judge(j, item.Data, &out)
+	}()
+	switch {
+	case len(out.Findings) > 0:
+		out.Outcome = measure.Fail
+	case err != nil:
+		out.Outcome = measure.NotMeasured
+	default:
+		out.Outcome = measure.Pass
+	}
+	if err != nil {
+		out.Reason = err.Error()
+	}
+	return out
+}
+
+// unknown are observations of checks that this version cannot judge.
+func (j *judging) unknown() []measure.Check {
+	known := make(map[string]bool)
+	for _, ch := range table() {
+		known[ch.name] = true
+	}
+	var out []measure.Check
+	for _, item := range j.obs.Items {
+		if !known[item.Check] {
+			out = append(out, measure.Check{Name: item.Check, Outcome: measure.NotMeasured,
+				Reason: "this version does not know the check"})
+		}
+	}
+	return out
+}
+
+// page returns the bytes of a page. Where there are none it notes that they
+// are needed: the judgement goes on, so that all needs are found in one pass,
+// and is thrown away at the end.
+func (j *judging) page(d Digest) ([]byte, bool) {
+	if j.refs.Pages != nil {
+		if b, ok := j.refs.Pages.Page(d); ok && DigestOf(b) == d {
+			return b, true
+		}
+	}
+	if !j.asked[d] {
+		j.asked[d] = true
+		j.missing = append(j.missing, d)
+	}
+	return nil, false
+}
+
+// accepted and accept are j.refs.Accepted, or nothing.
+func (j *judging) accepted(key PageKey) bool {
+	return j.refs.Accepted != nil && j.refs.Accepted.Accepted(key)
+}
+
+func (j *judging) accept(key PageKey) {
+	if j.refs.Accepted != nil {
+		j.refs.Accepted.Accept(key)
+	}
+}
+
+// decode reads the data of an observation.
+func decode(data json.RawMessage, into any) error {
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("observation is malformed: %w", err)
+	}
+	return nil
+}

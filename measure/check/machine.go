@@ -1,0 +1,22 @@
+package check
+
+import (
+	"context"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// Machine is a target that can be stopped and read.
+type Machine interface {
+	// Memory reads the target's physical memory.
+	Memory() mem.Reader
+
+	// Registers reads all virtual CPUs, whether the target is paused or not. A
+	// source without registers, such as a raw memory file, returns none.
+	Registers(ctx context.Context) ([]mem.Registers, error)
+
+	// Pause stops the target and returns what lets it run again. The caller
+	// calls resume exactly once, whatever happens in between; resume works
+	// after ctx has ended. A target that was already stopped stays stopped.
+	Pause(ctx context.Context) (resume func() error, err error)
+}

@@ -1,0 +1,114 @@
+package check
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// Digest is the BLAKE3 hash of a page, or of any body that travels by digest.
+type Digest [32]byte
+
+// DigestOf hashes b.
+func DigestOf(b []byte) Digest { return blake3.Sum256(b) }
+
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// MarshalText returns lower-case hex.
+func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads hex.
+func (d *Digest) UnmarshalText(text []byte) error {
+	if hex.DecodedLen(len(text)) != len(d) {
+		return fmt.Errorf("digest of %d characters", len(text))
+	}
+	_, err := hex.Decode(d[:], text)
+	return err
+}
+
+// PageSource gives the bytes of a page by digest.
+type PageSource interface {
+	// Page returns the bytes whose digest is d. They need not be checked by
+	// the source: the caller hashes them.
+	Page(d Digest) ([]byte, bool)
+}
+
+// Pages holds the bytes of pages by digest.
+type Pages map[Digest][]byte
+
+// Page implements [PageSource].
+func (p Pages) Page(d Digest) ([]byte, bool) { b, ok := p[d]; return b, ok }
+
+// MissingPagesError says that a judgement needs the bytes of pages that the
+// [PageSource] does not have.
+type MissingPagesError struct {
+	Digests []Digest // without repetitions, in order of need
+}
+
+func (e *MissingPagesError) Error() string {
+	return fmt.Sprintf("bytes of %d pages are needed for the judgement", len(e.Digests))
+}
+
+// region is a range of the target's virtual memory, page by page, as digests.
+type region struct {
+	Name  string  `json:"name"`
+	Start address `json:"start"` // page-aligned
+	// Digests holds one 32-byte digest per page; all zero where the page is
+	// not mapped or could not be read.
+	Digests []byte `json:"digests"`
+}
+
+// maxRegion bounds one region, in pages: 1 GiB, the room of a kernel image.
+const maxRegion = 1 << 18
+
+var errRegion = errors.New("region is not a whole number of pages")
+
+// pages is the number of pages in the region.
+func (r *region) pages() int { return len(r.Digests) / len(Digest{}) }
+
+// digest returns page i's digest and whether the page was readable.
+func (r *region) digest(i int) (Digest, bool) {
+	d := Digest(r.Digests[i*len(Digest{}):])
+	return d, d != Digest{}
+}
+
+// page returns page i's address.
+func (r *region) page(i int) mem.Virt { return mem.Virt(r.Start) + mem.Virt(i)*mem.PageSize }
+
+// validate is for regions that were decoded.
+func (r *region) validate() error {
+	if len(r.Digests)%len(Digest{}) != 0 || r.pages() > maxRegion || r.Start%mem.PageSize != 0 {
+		return fmt.Errorf("%s: %w", r.Name, errRegion)
+	}
+	return nil
+}
+
+// region reads the pages that hold [start, end), records their digests and
+// keeps their bytes for the scan. A page that is not mapped has no digest; it
+// is for the judging half to say whether it should have been.
+func (c *collector) region(name string, start, end mem.Virt) (region, error) {
+	first := start &^ (mem.PageSize - 1)
+	n := (uint64(end-first) + mem.PageSize - 1) / mem.PageSize
+	if end < start || n > maxRegion {
+		return region{}, fmt.Errorf("%s [%v, %v): %w", name, start, end, errRegion)
+	}
+	r := region{Name: name, Start: address(first), Digests: make([]byte, n*uint64(len(Digest{})))}
+	bytes := make([]byte, n*mem.PageSize)
+	for i := range r.pages() {
+		if err := c.ctx.Err(); err != nil {
+			return region{}, err
+		}
+		page := bytes[i*mem.PageSize : (i+1)*mem.PageSize : (i+1)*mem.PageSize]
+		if err := c.space.Read(page, r.page(i)); err != nil {
+			continue
+		}
+		d := DigestOf(page)
+		copy(r.Digests[i*len(d):], d[:])
+		c.pages[d] = page
+	}
+	return r, nil
+}
