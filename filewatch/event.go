@@ -1,0 +1,46 @@
+package filewatch
+
+import "time"
+
+// Event is one operation on one object of one target. Its JSON form is OCSF
+// File System Activity (class 1001); see MarshalJSON.
+type Event struct {
+	Target   string
+	Sequence uint64 // per target, without gaps; the first is 1
+	Time     time.Time
+	Op       Op
+	// Path is the object's path in the guest at the time, raw bytes. NewPath is
+	// set for OpRename, OpExchange and OpLink. Either may be empty when only the
+	// inode is known.
+	Path, NewPath string
+	// Object is the object as far as the source knows it: a trap fills volume,
+	// inode and what its inode in memory says. Nil when nothing is known.
+	Object *Object
+	Actor  Actor
+	// Level and Rule are those of the first rule that matches.
+	Level Level
+	Rule  string
+	// Source names what saw the event: "trap", "tap", "scan".
+	Source  string
+	Verdict Verdict
+}
+
+// Judgement is what comparing with a baseline came to.
+type Judgement string
+
+// The judgements. The zero value means that nobody has compared yet.
+const (
+	NotJudged   Judgement = ""
+	Pass        Judgement = "pass"
+	Fail        Judgement = "fail"
+	NotMeasured Judgement = "not-measured"
+)
+
+// Verdict is a judgement with its reason.
+type Verdict struct {
+	Outcome Judgement `json:"outcome"`
+	// Reason says in words why; always set for NotMeasured.
+	Reason string `json:"reason,omitempty"`
+	// Attributes are those that differ.
+	Attributes []string `json:"attributes,omitempty"`
+}
