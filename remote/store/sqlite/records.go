@@ -1,0 +1,100 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/store"
+)
+
+// Append implements store.Store.
+func (s *Store) Append(ctx context.Context, stream store.Stream, received time.Time, records []remote.Record) (store.Receipt, error) {
+	for i := range records {
+		if records[i].Seq == 0 || i > 0 && records[i].Seq <= records[i-1].Seq {
+			return store.Receipt{}, fmt.Errorf("number %d at position %d: %w", records[i].Seq, i, store.ErrOrder)
+		}
+	}
+	var receipt store.Receipt
+	err := s.update(ctx, func(tx *sql.Tx) error {
+		receipt = store.Receipt{}
+		var last sql.NullInt64
+		row := tx.QueryRow("SELECT max(seq) FROM records WHERE agent = ? AND spool = ?", stream.Agent, stream.Spool)
+		if err := row.Scan(&last); err != nil {
+			return fmt.Errorf("read last number: %w", err)
+		}
+		receipt.Acked = uint64(last.Int64)
+		for _, r := range records {
+			if err := appendOne(tx, stream, received, r, &receipt); err != nil {
+				return fmt.Errorf("append record %d: %w", r.Seq, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return store.Receipt{}, err
+	}
+	return receipt, nil
+}
+
+func appendOne(tx *sql.Tx, stream store.Stream, received time.Time, r remote.Record, receipt *store.Receipt) error {
+	if r.Seq <= receipt.Acked {
+		return compareOld(tx, stream, r, receipt)
+	}
+	if r.Seq > receipt.Acked+1 {
+		receipt.Gaps = append(receipt.Gaps, store.Gap{From: receipt.Acked + 1, To: r.Seq - 1})
+	}
+	_, err := tx.Exec("INSERT INTO records (agent, spool, seq, kind, time, received, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		stream.Agent, stream.Spool, int64(r.Seq), string(r.Kind), r.Time.UnixNano(), received.UnixNano(), []byte(r.Body))
+	if err != nil {
+		return err
+	}
+	receipt.Acked = r.Seq
+	receipt.Added++
+	return nil
+}
+
+// compareOld looks at a record that came again: a number in a gap stays lost,
+// since the stream has gone on without it.
+func compareOld(tx *sql.Tx, stream store.Stream, r remote.Record, receipt *store.Receipt) error {
+	var kind string
+	var body []byte
+	row := tx.QueryRow("SELECT kind, body FROM records WHERE agent = ? AND spool = ? AND seq = ?", stream.Agent, stream.Spool, int64(r.Seq))
+	switch err := row.Scan(&kind, &body); {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return err
+	}
+	if kind != string(r.Kind) || !bytes.Equal(body, r.Body) {
+		receipt.Altered = append(receipt.Altered, r.Seq)
+	}
+	return nil
+}
+
+// Pending implements store.Store.
+func (s *Store) Pending(ctx context.Context, limit int) ([]store.Record, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT id, agent, spool, seq, kind, time, received, body
+		FROM records WHERE processed = 0 ORDER BY id LIMIT ?`, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list pending records: %w", err)
+	}
+	defer rows.Close()
+	var out []store.Record
+	for rows.Next() {
+		var r store.Record
+		var seq, at, received int64
+		var body []byte
+		if err := rows.Scan(&r.ID, &r.Stream.Agent, &r.Stream.Spool, &seq, &r.Record.Kind, &at, &received, &body); err != nil {
+			return nil, fmt.Errorf("list pending records: %w", err)
+		}
+		r.Record.Seq, r.Record.Body = uint64(seq), body
+		r.Record.Time, r.Received = time.Unix(0, at).UTC(), time.Unix(0, received).UTC()
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
