@@ -1,0 +1,254 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/volume/span"
+)
+
+// MaxHole is the most zero bytes that a content may read as in a row. A sparse
+// file can claim exabytes; hashing them would never end.
+const MaxHole = 64 << 30
+
+// ErrTooSparse says that a content was not read because of [MaxHole].
+var ErrTooSparse = errors.New("hole too large to read")
+
+// windowSize is how much of the device is read at once. Neighbouring small
+// files come out of one read.
+const windowSize = 1 << 20
+
+// Content reads one object's bytes from its volume, without any cache of the
+// system in between. It is an io.Reader, io.WriterTo and io.ReaderAt; the
+// first two share a position.
+type Content struct {
+	dev    io.ReaderAt
+	size   int64
+	where  filewatch.Content
+	off    int64
+	window *window
+}
+
+// Size is the number of bytes that the content has.
+func (c *Content) Size() int64 { return c.size }
+
+// Read implements [io.Reader].
+func (c *Content) Read(b []byte) (int, error) {
+	n, err := c.ReadAt(b, c.off)
+	c.off += int64(n)
+	return n, err
+}
+
+// ReadAt implements [io.ReaderAt].
+func (c *Content) ReadAt(b []byte, off int64) (int, error) {
+	n := 0
+	for n < len(b) {
+		run, err := c.run(off+int64(n), int64(len(b)-n))
+		if err != nil {
+			return n, err
+		}
+		part := b[n : n+int(run.Length)]
+		switch {
+		case c.where.Inline != nil:
+			clear(part[copy(part, tail(c.where.Inline, run.Logical)):])
+		case run.Physical < 0:
+			clear(part)
+		default:
+			if _, err := c.dev.ReadAt(part, run.Physical); err != nil {
+				return n, fmt.Errorf("read content at %#x of the volume: %w", run.Physical, short(err))
+			}
+		}
+		n += int(run.Length)
+	}
+	return n, nil
+}
+
+// WriteTo implements [io.WriterTo]: the rest of the content in large pieces.
+func (c *Content) WriteTo(w io.Writer) (int64, error) {
+	if c.window == nil {
+		c.window = newWindow(c.dev, c.size)
+	}
+	start := c.off
+	for c.off < c.size {
+		run, err := c.run(c.off, c.size-c.off)
+		if err != nil {
+			return c.off - start, err
+		}
+		switch {
+		case c.where.Inline != nil:
+			err = c.writeInline(w)
+		case run.Physical < 0:
+			err = c.writeZeros(w, run.Length)
+		default:
+			err = c.writeRun(w, run)
+		}
+		if err != nil {
+			return c.off - start, err
+		}
+	}
+	return c.off - start, nil
+}
+
+func (c *Content) writeInline(w io.Writer) error {
+	b := make([]byte, c.size-c.off)
+	if _, err := c.ReadAt(b, c.off); err != nil {
+		return err
+	}
+	n, err := w.Write(b)
+	c.off += int64(n)
+	return err
+}
+
+func (c *Content) writeZeros(w io.Writer, length int64) error {
+	if length > MaxHole {
+		return fmt.Errorf("%d bytes at %d: %w", length, c.off, ErrTooSparse)
+	}
+	for length > 0 {
+		n, err := w.Write(zeros[:min(length, int64(len(zeros)))])
+		c.off += int64(n)
+		length -= int64(n)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Content) writeRun(w io.Writer, run filewatch.Extent) error {
+	for run.Length > 0 {
+		b, err := c.window.at(run.Physical, run.Length)
+		if err != nil {
+			return fmt.Errorf("read content at %#x of the volume: %w", run.Physical, err)
+		}
+		n, err := w.Write(b)
+		c.off += int64(n)
+		run.Physical += int64(n)
+		run.Length -= int64(n)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run is the longest run at off, no longer than most and not past the end.
+// Physical is -1 for a hole.
+func (c *Content) run(off, most int64) (filewatch.Extent, error) {
+	if off >= c.size {
+		return filewatch.Extent{}, io.EOF
+	}
+	most = min(most, c.size-off)
+	hole := filewatch.Extent{Logical: off, Physical: -1, Length: most}
+	if c.where.Inline != nil {
+		return hole, nil
+	}
+	i := after(c.where.Extents, off)
+	if i > 0 {
+		e := c.where.Extents[i-1]
+		if in := off - e.Logical; in < e.Length {
+			most = min(most, e.Length-in)
+			if e.Physical < 0 {
+				return filewatch.Extent{Logical: off, Physical: -1, Length: most}, nil
+			}
+			return filewatch.Extent{Logical: off, Physical: e.Physical + in, Length: most}, nil
+		}
+	}
+	if i < len(c.where.Extents) {
+		hole.Length = min(most, c.where.Extents[i].Logical-off)
+	}
+	return hole, nil
+}
+
+// after is the index of the first extent that starts after off.
+func after(es []filewatch.Extent, off int64) int {
+	lo, hi := 0, len(es)
+	for lo < hi {
+		if mid := int(uint(lo+hi) >> 1); es[mid].Logical <= off {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+func tail(b []byte, off int64) []byte {
+	if off >= int64(len(b)) {
+		return nil
+	}
+	return b[off:]
+}
+
+func short(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+var zeros [256 << 10]byte
+
+// window is a piece of the device held in memory. Up to until it pays to read
+// more than was asked for.
+type window struct {
+	dev    io.ReaderAt
+	sparse span.Sparse
+	buf    []byte
+	start  int64
+	n      int64
+	until  int64
+}
+
+func newWindow(dev io.ReaderAt, size int64) *window {
+	w := &window{dev: dev, buf: make([]byte, max(1, min(size, windowSize)))}
+	w.sparse, _ = dev.(span.Sparse)
+	return w
+}
+
+// at gives the bytes at off, at least one and at most length.
+func (w *window) at(off, length int64) ([]byte, error) {
+	if off < w.start || off >= w.start+w.n {
+		if b, err := w.hole(off, length); b != nil || err != nil {
+			return b, err
+		}
+		if err := w.fill(off, length); err != nil {
+			return nil, err
+		}
+	}
+	b := w.buf[off-w.start : w.n]
+	return b[:min(int64(len(b)), length)], nil
+}
+
+// hole gives zeros without reading when the device has none at off.
+func (w *window) hole(off, length int64) ([]byte, error) {
+	if w.sparse == nil {
+		return nil, nil
+	}
+	next, err := w.sparse.NextData(off)
+	if err == io.EOF {
+		next, err = off+length, nil
+	}
+	if err != nil || next <= off {
+		return nil, err
+	}
+	return zeros[:min(next-off, length, int64(len(zeros)))], nil
+}
+
+// fill reads what is asked for and, up to w.until, what is wanted soon after
+// it. A failure of the part ahead is not a failure of the part asked for.
+func (w *window) fill(off, length int64) error {
+	w.n = 0
+	want := w.buf[:min(length, int64(len(w.buf)))]
+	ahead := w.buf[:min(max(length, w.until-off), int64(len(w.buf)))]
+	n, err := w.dev.ReadAt(ahead, off)
+	if n < len(want) && len(want) < len(ahead) {
+		n, err = w.dev.ReadAt(want, off)
+	}
+	if n < len(want) {
+		return short(err)
+	}
+	w.start, w.n = off, int64(n)
+	return nil
+}

@@ -1,0 +1,43 @@
+package volume
+
+import (
+	"github.com/plumbline-sec/plumbline/filewatch/volume/ext4"
+)
+
+// mount finds out what the volume holds and opens its reader.
+func (v *Volume) mount() {
+	if v.NotMeasured != "" {
+		return
+	}
+	if v.Size <= 0 {
+		v.NotMeasured = "lies beyond the end of the disk"
+		return
+	}
+	var err error
+	v.Type, v.NotMeasured, v.UUID, err = kind(v.device, v.Size)
+	if err != nil {
+		v.fail(err)
+		return
+	}
+	switch v.Type {
+	case "ext4":
+		v.mountExt4()
+	case "xfs", "vfat":
+		v.NotMeasured = "no reader for " + v.Type + " yet"
+	}
+}
+
+// fail records why the volume cannot be measured.
+func (v *Volume) fail(err error) {
+	v.NotMeasured, v.Cause = err.Error(), err
+}
+
+func (v *Volume) mountExt4() {
+	fs, err := ext4.Open(v.device, v.Size)
+	if err != nil {
+		v.fail(err)
+		return
+	}
+	v.Type, v.UUID, v.Label, v.Replayed = fs.Type, fs.UUID, fs.Label, fs.Replayed
+	v.reader = fs
+}

@@ -1,0 +1,123 @@
+package parttab
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// maxLogical bounds the chain of extended boot records, as Linux does.
+const maxLogical = 255
+
+type mbrEntry struct {
+	kind         byte
+	first, count int64
+}
+
+// readMBR reads the four primary entries and the logical partitions. A boot
+// sector of a file system is not taken for a table.
+func readMBR(r io.ReaderAt, size int64, boot []byte) (*Table, error) {
+	if boot[510] != 0x55 || boot[511] != 0xAA {
+		return &Table{}, nil
+	}
+	entries, ok := mbrEntries(boot)
+	if !ok || fatBootSector(boot) {
+		return &Table{}, nil
+	}
+	id := binary.LittleEndian.Uint32(boot[440:])
+	t := &Table{Kind: MBR, SectorSize: 512, ID: fmt.Sprintf("%08x", id)}
+	var errs error
+	for i, e := range entries {
+		switch {
+		case e.kind == 0 || e.count == 0:
+		case extended(e.kind):
+			if err := t.logical(r, size, e); err != nil {
+				errs = err
+			}
+		default:
+			t.addMBR(e, i+1, 0, size)
+		}
+	}
+	if len(t.Partitions) == 0 && errs == nil {
+		return &Table{}, nil
+	}
+	return t, errs
+}
+
+// mbrEntries decodes the table at 0x1BE; false when it cannot be one.
+func mbrEntries(b []byte) ([4]mbrEntry, bool) {
+	var out [4]mbrEntry
+	for i := range out {
+		e := b[446+16*i:]
+		if e[0] != 0 && e[0] != 0x80 {
+			return out, false
+		}
+		out[i] = mbrEntry{
+			kind:  e[4],
+			first: int64(binary.LittleEndian.Uint32(e[8:])),
+			count: int64(binary.LittleEndian.Uint32(e[12:])),
+		}
+	}
+	return out, true
+}
+
+// fatBootSector tells a FAT or NTFS boot sector from a partition table: both
+// end in 55 AA, only the former start with a jump and name their type.
+func fatBootSector(b []byte) bool {
+	if b[0] != 0xEB && b[0] != 0xE9 {
+		return false
+	}
+	return string(b[3:7]) == "NTFS" || string(b[54:57]) == "FAT" || string(b[82:85]) == "FAT" || string(b[3:8]) == "EXFAT"
+}
+
+func extended(kind byte) bool { return kind == 0x05 || kind == 0x0F || kind == 0x85 }
+
+// logical follows the chain of extended boot records. Each holds one partition,
+// relative to itself, and a link, relative to the whole extended partition.
+func (t *Table) logical(r io.ReaderAt, size int64, ext mbrEntry) error {
+	at, number := ext.first, 5
+	b := make([]byte, 512)
+	seen := map[int64]bool{}
+	for number < 5+maxLogical && len(seen) < maxLogical {
+		if seen[at] {
+			return fmt.Errorf("extended boot records go in a circle at sector %d: %w", at, ErrCorrupt)
+		}
+		seen[at] = true
+		if at < 0 || at >= size/512 {
+			return fmt.Errorf("logical partition %d at sector %d of %d: %w", number, at, size/512, ErrCorrupt)
+		}
+		if _, err := r.ReadAt(b, at*512); err != nil {
+			return fmt.Errorf("read extended boot record at sector %d: %w", at, err)
+		}
+		if b[510] != 0x55 || b[511] != 0xAA {
+			return fmt.Errorf("extended boot record at sector %d has no signature: %w", at, ErrCorrupt)
+		}
+		entries, _ := mbrEntries(b)
+		next := int64(-1)
+		for _, e := range entries {
+			switch {
+			case e.kind == 0 || e.count == 0:
+			case extended(e.kind):
+				if next < 0 {
+					next = ext.first + e.first
+				}
+			default:
+				t.addMBR(e, number, at, size)
+				number++
+			}
+		}
+		if next < 0 {
+			return nil
+		}
+		at = next
+	}
+	return fmt.Errorf("more than %d logical partitions: %w", maxLogical, ErrCorrupt)
+}
+
+func (t *Table) addMBR(e mbrEntry, number int, base, size int64) {
+	p := Partition{Number: number, Type: fmt.Sprintf("0x%02x", e.kind), UUID: fmt.Sprintf("%s-%02x", t.ID, number)}
+	if off := (base + e.first) * 512; off < size {
+		p.Offset, p.Size = off, min(e.count*512, size-off)
+	}
+	t.Partitions = append(t.Partitions, p)
+}

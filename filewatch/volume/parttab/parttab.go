@@ -1,0 +1,65 @@
+// Package parttab reads partition tables: GPT (UEFI specification 2.10,
+// section 5.3) and MBR with logical partitions (the same, section 5.2.1, and
+// the chain of extended boot records as Linux follows it).
+package parttab
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Kind is the family of a table.
+type Kind string
+
+// The tables read here. None is a disk that has none.
+const (
+	GPT  Kind = "gpt"
+	MBR  Kind = "mbr"
+	None Kind = ""
+)
+
+// Table is the partitions of a disk in the order of the table.
+type Table struct {
+	Kind       Kind
+	ID         string
+	SectorSize int64
+	Partitions []Partition
+}
+
+// Partition is one entry; offsets and lengths are in bytes.
+type Partition struct {
+	// Number is the guest kernel's: vda1 is 1, logical partitions start at 5.
+	Number int
+	// Offset and Size are in bytes of the disk; Size is cut at its end.
+	Offset, Size int64
+	// Type is the type GUID in lower case, or "0x83".
+	Type string
+	// UUID is the partition's own; for MBR as Linux makes it: "deadbeef-01".
+	UUID string
+	// Name is the partition's label; MBR has none.
+	Name string
+}
+
+// ErrCorrupt marks a table that contradicts itself.
+var ErrCorrupt = errors.New("partition table corrupt")
+
+// Read finds the partition table of a disk. A disk without one gives a Table of
+// kind [None] and no error. A damaged table comes with its readable partitions
+// and an error.
+func Read(r io.ReaderAt, size int64) (*Table, error) {
+	boot := make([]byte, 512)
+	if size < 512 {
+		return &Table{}, nil
+	}
+	if _, err := r.ReadAt(boot, 0); err != nil {
+		return nil, fmt.Errorf("read first sector: %w", err)
+	}
+	for _, sector := range []int64{512, 4096} {
+		t, err := readGPT(r, size, sector, boot)
+		if t != nil || err != nil {
+			return t, err
+		}
+	}
+	return readMBR(r, size, boot)
+}

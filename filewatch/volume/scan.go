@@ -1,0 +1,179 @@
+package volume
+
+import (
+	"cmp"
+	"context"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// ScanOptions steers [Volume.Scan]. The zero value reads every regular file.
+type ScanOptions struct {
+	// Workers is how many contents are read at once; default: one per core.
+	Workers int
+	// Batch is how many objects are held and sorted at a time; default 8192.
+	Batch int
+	// Select says whose content is wanted; default: that of regular files. It
+	// is called from one goroutine.
+	Select func(obj *filewatch.Object) bool
+}
+
+// VisitFunc receives one object. The content is nil when it was not selected
+// and valid during the call only; reading it ends with io.EOF after exactly
+// obj.Size bytes, or with an error. Damage is as in [ObjectFunc]: a damaged
+// object comes without content.
+type VisitFunc func(obj *filewatch.Object, content *Content, damage error) error
+
+// Scan visits every object once, with the contents in physical order and
+// several at a time: visit is called from Workers goroutines. Memory is bounded
+// by the batches, of which two are alive. The first error of visit ends it.
+func (v *Volume) Scan(ctx context.Context, o *ScanOptions, visit VisitFunc) error {
+	if v.reader == nil {
+		return v.unreadable()
+	}
+	s := newScan(v.reader, o, visit)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for range s.workers {
+		wg.Go(func() {
+			if err := s.work(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	err := v.reader.Objects(ctx, func(obj *filewatch.Object, c filewatch.Content, damage error) error {
+		return s.add(ctx, obj, c, damage)
+	})
+	if err == nil {
+		err = s.flush(ctx)
+	}
+	close(s.queue)
+	wg.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+type scanItem struct {
+	obj    *filewatch.Object
+	where  filewatch.Content
+	read   bool
+	damage error
+}
+
+type scan struct {
+	reader  Reader
+	visit   VisitFunc
+	choose  func(*filewatch.Object) bool
+	workers int
+	batch   int
+	pending []scanItem
+	queue   chan []scanItem
+}
+
+func newScan(r Reader, o *ScanOptions, visit VisitFunc) *scan {
+	if o == nil {
+		o = &ScanOptions{}
+	}
+	s := &scan{reader: r, visit: visit, choose: o.Select, workers: o.Workers, batch: o.Batch}
+	if s.workers <= 0 {
+		s.workers = runtime.GOMAXPROCS(0)
+	}
+	if s.batch <= 0 {
+		s.batch = 8192
+	}
+	if s.choose == nil {
+		s.choose = func(obj *filewatch.Object) bool { return obj.Type == filewatch.TypeFile }
+	}
+	s.queue = make(chan []scanItem, s.workers)
+	return s
+}
+
+func (s *scan) add(ctx context.Context, obj *filewatch.Object, c filewatch.Content, damage error) error {
+	item := scanItem{obj: obj, where: c, damage: damage}
+	item.read = damage == nil && s.choose(obj)
+	s.pending = append(s.pending, item)
+	if len(s.pending) < s.batch {
+		return nil
+	}
+	return s.flush(ctx)
+}
+
+// flush sorts what is pending by place on the volume and hands it out in runs
+// that lie together, so that each worker reads forward.
+func (s *scan) flush(ctx context.Context) error {
+	items := s.pending
+	s.pending = make([]scanItem, 0, s.batch)
+	slices.SortFunc(items, func(a, b scanItem) int { return cmp.Compare(a.place(), b.place()) })
+	const most, enough = 256, 4 << 20
+	for start, bytes, i := 0, int64(0), 0; i < len(items); i++ {
+		if items[i].read {
+			bytes += items[i].obj.Size
+		}
+		if i+1 < len(items) && i+1-start < most && bytes < enough {
+			continue
+		}
+		select {
+		case s.queue <- items[start : i+1]:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		start, bytes = i+1, 0
+	}
+	return nil
+}
+
+// place is where the content starts; what needs no reading sorts first.
+func (i *scanItem) place() int64 {
+	if !i.read {
+		return -1
+	}
+	for _, e := range i.where.Extents {
+		if e.Physical >= 0 {
+			return e.Physical
+		}
+	}
+	return -1
+}
+
+// cluster is where the run of contents ends that starts with the first item
+// and has no gap worth skipping.
+func cluster(items []scanItem) int64 {
+	const gap = 64 << 10
+	first := items[0].place()
+	end := first
+	for i := range items {
+		at := items[i].place()
+		if at < first || at > end+gap || end > first+windowSize {
+			break
+		}
+		end = max(end, at+min(items[i].obj.Size, windowSize))
+	}
+	return end
+}
+
+func (s *scan) work(ctx context.Context) error {
+	w := newWindow(s.reader, windowSize)
+	for items := range s.queue {
+		for i := range items {
+			if ctx.Err() != nil {
+				return nil
+			}
+			it := &items[i]
+			var c *Content
+			if it.read {
+				w.until = cluster(items[i:])
+				c = &Content{dev: s.reader, size: it.obj.Size, where: it.where, window: w}
+			}
+			if err := s.visit(it.obj, c, it.damage); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
