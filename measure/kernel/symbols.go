@@ -1,27 +1,140 @@
 package kernel
 
-import "iter"
+import (
+	"iter"
+	"sort"
+	"strings"
+	"sync"
+)
 
-// Symbols is a symbol table, sorted by address.
-type Symbols struct {
-	list []Symbol
-}
-
-// Symbol is one symbol of a kernel.
+// Symbol is one entry of a kernel's symbol table.
 type Symbol struct {
 	Addr uint64
-	Kind byte // as nm(1) prints it: 'T', 't', 'D', 'd', ...
+	Kind byte // as nm(1) prints it: 't' and 'T' are text, 'd' data, ...
 	Name string
 }
 
-// Address returns the address of a symbol.
-func (s *Symbols) Address(name string) (uint64, bool) { return 0, false }
+// Symbols is a symbol table in address order. It is safe for concurrent use.
+type Symbols struct {
+	addrs []uint64 // ascending
+	names []string // names[i][0] is the kind
+	byName
+}
 
-// Lookup returns the symbol that holds addr.
-func (s *Symbols) Lookup(addr uint64) (name string, start uint64, ok bool) { return "", 0, false }
+type byName struct {
+	once  sync.Once
+	index map[string]int32
+}
+
+// newSymbols takes ownership of parallel slices and sorts them if needed.
+func newSymbols(addrs []uint64, names []string) *Symbols {
+	s := &Symbols{addrs: addrs, names: names}
+	if !sort.SliceIsSorted(addrs, func(i, j int) bool { return addrs[i] < addrs[j] }) {
+		sort.Stable((*byAddress)(s))
+	}
+	return s
+}
+
+// NewSymbols makes a table of symbols that are in no particular order.
+func NewSymbols(list []Symbol) *Symbols {
+	addrs := make([]uint64, len(list))
+	names := make([]string, len(list))
+	for i, sym := range list {
+		addrs[i], names[i] = sym.Addr, string(sym.Kind)+sym.Name
+	}
+	return newSymbols(addrs, names)
+}
+
+// Len is the number of symbols.
+func (s *Symbols) Len() int { return len(s.addrs) }
+
+// All yields the symbols in address order.
+func (s *Symbols) All() iter.Seq[Symbol] {
+	return func(yield func(Symbol) bool) {
+		for i := range s.addrs {
+			if !yield(s.at(i)) {
+				return
+			}
+		}
+	}
+}
+
+// Address returns the address of the first symbol called name.
+func (s *Symbols) Address(name string) (uint64, bool) {
+	s.once.Do(func() {
+		s.index = make(map[string]int32, len(s.names))
+		for i := len(s.names) - 1; i >= 0; i-- {
+			s.index[s.names[i][1:]] = int32(i)
+		}
+	})
+	i, ok := s.index[name]
+	if !ok {
+		return 0, false
+	}
+	return s.addrs[i], true
+}
+
+// Lookup returns the symbol that holds addr, the last that starts at or before
+// it, and where it starts. Of several at one address the one a reader would
+// expect is chosen: global text before local, padding symbols last.
+func (s *Symbols) Lookup(addr uint64) (name string, start uint64, ok bool) {
+	i := sort.Search(len(s.addrs), func(i int) bool { return s.addrs[i] > addr }) - 1
+	if i < 0 {
+		return "", 0, false
+	}
+	best := s.at(i)
+	for i--; i >= 0 && s.addrs[i] == best.Addr; i-- {
+		if sym := s.at(i); rank(sym) >= rank(best) {
+			best = sym
+		}
+	}
+	return best.Name, best.Addr, true
+}
+
+func rank(s Symbol) int {
+	switch {
+	case strings.HasPrefix(s.Name, "__pfx_") || strings.HasPrefix(s.Name, "__cfi_"):
+		return 0
+	case s.Kind == 'T':
+		return 2
+	}
+	return 1
+}
 
 // Start reports whether a function starts at addr.
-func (s *Symbols) Start(addr uint64) bool { return false }
+func (s *Symbols) Start(addr uint64) bool {
+	for i := sort.Search(len(s.addrs), func(i int) bool { return s.addrs[i] >= addr }); i < len(s.addrs) && s.addrs[i] == addr; i++ {
+		switch s.names[i][0] {
+		case 't', 'T', 'w', 'W':
+			return true
+		}
+	}
+	return false
+}
 
-// All yields the symbols in ascending order of address.
-func (s *Symbols) All() iter.Seq[Symbol] { return func(func(Symbol) bool) {} }
+// Slide returns the same symbols, each delta further up. Symbols outside the
+// kernel's half of the address space (per-CPU offsets, absolute values) stay.
+func (s *Symbols) Slide(delta uint64) *Symbols {
+	addrs := make([]uint64, len(s.addrs))
+	for i, a := range s.addrs {
+		if a>>47 != 0 {
+			a += delta
+		}
+		addrs[i] = a
+	}
+	return newSymbols(addrs, s.names)
+}
+
+func (s *Symbols) at(i int) Symbol {
+	return Symbol{Addr: s.addrs[i], Kind: s.names[i][0], Name: s.names[i][1:]}
+}
+
+// byAddress sorts both slices together.
+type byAddress Symbols
+
+func (s *byAddress) Len() int           { return len(s.addrs) }
+func (s *byAddress) Less(i, j int) bool { return s.addrs[i] < s.addrs[j] }
+func (s *byAddress) Swap(i, j int) {
+	s.addrs[i], s.addrs[j] = s.addrs[j], s.addrs[i]
+	s.names[i], s.names[j] = s.names[j], s.names[i]
+}
