@@ -88,5 +88,17 @@ func (a *AgentClient) PutBody(ctx context.Context, body []byte) (Digest, error) 
 	return digest, resp.Body.Close()
 }
 
+// PutBodies stores many small bodies in one request (POST /v1/agent/bodies),
+// such as the pages of a need list: at most MaxBundle of them and MaxBodyBytes
+// in all. They are durable when it returns.
+func (a *AgentClient) PutBodies(ctx context.Context, bodies [][]byte) error {
+	bundle := EncodeBundle(bodies)
+	resp, err := a.c.do(ctx, http.MethodPost, "/v1/agent/bodies", "application/octet-stream", bytes.NewReader(bundle))
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // Close ends idle connections.
 func (a *AgentClient) Close() { a.c.http.CloseIdleConnections() }

@@ -99,6 +99,7 @@ type ScanState string
 
 // States of a scan.
 const (
+	ScanQueued   ScanState = "queued"    // waits for an earlier scan of the machine
 	ScanFired    ScanState = "fired"     // the BMC took the nonce, no report yet
 	ScanWaiting  ScanState = "waiting"   // reported, pages asked for
 	ScanJudged   ScanState = "judged"    // Outcome is set
@@ -126,7 +127,7 @@ type ScanEntry struct {
 
 // Done says whether nothing more will happen to the scan.
 func (s *ScanEntry) Done() bool {
-	return s.State != ScanFired && s.State != ScanWaiting
+	return s.State != ScanQueued && s.State != ScanFired && s.State != ScanWaiting
 }
 
 // FileEvent is one file operation as stored and judged.

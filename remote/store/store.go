@@ -3,7 +3,7 @@
 //
 // A driver promises three things, and storetest holds every driver to them:
 //
-//   - Durable: when Append, Apply or PutBody returns without an error, the data
+//   - Durable: when Append, Apply or PutBodies returns without an error, the data
 //     survives the death of the process and of the machine's power.
 //   - Atomic: an Apply happens whole or not at all, and a document changes only
 //     if it still has the version that the change was made from. That
@@ -97,17 +97,18 @@ type Query struct {
 type Store interface {
 	// Append stores the records of a stream that are new, in rising order.
 	Append(ctx context.Context, s Stream, received time.Time, records []remote.Record) (Receipt, error)
-	// Pending returns records that no Apply has marked as processed, in the
-	// order of their arrival.
-	Pending(ctx context.Context, limit int) ([]Record, error)
-	// Apply makes the changes and marks the record (0: none) as processed.
-	Apply(ctx context.Context, processed int64, changes ...Change) error
+	// Pending returns records of the given kinds that no Apply has marked as
+	// processed, in the order of their arrival.
+	Pending(ctx context.Context, limit int, kinds ...remote.Kind) ([]Record, error)
+	// Apply makes the changes and marks the records as processed, by ID.
+	Apply(ctx context.Context, processed []int64, changes ...Change) error
 	// Get returns one document.
 	Get(ctx context.Context, collection, key string) (Document, error)
 	// List returns the selected documents.
 	List(ctx context.Context, q Query) ([]Document, error)
-	// PutBody stores body under its digest, which the caller has checked.
-	PutBody(ctx context.Context, digest remote.Digest, body []byte) error
+	// PutBodies stores bodies under their digests, which the caller has
+	// checked. A body that is there already is no error.
+	PutBodies(ctx context.Context, bodies map[remote.Digest][]byte) error
 	// Body returns a body.
 	Body(ctx context.Context, digest remote.Digest) ([]byte, error)
 	// Missing returns those of digests that are not stored, in their order.

@@ -10,14 +10,16 @@ import (
 	"github.com/plumbline-sec/plumbline/remote/store"
 )
 
-// PutBody implements store.Store.
-func (s *Store) PutBody(ctx context.Context, digest remote.Digest, body []byte) error {
-	if body == nil {
-		body = []byte{} // a nil slice would be NULL
-	}
+// PutBodies implements store.Store.
+func (s *Store) PutBodies(ctx context.Context, bodies map[remote.Digest][]byte) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.Exec("INSERT INTO bodies (digest, body) VALUES (?, ?) ON CONFLICT DO NOTHING", digest[:], body); err != nil {
-			return fmt.Errorf("store body %s: %w", digest, err)
+		for digest, body := range bodies {
+			if body == nil {
+				body = []byte{} // a nil slice would be NULL
+			}
+			if _, err := tx.Exec("INSERT INTO bodies (digest, body) VALUES (?, ?) ON CONFLICT DO NOTHING", digest[:], body); err != nil {
+				return fmt.Errorf("store body %s: %w", digest, err)
+			}
 		}
 		return nil
 	})

@@ -11,18 +11,17 @@ import (
 )
 
 // Apply implements store.Store.
-func (s *Store) Apply(ctx context.Context, processed int64, changes ...store.Change) error {
+func (s *Store) Apply(ctx context.Context, processed []int64, changes ...store.Change) error {
 	return s.update(ctx, func(tx *sql.Tx) error {
 		for i := range changes {
 			if err := apply(tx, &changes[i]); err != nil {
 				return fmt.Errorf("%s %q: %w", changes[i].Collection, changes[i].Key, err)
 			}
 		}
-		if processed == 0 {
-			return nil
-		}
-		if _, err := tx.Exec("UPDATE records SET processed = 1 WHERE id = ?", processed); err != nil {
-			return fmt.Errorf("mark record %d: %w", processed, err)
+		for _, id := range processed {
+			if _, err := tx.Exec("UPDATE records SET processed = 1 WHERE id = ?", id); err != nil {
+				return fmt.Errorf("mark record %d: %w", id, err)
+			}
 		}
 		return nil
 	})

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/remote"
@@ -77,9 +78,14 @@ func compareOld(tx *sql.Tx, stream store.Stream, r remote.Record, receipt *store
 }
 
 // Pending implements store.Store.
-func (s *Store) Pending(ctx context.Context, limit int) ([]store.Record, error) {
+func (s *Store) Pending(ctx context.Context, limit int, kinds ...remote.Kind) ([]store.Record, error) {
+	var args []any
+	for _, k := range kinds {
+		args = append(args, string(k))
+	}
+	marks := strings.TrimSuffix(strings.Repeat("?,", len(kinds)), ",")
 	rows, err := s.read.QueryContext(ctx, `SELECT id, agent, spool, seq, kind, time, received, body
-		FROM records WHERE processed = 0 ORDER BY id LIMIT ?`, limit)
+		FROM records WHERE processed = 0 AND kind IN (`+marks+`) ORDER BY id LIMIT ?`, append(args, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("list pending records: %w", err)
 	}

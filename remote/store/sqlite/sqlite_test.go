@@ -123,7 +123,7 @@ func TestKilledProcessKeepsWhatItAcknowledged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	pending, err := s.Pending(t.Context(), 1<<20)
+	pending, err := s.Pending(t.Context(), 1<<20, remote.KindEvent)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,7 +90,7 @@ func appendIsIdempotent(t *testing.T, open func() store.Store) {
 	want(t, "again", mustAppend(t, s, stream, records(2, 3)), store.Receipt{Acked: 3})
 	want(t, "overlapping", mustAppend(t, s, stream, records(3, 4)), store.Receipt{Acked: 4, Added: 1})
 	want(t, "nothing", mustAppend(t, s, stream, nil), store.Receipt{Acked: 4})
-	pending, err := s.Pending(t.Context(), 100)
+	pending, err := s.Pending(t.Context(), 100, remote.KindEvent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func appendKeepsTheFirstContent(t *testing.T, open func() store.Store) {
 	forged := records(1)
 	forged[0].Body = json.RawMessage(`{"n":"forged"}`)
 	want(t, "forged", mustAppend(t, s, stream, forged), store.Receipt{Acked: 1, Altered: []uint64{1}})
-	pending, err := s.Pending(t.Context(), 10)
+	pending, err := s.Pending(t.Context(), 10, remote.KindEvent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,25 +145,28 @@ func pendingUntilApplied(t *testing.T, open func() store.Store) {
 	s := open()
 	defer s.Close()
 	mustAppend(t, s, stream, records(1, 2))
-	pending, err := s.Pending(t.Context(), 1)
+	pending, err := s.Pending(t.Context(), 1, remote.KindScan, remote.KindEvent)
 	if err != nil || len(pending) != 1 {
 		t.Fatalf("Pending = %d records, %v", len(pending), err)
 	}
 	conflict := change("c", "k", "", 7)
-	wantError(t, "refused change", s.Apply(t.Context(), pending[0].ID, conflict), store.ErrConflict)
-	again, err := s.Pending(t.Context(), 10)
+	wantError(t, "refused change", s.Apply(t.Context(), []int64{pending[0].ID}, conflict), store.ErrConflict)
+	again, err := s.Pending(t.Context(), 10, remote.KindEvent)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want(t, "after a refused change", len(again), 2)
-	if err := s.Apply(t.Context(), pending[0].ID, change("c", "k", "", 0)); err != nil {
+	if err := s.Apply(t.Context(), []int64{pending[0].ID}, change("c", "k", "", 0)); err != nil {
 		t.Fatal(err)
 	}
-	rest, err := s.Pending(t.Context(), 10)
+	rest, err := s.Pending(t.Context(), 10, remote.KindEvent)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want(t, "after it was applied", len(rest), 1)
+	other, err := s.Pending(t.Context(), 10, remote.KindScan)
+	wantError(t, "other kinds", err, nil)
+	want(t, "other kinds", len(other), 0)
 	want(t, "the other one", rest[0].Record.Seq, uint64(2))
 }
 
@@ -177,7 +180,7 @@ func change(collection, key, machine string, version int64) store.Change {
 func applyIsAtomic(t *testing.T, open func() store.Store) {
 	s := open()
 	defer s.Close()
-	err := s.Apply(t.Context(), 0, change("c", "a", "", 0), change("c", "b", "", 5))
+	err := s.Apply(t.Context(), nil, change("c", "a", "", 0), change("c", "b", "", 5))
 	wantError(t, "second change", err, store.ErrConflict)
 	_, err = s.Get(t.Context(), "c", "a")
 	wantError(t, "first change was undone", err, store.ErrNotFound)
@@ -186,7 +189,7 @@ func applyIsAtomic(t *testing.T, open func() store.Store) {
 func compareAndSwap(t *testing.T, open func() store.Store) {
 	s := open()
 	defer s.Close()
-	apply := func(c store.Change) error { return s.Apply(t.Context(), 0, c) }
+	apply := func(c store.Change) error { return s.Apply(t.Context(), nil, c) }
 	wantError(t, "change what is not there", apply(change("c", "k", "", 1)), store.ErrConflict)
 	wantError(t, "create", apply(change("c", "k", "m", 0)), nil)
 	wantError(t, "create again", apply(change("c", "k", "", 0)), store.ErrConflict)
@@ -214,7 +217,7 @@ func oneWinnerOfManyWriters(t *testing.T, open func() store.Store) {
 	s := open()
 	defer s.Close()
 	const writers, rounds = 8, 25
-	if err := s.Apply(t.Context(), 0, change("c", "counter", "", 0)); err != nil {
+	if err := s.Apply(t.Context(), nil, change("c", "counter", "", 0)); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
@@ -223,7 +226,7 @@ func oneWinnerOfManyWriters(t *testing.T, open func() store.Store) {
 			for done := 0; done < rounds; {
 				d, err := s.Get(t.Context(), "c", "counter")
 				if err == nil {
-					err = s.Apply(t.Context(), 0, store.Change{Document: d})
+					err = s.Apply(t.Context(), nil, store.Change{Document: d})
 				}
 				switch {
 				case err == nil:
@@ -251,7 +254,7 @@ func listNewestFirst(t *testing.T, open func() store.Store) {
 		changes = append(changes, c)
 	}
 	changes = append(changes, change("other", "x", "", 0))
-	if err := s.Apply(t.Context(), 0, changes...); err != nil {
+	if err := s.Apply(t.Context(), nil, changes...); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
@@ -285,8 +288,8 @@ func bodies(t *testing.T, open func() store.Store) {
 	big := bytes.Repeat([]byte{0, 0xFF, 'x'}, 1<<20)
 	digests := []remote.Digest{remote.DigestOf(big), remote.DigestOf(nil), remote.DigestOf([]byte("absent"))}
 	for range 2 { // again is harmless
-		wantError(t, "put", s.PutBody(t.Context(), digests[0], big), nil)
-		wantError(t, "put empty", s.PutBody(t.Context(), digests[1], nil), nil)
+		err := s.PutBodies(t.Context(), map[remote.Digest][]byte{digests[0]: big, digests[1]: nil})
+		wantError(t, "put", err, nil)
 	}
 	got, err := s.Body(t.Context(), digests[0])
 	wantError(t, "get", err, nil)
@@ -302,9 +305,9 @@ func bodies(t *testing.T, open func() store.Store) {
 func survivesReopening(t *testing.T, open func() store.Store) {
 	s := open()
 	mustAppend(t, s, stream, records(1, 2))
-	wantError(t, "apply", s.Apply(t.Context(), 0, change("c", "k", "m", 0)), nil)
+	wantError(t, "apply", s.Apply(t.Context(), nil, change("c", "k", "m", 0)), nil)
 	body := []byte("body")
-	wantError(t, "put", s.PutBody(t.Context(), remote.DigestOf(body), body), nil)
+	wantError(t, "put", s.PutBodies(t.Context(), map[remote.Digest][]byte{remote.DigestOf(body): body}), nil)
 	wantError(t, "close", s.Close(), nil)
 	if _, err := s.Append(context.Background(), stream, received, records(3)); err == nil {
 		t.Error("Append to a closed store gave no error")
