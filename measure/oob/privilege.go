@@ -1,0 +1,56 @@
+package oob
+
+import (
+	"context"
+	"time"
+
+	"github.com/bougou/go-ipmi/pkg/bmc"
+	"github.com/bougou/go-ipmi/pkg/handlers"
+	"github.com/bougou/go-ipmi/pkg/types"
+)
+
+// needs lists commands that change something and that the library lets every
+// user run. Levels are those of IPMI v2.0 rev. 1.1, appendix G.
+var needs = map[types.CommandKey]bmc.PrivilegeLevel{
+	types.CommandChassisControl.Key():       bmc.PrivilegeLevelOperator,
+	types.CommandSetSystemBootOptions.Key(): bmc.PrivilegeLevelOperator,
+	types.CommandColdReset.Key():            bmc.PrivilegeLevelAdministrator,
+	types.CommandWarmReset.Key():            bmc.PrivilegeLevelAdministrator,
+	types.CommandAddSELEntry.Key():          bmc.PrivilegeLevelOperator,
+	types.CommandDeleteSELEntry.Key():       bmc.PrivilegeLevelOperator,
+	types.CommandClearSEL.Key():             bmc.PrivilegeLevelOperator,
+	types.CommandSetSELTime.Key():           bmc.PrivilegeLevelOperator,
+	types.CommandSetBMCGlobalEnables.Key():  bmc.PrivilegeLevelAdministrator,
+	types.CommandClearMessageFlags.Key():    bmc.PrivilegeLevelOperator,
+	types.CommandSetWatchdogTimer.Key():     bmc.PrivilegeLevelOperator,
+	types.CommandResetWatchdogTimer.Key():   bmc.PrivilegeLevelOperator,
+	types.CommandChassisIdentify.Key():      bmc.PrivilegeLevelOperator,
+	types.CommandSetSELTimeUTCOffset.Key():  bmc.PrivilegeLevelOperator,
+	{NetFn: types.NetFn(0x2E), ID: 0x01}:    bmc.PrivilegeLevelOperator,
+}
+
+// requirePrivilege holds LAN sessions to needs and writes the audit trail. The
+// system interface has no session and, as on real hardware, every right but the
+// OEM commands'.
+func (b *BMC) requirePrivilege(next handlers.Handler) handlers.Handler {
+	return handlers.HandlerFunc(func(ctx context.Context, h *handlers.HandlerContext, data []byte) ([]byte, types.CompletionCode, error) {
+		least, audited := needs[h.Command.Key()]
+		if h.Session != nil && h.Session.PrivilegeLevel < least {
+			b.audit(h, types.CodeInsufficientPrivilege)
+			return nil, types.CodeInsufficientPrivilege, nil
+		}
+		response, code, err := next.Handle(ctx, h, data)
+		if audited {
+			b.audit(h, code)
+		}
+		return response, code, err
+	})
+}
+
+func (b *BMC) audit(h *handlers.HandlerContext, code types.CompletionCode) {
+	entry := Audit{Time: time.Now(), Action: h.Command.Name, Result: code.String()}
+	if h.User != nil {
+		entry.User = h.User.Name
+	}
+	b.opt.Audit(entry)
+}
