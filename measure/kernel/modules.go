@@ -1,6 +1,17 @@
 package kernel
 
-import "github.com/plumbline-sec/plumbline/measure/mem"
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/internal/bin"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// ErrModule means that a struct module is not what a loaded module's is.
+var ErrModule = errors.New("module is not valid")
 
 // LoadedModule is a module as the kernel's own list shows it.
 type LoadedModule struct {
@@ -19,11 +30,17 @@ type Area struct {
 	Size  uint64 // bytes
 }
 
+// End is the first address after the area.
+func (a Area) End() mem.Virt { return a.Start + mem.Virt(a.Size) }
+
+// Contains reports whether at lies in the area.
+func (a Area) Contains(at mem.Virt) bool { return at >= a.Start && at < a.End() }
+
 // AreaKind is what an [Area] holds.
 type AreaKind string
 
-// Kinds of areas. Kernels up to 6.3 keep them in one block each for the core
-// and the init part (struct module_layout); since 6.4 each has its own
+// Kinds of areas. Kernels up to 6.3 keep them in one block for the core and one
+// for the init part (struct module_layout); since 6.4 each has its own
 // allocation (struct module_memory).
 const (
 	AreaText        AreaKind = "text"
@@ -39,7 +56,7 @@ type ModuleSection struct {
 	Addr mem.Virt
 }
 
-// Area returns the module's area of a kind.
+// Area returns the module's first area of a kind.
 func (m *LoadedModule) Area(kind AreaKind) (Area, bool) {
 	for _, a := range m.Areas {
 		if a.Kind == kind {
@@ -49,5 +66,204 @@ func (m *LoadedModule) Area(kind AreaKind) (Area, bool) {
 	return Area{}, false
 }
 
-// Modules lists the loaded modules, in the order of the kernel's list.
-func (p *Profile) Modules() ([]LoadedModule, error) { return nil, ErrNoTypes }
+// Section returns where a section was loaded.
+func (m *LoadedModule) Section(name string) (mem.Virt, bool) {
+	for _, s := range m.Sections {
+		if s.Name == name {
+			return s.Addr, true
+		}
+	}
+	return 0, false
+}
+
+// Holds reports whether at lies in one of the module's areas that stay.
+func (m *LoadedModule) Holds(at mem.Virt) bool {
+	for _, a := range m.Areas {
+		if a.Kind != AreaInit && a.Contains(at) {
+			return true
+		}
+	}
+	return false
+}
+
+// Limits on what the target's memory may claim.
+const (
+	maxModules       = 4096
+	maxSections      = 1024
+	maxModuleSize    = 256 << 20
+	moduleNameLength = 56 // MODULE_NAME_LEN on 64-bit, include/linux/module.h
+)
+
+// Where modules live (Documentation/x86/x86_64/mm.rst).
+const (
+	modulesFirst mem.Virt = 0xffff_ffff_a000_0000
+	modulesLast  mem.Virt = 0xffff_ffff_feff_ffff
+)
+
+// Modules lists the loaded modules, in the order of the kernel's list. The list
+// is read while the target may be changing it: a list that does not hold
+// together is an error with what was found so far.
+func (p *Profile) Modules() ([]LoadedModule, error) {
+	head, ok := p.Symbol("modules")
+	if !ok {
+		return nil, fmt.Errorf("list modules: %w: no symbol modules", ErrNoSymbols)
+	}
+	layout, err := p.moduleLayout()
+	if err != nil {
+		return nil, fmt.Errorf("list modules: %w", err)
+	}
+	entries, listErr := List(p.Space, head, maxModules)
+	var modules []LoadedModule
+	for _, at := range entries {
+		m, err := p.module(layout, at-mem.Virt(layout.list))
+		if err != nil {
+			return modules, fmt.Errorf("list modules: %w", err)
+		}
+		modules = append(modules, *m)
+	}
+	return modules, listErr
+}
+
+// moduleLayout holds offsets in struct module.
+type moduleLayout struct {
+	size                        uint64
+	list, name, state           uint64
+	buildID                     *uint64 // nil if the kernel has none (before 5.14, or without CONFIG_STACKTRACE_BUILD_ID)
+	sectAttrs                   *uint64
+	areas                       []areaLayout
+	attrsCount, attrsFirst      uint64 // in struct module_sect_attrs
+	attrSize, attrName, attrAdr uint64 // in struct module_sect_attr
+}
+
+func (p *Profile) moduleLayout() (*moduleLayout, error) {
+	var l moduleLayout
+	var err error
+	if l.size, err = p.Types.Size("module"); err != nil {
+		return nil, err
+	}
+	if l.size > 1<<16 {
+		return nil, fmt.Errorf("%w: struct module of %d bytes", ErrModule, l.size)
+	}
+	for _, f := range []struct {
+		into *uint64
+		name string
+	}{{&l.list, "list"}, {&l.name, "name"}, {&l.state, "state"}} {
+		if *f.into, err = p.Types.Offset("module", f.name); err != nil {
+			return nil, err
+		}
+	}
+	if at, err := p.Types.Offset("module", "build_id"); err == nil {
+		l.buildID = &at
+	}
+	l.sections(p.Types)
+	l.areas, err = areaLayouts(p.Types)
+	return &l, err
+}
+
+// sections fills in where section addresses are kept: struct module_sect_attrs,
+// with CONFIG_KALLSYMS. Kernels from 6.14 on have no nsections in it: then the
+// attributes end with the group's list.
+func (l *moduleLayout) sections(t *Types) {
+	at, err := t.Offset("module", "sect_attrs")
+	if err != nil {
+		return
+	}
+	var errs [5]error
+	l.attrsCount, errs[0] = t.Offset("module_sect_attrs", "nsections")
+	l.attrsFirst, errs[1] = t.Offset("module_sect_attrs", "attrs")
+	l.attrSize, errs[2] = t.Size("module_sect_attr")
+	l.attrName, errs[3] = t.Offset("module_sect_attr", "battr", "attr", "name")
+	l.attrAdr, errs[4] = t.Offset("module_sect_attr", "address")
+	if errors.Join(errs[:]...) == nil && l.attrSize <= 1024 {
+		l.sectAttrs = &at
+	}
+}
+
+// module reads one struct module.
+func (p *Profile) module(l *moduleLayout, at mem.Virt) (*LoadedModule, error) {
+	raw := make([]byte, l.size)
+	if err := p.Space.Read(raw, at); err != nil {
+		return nil, fmt.Errorf("module at %v: %w", at, err)
+	}
+	name, _, ended := bytes.Cut(field(raw, l.name, moduleNameLength), []byte{0})
+	if len(name) == 0 || !ended || !printable(name) {
+		return nil, fmt.Errorf("module at %v: %w: name %q", at, ErrModule, name)
+	}
+	m := &LoadedModule{Name: string(name), At: at, Live: u32(raw, l.state) == 0} // MODULE_STATE_LIVE
+	if l.buildID != nil {
+		if id := field(raw, *l.buildID, 20); !bytes.Equal(id, make([]byte, 20)) {
+			m.BuildID = hex.EncodeToString(id)
+		}
+	}
+	for _, a := range l.areas {
+		areas, err := a.read(raw)
+		if err != nil {
+			return nil, fmt.Errorf("module %s at %v: %w", m.Name, at, err)
+		}
+		m.Areas = append(m.Areas, areas...)
+	}
+	if l.sectAttrs != nil {
+		// Not fatal: what needs the sections notices that there are none.
+		m.Sections, _ = p.moduleSections(l, mem.Virt(u64(raw, *l.sectAttrs)))
+	}
+	if m.BuildID == "" {
+		m.BuildID = p.moduleNote(m)
+	}
+	return m, nil
+}
+
+// moduleNote reads a module's build-id from its note section, or "".
+func (p *Profile) moduleNote(m *LoadedModule) string {
+	at, ok := m.Section(".note.gnu.build-id")
+	if !ok || !m.Holds(at) {
+		return ""
+	}
+	var note [36]byte
+	if p.Space.Read(note[:], at) != nil {
+		return ""
+	}
+	id, err := buildIDOf(note[:])
+	if err != nil {
+		return ""
+	}
+	return id
+}
+
+func (p *Profile) moduleSections(l *moduleLayout, attrs mem.Virt) ([]ModuleSection, error) {
+	count, err := p.Space.U32(attrs + mem.Virt(l.attrsCount))
+	if err != nil {
+		return nil, err
+	}
+	if count > maxSections {
+		return nil, fmt.Errorf("%w: %d sections", ErrModule, count)
+	}
+	raw := make([]byte, uint64(count)*l.attrSize)
+	if err := p.Space.Read(raw, attrs+mem.Virt(l.attrsFirst)); err != nil {
+		return nil, err
+	}
+	sections := make([]ModuleSection, 0, count)
+	for i := range uint64(count) {
+		attr := raw[i*l.attrSize : (i+1)*l.attrSize]
+		name, err := p.Space.CString(mem.Virt(u64(attr, l.attrName)), 128)
+		if err != nil {
+			return nil, err
+		}
+		sections = append(sections, ModuleSection{Name: name, Addr: mem.Virt(u64(attr, l.attrAdr))})
+	}
+	return sections, nil
+}
+
+// field returns size bytes at offset, or nothing where raw ends before.
+func field(raw []byte, offset uint64, size int) []byte {
+	c := bin.Little(raw)
+	c.Seek(int(min(offset, 1<<30)))
+	return c.Bytes(size)
+}
+
+func u64(raw []byte, offset uint64) uint64 {
+	return bin.Little(field(raw, offset, 8)).U64()
+}
+
+func u32(raw []byte, offset uint64) uint32 {
+	return bin.Little(field(raw, offset, 4)).U32()
+}

@@ -1,15 +1,134 @@
 package kernel
 
-import "github.com/cilium/ebpf/btf"
+import (
+	"bytes"
+	"errors"
+	"fmt"
 
-// Types are the types of a kernel or of a module on top of it.
+	"github.com/cilium/ebpf/btf"
+)
+
+// ErrNoMember means that a type has no member of a name.
+var ErrNoMember = errors.New("type has no such member")
+
+// Types are the types of a kernel, or of a module on top of its kernel's.
 type Types struct {
 	Spec *btf.Spec
 }
 
-// Offset returns the offset of a member, in bytes, such as "task_struct",
-// "thread", "sp". Members of anonymous structures are found by their own name.
-func (t *Types) Offset(structure string, path ...string) (uint64, error) { return 0, ErrNoTypes }
+// parseTypes reads raw BTF; base is nil for the kernel's own.
+func parseTypes(raw []byte, base *Types) (t *Types, err error) {
+	defer func() { // the bytes are hostile and the parser is not ours
+		if r := recover(); r != nil {
+			t, err = nil, fmt.Errorf("%w: %v", ErrNoTypes, r)
+		}
+	}()
+	var spec *btf.Spec
+	if base == nil {
+		spec, err = btf.LoadSpecFromReader(bytes.NewReader(raw))
+	} else {
+		spec, err = btf.LoadSplitSpecFromReader(bytes.NewReader(raw), base.Spec)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoTypes, err)
+	}
+	return &Types{Spec: spec}, nil
+}
+
+// Struct returns a structure by name.
+func (t *Types) Struct(name string) (s *btf.Struct, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s, err = nil, fmt.Errorf("struct %s: %v", name, r)
+		}
+	}()
+	if err := t.Spec.TypeByName(name, &s); err != nil {
+		return nil, fmt.Errorf("struct %s: %w", name, err)
+	}
+	return s, nil
+}
+
+// Has reports whether the structure has the member; it is how code tells
+// kernel versions apart.
+func (t *Types) Has(structure string, path ...string) bool {
+	_, err := t.Offset(structure, path...)
+	return err == nil
+}
 
 // Size returns the size of a structure in bytes.
-func (t *Types) Size(structure string) (uint64, error) { return 0, ErrNoTypes }
+func (t *Types) Size(structure string) (uint64, error) {
+	s, err := t.Struct(structure)
+	if err != nil {
+		return 0, err
+	}
+	return uint64(s.Size), nil
+}
+
+// Offset returns the offset of a member in bytes, such as "task_struct",
+// "thread", "sp". Members of anonymous structures and unions are found by their
+// own name. A bit field is an error: it has no offset in bytes.
+func (t *Types) Offset(structure string, path ...string) (uint64, error) {
+	m, err := t.Member(structure, path...)
+	return m.Offset, err
+}
+
+// Member is a member of a structure, however deep.
+type Member struct {
+	Offset uint64 // bytes from the start of the outermost structure
+	Size   uint64 // bytes
+	Type   btf.Type
+}
+
+// Member returns a member by its path.
+func (t *Types) Member(structure string, path ...string) (Member, error) {
+	s, err := t.Struct(structure)
+	if err != nil {
+		return Member{}, err
+	}
+	m := Member{Type: s}
+	for _, name := range path {
+		at, ok := findMember(m.Type, name, 0)
+		if !ok {
+			return Member{}, fmt.Errorf("struct %s: %s: %w", structure, name, ErrNoMember)
+		}
+		m.Offset += at.Offset
+		m.Type = at.Type
+	}
+	size, err := btf.Sizeof(m.Type)
+	if err != nil {
+		return Member{}, fmt.Errorf("struct %s: %w", structure, err)
+	}
+	m.Size = uint64(size)
+	return m, nil
+}
+
+// maxNesting bounds anonymous structures within each other.
+const maxNesting = 16
+
+func findMember(in btf.Type, name string, depth int) (Member, bool) {
+	if depth > maxNesting {
+		return Member{}, false
+	}
+	var members []btf.Member
+	switch s := btf.UnderlyingType(in).(type) {
+	case *btf.Struct:
+		members = s.Members
+	case *btf.Union:
+		members = s.Members
+	default:
+		return Member{}, false
+	}
+	for _, m := range members {
+		if m.Name == name && m.BitfieldSize == 0 {
+			return Member{Offset: uint64(m.Offset.Bytes()), Type: m.Type}, true
+		}
+		if m.Name != "" {
+			continue
+		}
+		if inner, ok := findMember(m.Type, name, depth+1); ok {
+			inner.Offset += uint64(m.Offset.Bytes())
+			return inner, true
+		}
+	}
+	return Member{}, false
+}

@@ -7,6 +7,7 @@
 package paging
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -227,4 +228,27 @@ func shiftOf(level int) int { return 12 + 9*(level-1) }
 
 func levelName(level int) string {
 	return [...]string{"", "page table", "page directory", "PDPT", "PML4", "PML5"}[level]
+}
+
+// ErrNoString means that no NUL ends a string within its limit.
+var ErrNoString = errors.New("string does not end")
+
+// CString reads a NUL-terminated string of at most limit bytes, the NUL left
+// out. The bytes are the target's: they may be anything.
+func (s *Space) CString(at mem.Virt, limit int) (string, error) {
+	var out []byte
+	for len(out) < limit {
+		// Up to the end of the page: the next one may not be mapped.
+		n := min(limit-len(out), int(mem.PageSize-at%mem.PageSize))
+		chunk := make([]byte, n)
+		if err := s.Read(chunk, at); err != nil {
+			return "", err
+		}
+		if i := bytes.IndexByte(chunk, 0); i >= 0 {
+			return string(append(out, chunk[:i]...)), nil
+		}
+		out = append(out, chunk...)
+		at += mem.Virt(n)
+	}
+	return "", fmt.Errorf("string at %v: %w", at, ErrNoString)
 }

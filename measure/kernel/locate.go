@@ -1,0 +1,104 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+	"github.com/plumbline-sec/plumbline/measure/paging"
+)
+
+// The kernel image lies in one gigabyte of virtual addresses, wherever KASLR
+// puts it (Documentation/x86/x86_64/mm.rst). linkBase is where it is linked
+// with the default CONFIG_PHYSICAL_START, that is without KASLR.
+const (
+	imageFirst mem.Virt = 0xffff_ffff_8000_0000
+	imageLast  mem.Virt = 0xffff_ffff_bfff_ffff
+	linkBase   mem.Virt = 0xffff_ffff_8100_0000
+)
+
+// maxImage bounds the size of a kernel image in memory. Debian's are 45 MiB.
+const maxImage = 256 << 20
+
+// located is the kernel image as page tables show it.
+type located struct {
+	space *paging.Space
+	base  mem.Virt // first page, which holds _text
+	phys  mem.Phys
+	end   mem.Virt // after the last page
+}
+
+// locate finds the kernel image in the address space of one of the CPUs.
+//
+// The lowest page mapped in the image's gigabyte is _text: the kernel unmaps
+// what lies around itself (cleanup_highmap). With page-table isolation a CPU
+// stopped in user mode runs on tables that hold the entry code only; its own
+// tables are the page before (bit 12 of CR3, arch/x86/entry/calling.h).
+func locate(m mem.Reader, regs []mem.Registers) (*located, error) {
+	if len(regs) == 0 {
+		return nil, ErrNoRegisters
+	}
+	err := error(ErrNoKernel)
+	for i := range regs {
+		space, spaceErr := paging.NewSpace(m, &regs[i])
+		if spaceErr != nil {
+			err = fmt.Errorf("%w: CPU %d: %w", ErrNoKernel, regs[i].CPU, spaceErr)
+			continue
+		}
+		for _, root := range []mem.Phys{space.Root() &^ 0x1000, space.Root()} {
+			found, findErr := locateIn(paging.SpaceAt(m, root, space.Levels()))
+			if findErr == nil {
+				return found, nil
+			}
+			err = findErr
+		}
+	}
+	return nil, err
+}
+
+func locateIn(space *paging.Space) (*located, error) {
+	var l located
+	err := space.Walk(imageFirst, imageLast, func(p paging.Mapping) bool {
+		if l.base == 0 {
+			l.base, l.phys = p.Virt, p.Phys
+		}
+		if p.Virt-l.base > maxImage {
+			return false
+		}
+		l.end = p.Virt + mem.Virt(p.Size)
+		return true
+	}, nil)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrNoKernel, err)
+	case l.base == 0 || l.base%0x20_0000 != 0:
+		return nil, ErrNoKernel
+	}
+	l.space = space.Cached()
+	return &l, nil
+}
+
+// read returns the image's memory from from to to. Pages that are not mapped,
+// such as freed init sections, read as zeros.
+func (l *located) read(from, to mem.Virt) ([]byte, error) {
+	if from < l.base || to < from || to > l.end {
+		return nil, fmt.Errorf("[%v, %v) is not in the image [%v, %v)", from, to, l.base, l.end)
+	}
+	b := make([]byte, to-from)
+	for at := from; at < to; {
+		m, err := l.space.Translate(at)
+		if err != nil {
+			if !errors.Is(err, paging.ErrNotPresent) {
+				return nil, err
+			}
+			at = at&^(mem.PageSize-1) + mem.PageSize
+			continue
+		}
+		stop := min(to, m.Virt+mem.Virt(m.Size))
+		if err := l.space.Read(b[at-from:stop-from], at); err != nil {
+			return nil, err
+		}
+		at = stop
+	}
+	return b, nil
+}

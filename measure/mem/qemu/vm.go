@@ -1,0 +1,123 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/internal/qmp"
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// VM is a running virtual machine. It holds the monitor until it is closed,
+// and QEMU serves one monitor client at a time: keep it no longer than a scan.
+type VM struct {
+	socket string
+	client *qmp.Client
+	ram    *RAM
+	target measure.Target
+}
+
+// Open connects to the QMP socket at path and maps the machine's RAM.
+func Open(ctx context.Context, path string) (*VM, error) {
+	client, err := qmp.Dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	vm := &VM{socket: path, client: client, target: measure.Target{Kind: "vm", Path: path}}
+	if err := vm.describe(ctx); err != nil {
+		client.Close()
+		return nil, err
+	}
+	if vm.ram, err = openRAM(ctx, client); err != nil {
+		client.Close()
+		return nil, err
+	}
+	return vm, nil
+}
+
+func (vm *VM) describe(ctx context.Context) error {
+	var name struct {
+		Name string `json:"name"`
+	}
+	if err := vm.client.Execute(ctx, "query-name", nil, &name); err != nil {
+		return err
+	}
+	var uuid struct {
+		UUID string `json:"UUID"`
+	}
+	if err := vm.client.Execute(ctx, "query-uuid", nil, &uuid); err != nil {
+		return err
+	}
+	vm.target.Name = name.Name
+	if uuid.UUID != "00000000-0000-0000-0000-000000000000" {
+		vm.target.UUID = uuid.UUID
+	}
+	return nil
+}
+
+// Target names the machine.
+func (vm *VM) Target() measure.Target { return vm.target }
+
+// PID is the QEMU process.
+func (vm *VM) PID() int { return vm.client.PID() }
+
+// Memory reads the machine's RAM.
+func (vm *VM) Memory() mem.Reader { return vm.ram }
+
+// RAM is Memory with what only this source offers.
+func (vm *VM) RAM() *RAM { return vm.ram }
+
+// Registers reads the registers of all virtual CPUs, running or not.
+func (vm *VM) Registers(ctx context.Context) ([]mem.Registers, error) {
+	text, err := vm.client.HMP(ctx, "info registers -a")
+	if err != nil {
+		return nil, fmt.Errorf("read registers: %w", err)
+	}
+	return ParseRegisters(text)
+}
+
+// Pause stops the machine and returns what lets it run again. Resume works
+// after ctx has ended, and reconnects if the monitor went away. A machine that
+// was not running is left as it is.
+func (vm *VM) Pause(ctx context.Context) (resume func() error, err error) {
+	var status struct {
+		Running bool `json:"running"`
+	}
+	if err := vm.client.Execute(ctx, "query-status", nil, &status); err != nil {
+		return nil, err
+	}
+	if !status.Running {
+		return func() error { return nil }, nil
+	}
+	if err := vm.client.Execute(ctx, "stop", nil, nil); err != nil {
+		// The command may have been carried out although its answer is lost.
+		return nil, errors.Join(err, vm.resume(ctx))
+	}
+	return func() error { return vm.resume(ctx) }, nil
+}
+
+// resumeTimeout bounds how long resuming may take, reconnection included.
+const resumeTimeout = 10 * time.Second
+
+func (vm *VM) resume(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
+	defer cancel()
+	err := vm.client.Execute(ctx, "cont", nil, nil)
+	if err == nil {
+		return nil
+	}
+	client, dialErr := qmp.Dial(ctx, vm.socket)
+	if dialErr != nil {
+		return fmt.Errorf("resume: %w", errors.Join(err, dialErr))
+	}
+	defer client.Close()
+	return client.Execute(ctx, "cont", nil, nil)
+}
+
+// Close hangs up and unmaps.
+func (vm *VM) Close() error {
+	return errors.Join(vm.client.Close(), vm.ram.Close())
+}
