@@ -1,0 +1,175 @@
+package durable
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func open(t *testing.T, dir string, opt SpoolOptions) *Spool {
+	t.Helper()
+	s, err := OpenSpool(dir, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func fill(t *testing.T, s *Spool, n int) {
+	t.Helper()
+	for i := range n {
+		if _, err := s.Append(fmt.Appendf(nil, "record %d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func numbers(t *testing.T, s *Spool, from uint64) (out []uint64) {
+	t.Helper()
+	entries, err := s.Read(from, 1000, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		out = append(out, e.Seq)
+	}
+	return out
+}
+
+func TestSpoolKeepsOrderAcrossRestart(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, SpoolOptions{SegmentBytes: 64})
+	name := s.Name()
+	fill(t, s, 10)
+	if err := s.Ack(4); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+
+	s = open(t, dir, SpoolOptions{SegmentBytes: 64})
+	if s.Name() != name || s.Acked() != 4 || s.Pending() != 6 {
+		t.Fatalf("name %q, acked %d, pending %d", s.Name(), s.Acked(), s.Pending())
+	}
+	if got := fmt.Sprint(numbers(t, s, 5)); got != "[5 6 7 8 9 10]" {
+		t.Fatalf("read %s", got)
+	}
+	if seq, err := s.Append([]byte("next")); err != nil || seq != 11 {
+		t.Fatalf("next number %d, %v", seq, err)
+	}
+	s.Ack(11)
+	if segments, _ := filepath.Glob(filepath.Join(dir, "*.seg")); len(segments) != 1 {
+		t.Errorf("%d segments left after everything was acknowledged", len(segments))
+	}
+	s.Close()
+	if s = open(t, dir, SpoolOptions{}); s.next != 12 {
+		t.Errorf("numbers restart at %d", s.next)
+	}
+}
+
+// TestSpoolCutsTornRecord cuts the last segment at every length a crash may
+// leave: all records before the cut stay, and the next one is readable.
+func TestSpoolCutsTornRecord(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, SpoolOptions{})
+	fill(t, s, 3)
+	path, whole := s.segments[0].path, s.size
+	s.Close()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := int(whole) / 3
+	for cut := range len(content) {
+		if err := os.WriteFile(path, content[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, dir, SpoolOptions{})
+		kept := cut / record
+		seq, err := s.Append([]byte("after the crash"))
+		if err != nil || seq != uint64(kept+1) {
+			t.Fatalf("cut at %d: number %d, %v", cut, seq, err)
+		}
+		if got := numbers(t, s, 1); len(got) != kept+1 {
+			t.Fatalf("cut at %d: records %v", cut, got)
+		}
+		s.Close()
+	}
+}
+
+func TestSpoolShowsDamageAsGap(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, SpoolOptions{SegmentBytes: 1}) // a segment per record
+	fill(t, s, 3)
+	path := s.segments[1].path
+	content, _ := os.ReadFile(path)
+	content[recordHeader] ^= 1
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(numbers(t, s, 1)); got != "[1 3]" {
+		t.Fatalf("read %s", got)
+	}
+}
+
+func TestSpoolLimits(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, SpoolOptions{MaxBytes: 100})
+	if _, err := s.Append(bytes.Repeat([]byte{1}, 60)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Append(bytes.Repeat([]byte{1}, 60)); !errors.Is(err, ErrFull) {
+		t.Errorf("past the limit: %v", err)
+	}
+	if got := fmt.Sprint(numbers(t, s, 1)); got != "[1]" {
+		t.Errorf("a refused record is there: %s", got)
+	}
+	if _, err := OpenSpool(dir, SpoolOptions{}); !errors.Is(err, ErrLocked) {
+		t.Errorf("second process: %v", err)
+	}
+}
+
+func TestReplaceLeavesOldFileOnError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("half way")
+	err := Replace(path, 0o600, func(w io.Writer) error {
+		w.Write([]byte("ne"))
+		return broken
+	})
+	if !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "old" {
+		t.Errorf("old file reads %q", got)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
+		t.Errorf("temporary files stay: %v", left)
+	}
+}
+
+func FuzzReadRecord(f *testing.F) {
+	f.Add(appendRecord(appendRecord(nil, 1, []byte("a")), 2, nil))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := bytes.NewReader(data)
+		for off := int64(0); ; {
+			e, next, err := readRecord(r, off, int64(len(data)))
+			if err != nil {
+				if e.Payload != nil {
+					t.Fatal("both a record and an error")
+				}
+				return
+			}
+			if next <= off {
+				t.Fatal("no progress")
+			}
+			off = next
+		}
+	})
+}
