@@ -1,0 +1,49 @@
+package lab
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// StartT starts a machine for a test and takes it down at the test's end. A
+// machine that does not start fails the test: lab tests never skip.
+func StartT(t testing.TB, o Options) *Machine {
+	t.Helper()
+	if o.Log == nil {
+		o.Log = testLog{t}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	m, err := Start(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Errorf("take the machine down: %v", err)
+		}
+	})
+	return m
+}
+
+// ShellT is Shell for tests: a script that fails ends the test.
+func (m *Machine) ShellT(t testing.TB, script string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	out, err := m.Shell(ctx, script)
+	if err != nil {
+		t.Fatalf("in the guest: %s: %v", script, err)
+	}
+	return out
+}
+
+// testLog passes progress on to the test's log.
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Helper()
+	l.t.Logf("lab: %s", p)
+	return len(p), nil
+}
