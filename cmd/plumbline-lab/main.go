@@ -64,6 +64,7 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return argumentError{err} })
 	dir := root.PersistentFlags().String("dir", "plumbline-lab", "directory of the machine")
 	root.AddCommand(
+		bmcCommand(),
 		downCommand(dir),
 		execCommand(dir),
 		statusCommand(dir),

@@ -38,6 +38,9 @@ recipe changes.`,
 			if !noPlugin {
 				o.Plugin = trapPlugin()
 			}
+			if !noBMC {
+				o.BMC = bmcArguments
+			}
 			m, err := lab.Start(command.Context(), o)
 			if err != nil {
 				return err

@@ -50,12 +50,12 @@ type Options struct {
 	// Files, if not empty, is a directory whose content the guest finds,
 	// read-only, in /opt/plumbline.
 	Files string
-	// BMC makes the command of the machine's BMC, which must listen on the
-	// machine's BMCSocket. Nil: no BMC is started and the socket is left for
+	// BMC makes the command of the machine's BMC, which writes BMCInfo and
+	// listens on BMCSocket. Nil: no BMC is started and the socket is left for
 	// someone else's; QEMU tries it again every 2 s.
 	BMC func(*Machine) []string
 	// Plugin is a QEMU TCG plugin to load; it gets the option
-	// control=TrapSocket. Empty: none. Ignored when not running under TCG.
+	// control=SOCKET. Empty: none. Ignored when not running under TCG.
 	Plugin string
 	// Log receives progress for people; nil: discarded.
 	Log io.Writer
@@ -76,20 +76,20 @@ type Machine struct {
 	TPM     string `json:"tpm"`           // control socket of the guest's swtpm
 
 	Dir       string `json:"dir"`
-	LabQMP    string `json:"lab_qmp"`               // a second monitor, for the lab itself
-	MoreQMP   string `json:"more_qmp"`              // a third monitor, for whoever needs one beside the first
-	Agent     string `json:"agent"`                 // guest agent, for the lab itself
-	SerialLog string `json:"serial_log"`            // all the serial console ever printed
-	BMCSocket string `json:"bmc_socket"`            // where QEMU looks for a BMC (ipmi-bmc-extern)
-	HostTPM   string `json:"host_tpm"`              // the measuring host's TPM: data socket of a second swtpm
-	TPMCA     string `json:"tpm_ca"`                // PEM: root and intermediate behind both EK certificates
-	ESP       string `json:"esp"`                   // raw image of the EFI system partition
-	UKI       string `json:"uki"`                   // the signed kernel image in it
-	Initrd    string `json:"initrd"`                // initial RAM disk within the UKI
-	Trap      string `json:"trap_socket,omitempty"` // control socket of the trap plugin, if loaded
-	Kernel    string `json:"kernel"`                // uname -r
-	Accel     string `json:"accel"`                 // "tcg" or "kvm"
-	Memory    int64  `json:"memory"`                // bytes
+	LabQMP    string `json:"lab_qmp"`        // a monitor for the lab itself
+	EventsQMP string `json:"qmp_events"`     // a monitor for long-lived listeners: each serves one client at a time
+	Agent     string `json:"agent"`          // guest agent, for the lab itself
+	SerialLog string `json:"serial_log"`     // all the serial console ever printed
+	BMCSocket string `json:"bmc_socket"`     // where QEMU looks for a BMC (ipmi-bmc-extern)
+	HostTPM   string `json:"host_tpm"`       // the measuring host's TPM: data socket of a second swtpm
+	TPMCA     string `json:"tpm_ca"`         // PEM: root and intermediate behind both EK certificates
+	ESP       string `json:"esp"`            // raw image of the EFI system partition
+	UKI       string `json:"uki"`            // the signed kernel image in it
+	Initrd    string `json:"initrd"`         // initial RAM disk within the UKI
+	Trap      string `json:"trap,omitempty"` // control socket of the trap plugin, if loaded
+	Kernel    string `json:"kernel"`         // uname -r
+	Accel     string `json:"accel"`          // "tcg" or "kvm"
+	Memory    int64  `json:"memory"`         // bytes
 	CPUs      int    `json:"cpus"`
 	BootMS    int64  `json:"boot_ms"`             // from starting QEMU to a guest agent that answers
 	Temporary bool   `json:"temporary,omitempty"` // Dir is removed by Close
@@ -192,8 +192,8 @@ func (m *Machine) Close() error {
 func (m *Machine) files() []string {
 	var paths []string
 	for _, name := range []string{
-		"qmp.sock", "lab-qmp.sock", "more-qmp.sock", "gdb.sock", "serial.sock", "agent.sock", "agent.lock",
-		"bmc.sock", "trap.sock", "tpm", "tpm.sock", "host-tpm", "host-tpm.sock", "host-tpm-ctrl.sock",
+		"qmp.sock", "lab-qmp.sock", "qmp-events.sock", "gdb.sock", "serial.sock", "agent.sock", "agent.lock",
+		"bmc.sock", "bmc.json", "trap.sock", "tpm", "tpm.sock", "host-tpm", "host-tpm.sock", "host-tpm-ctrl.sock",
 		"root.img", "esp.img", "vars.fd", "files.img", "tampers",
 	} {
 		paths = append(paths, filepath.Join(m.Dir, name))

@@ -11,6 +11,7 @@ func (m *Machine) commandLine(o Options) []string {
 	const mib = 1 << 20
 	argv := []string{"qemu-system-x86_64",
 		"-name", "plumbline-lab", "-nodefaults", "-no-user-config", "-display", "none",
+		"-no-shutdown", // a guest that powers off can be powered on again, as by a BMC
 		"-smp", fmt.Sprint(m.CPUs), "-m", fmt.Sprintf("%dM", m.Memory/mib),
 	}
 	add := func(args ...string) { argv = append(argv, args...) }
@@ -46,7 +47,7 @@ func (m *Machine) addSockets(add func(...string)) {
 	listen := func(id, path string) {
 		add("-chardev", fmt.Sprintf("socket,id=%s,path=%s,server=on,wait=off", id, escape(path)))
 	}
-	for i, path := range []string{m.QMP, m.LabQMP, m.MoreQMP} {
+	for i, path := range []string{m.QMP, m.LabQMP, m.EventsQMP} {
 		id := fmt.Sprintf("qmp%d", i)
 		listen(id, path)
 		add("-mon", "chardev="+id+",mode=control")

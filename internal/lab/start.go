@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/plumbline-sec/plumbline/internal/qmp"
 )
 
 // bootTimeout bounds the time from starting QEMU to a guest agent that
@@ -125,7 +128,7 @@ func newMachine(o Options, img *image, authority, accel string) (*Machine, error
 		}
 	}
 	in := func(name string) string { return filepath.Join(m.Dir, name) }
-	m.QMP, m.LabQMP, m.MoreQMP = in("qmp.sock"), in("lab-qmp.sock"), in("more-qmp.sock")
+	m.QMP, m.LabQMP, m.EventsQMP = in("qmp.sock"), in("lab-qmp.sock"), in("qmp-events.sock")
 	m.GDB, m.Serial, m.Agent = in("gdb.sock"), in("serial.sock"), in("agent.sock")
 	m.SerialLog, m.Disk, m.ESP = in("serial.log"), in("root.img"), in("esp.img")
 	m.TPM, m.HostTPM, m.BMCSocket = in("tpm.sock"), in("host-tpm.sock"), in("bmc.sock")
@@ -273,13 +276,31 @@ func (m *Machine) startBMC(ctx context.Context, o Options) error {
 	if err := waitFor(ctx, p, m.BMCSocket); err != nil {
 		return fmt.Errorf("%w\n%s", err, fileTail(filepath.Join(m.Dir, "bmc.log"), 10))
 	}
-	return nil
+	info, err := os.ReadFile(m.BMCInfo())
+	if err != nil {
+		return err
+	}
+	m.BMC = new(BMC)
+	return json.Unmarshal(info, m.BMC)
 }
 
-// awaitGuest waits for the guest agent.
+// BMCInfo is the file in which a BMC started by [Options].BMC leaves the JSON
+// form of [BMC] before it listens on BMCSocket.
+func (m *Machine) BMCInfo() string { return filepath.Join(m.Dir, "bmc.json") }
+
+// awaitGuest waits for the guest agent, and no longer than there is hope.
 func (m *Machine) awaitGuest(ctx context.Context, qemu Process) error {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
+	if err := waitFor(ctx, qemu, m.LabQMP); err != nil {
+		return err
+	}
+	monitor, err := qmp.Dial(ctx, m.LabQMP)
+	if err != nil {
+		return err
+	}
+	defer monitor.Close()
+	events := monitor.Subscribe()
 	for {
 		// A short deadline: before the agent runs, requests get no answer.
 		ping, cancelPing := context.WithTimeout(ctx, 2*time.Second)
@@ -293,7 +314,31 @@ func (m *Machine) awaitGuest(ctx context.Context, qemu Process) error {
 		case ctx.Err() != nil:
 			return fmt.Errorf("wait for the guest agent: %w", ctx.Err())
 		}
+		if err := bootFailure(events); err != nil {
+			return err
+		}
 		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// bootFailure looks at what the monitor has told so far for an end that QEMU
+// itself survives: the firmware found nothing to boot and powered off, or the
+// kernel panicked and was reset.
+func bootFailure(events *qmp.Subscription) error {
+	for {
+		select {
+		case event, ok := <-events.C:
+			switch {
+			case !ok:
+				return errors.New("QEMU ended")
+			case event.Name == "SHUTDOWN":
+				return errors.New("the guest powered off while it booted")
+			case event.Name == "RESET" && strings.Contains(string(event.Data), `"guest-reset"`):
+				return errors.New("the guest reset itself while it booted")
+			}
+		default:
+			return nil
+		}
 	}
 }
 
