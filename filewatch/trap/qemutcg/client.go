@@ -1,0 +1,157 @@
+package qemutcg
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/plumbline-sec/plumbline/filewatch/trap"
+	"github.com/plumbline-sec/plumbline/filewatch/trap/guest/linux"
+)
+
+// Conn is a connection to the plugin. It is used by one goroutine.
+type Conn struct {
+	conn  net.Conn
+	r     *bufio.Reader
+	hello Hello
+}
+
+// Open connects to the plugin of the QEMU that serves qmpSocket.
+func Open(ctx context.Context, qmpSocket string) (*Conn, error) {
+	control, err := FindControl(qmpSocket)
+	if err != nil {
+		return nil, err
+	}
+	return Dial(ctx, control)
+}
+
+// Dial connects to the plugin at its control socket.
+func Dial(ctx context.Context, control string) (*Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", control)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the trap plugin: %w", err)
+	}
+	c := &Conn{conn: conn, r: bufio.NewReaderSize(conn, 1<<18)}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := c.expect(FrameHello, &c.hello); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	switch {
+	case c.hello.Protocol != Protocol:
+		err = fmt.Errorf("trap plugin speaks protocol %d, this program %d: use the plugin of this build", c.hello.Protocol, Protocol)
+	case c.hello.Problem != "":
+		err = fmt.Errorf("%w: trap plugin: %s", trap.ErrNotSupported, c.hello.Problem)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Hello is what the plugin said of itself.
+func (c *Conn) Hello() Hello { return c.hello }
+
+// Bind puts the hooks of a kernel in place. They stay until Close.
+func (c *Conn) Bind(layout *linux.Layout, opts linux.Options, deny []string) error {
+	if err := WriteFrame(c.conn, FrameBind, Bind{layout, opts, deny}); err != nil {
+		return fmt.Errorf("bind the trap plugin: %w", err)
+	}
+	return c.expect(FrameBound, nil)
+}
+
+// expect reads one JSON frame of type t into v.
+func (c *Conn) expect(t FrameType, v any) error {
+	got, payload, err := ReadFrame(c.r)
+	if err != nil {
+		return fmt.Errorf("read from the trap plugin: %w", err)
+	}
+	if got == FrameError {
+		return failure(payload)
+	}
+	if got != t {
+		return fmt.Errorf("%w: type %d instead of %d", ErrBadFrame, got, t)
+	}
+	if v == nil {
+		return nil
+	}
+	if err := json.Unmarshal(payload, v); err != nil {
+		return fmt.Errorf("%w: %w", ErrBadFrame, err)
+	}
+	return nil
+}
+
+func failure(payload []byte) error {
+	var f Failure
+	if err := json.Unmarshal(payload, &f); err != nil {
+		return fmt.Errorf("%w: %w", ErrBadFrame, err)
+	}
+	return fmt.Errorf("trap plugin: %s", f.Message)
+}
+
+// Records implements trap.Feed: it reads until ctx ends, the machine is reset
+// (trap.ErrReset) or QEMU ends (io.EOF).
+func (c *Conn) Records(ctx context.Context, emit func(*trap.Record) error) error {
+	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
+	defer stop()
+	for {
+		t, payload, err := ReadFrame(c.r)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if errors.Is(err, io.EOF) {
+			return fmt.Errorf("the trap plugin left: %w", io.EOF)
+		}
+		if err != nil {
+			return fmt.Errorf("read from the trap plugin: %w", err)
+		}
+		switch t {
+		case FrameRecord:
+			rec, err := trap.DecodeRecord(payload)
+			if err != nil {
+				return err
+			}
+			if err := emit(rec); err != nil {
+				return err
+			}
+		case FrameReset:
+			return trap.ErrReset
+		case FrameError:
+			return failure(payload)
+		case FrameLost, FrameStatus: // the gap in the numbers says it; counters are for people
+		default:
+			return fmt.Errorf("%w: unexpected type %d", ErrBadFrame, t)
+		}
+	}
+}
+
+// Status asks for the counters. Records that arrive meanwhile are discarded:
+// it is for benchmarks and for a look before Records.
+func (c *Conn) Status() (Status, error) {
+	var s Status
+	if _, err := c.conn.Write(AppendFrame(nil, FrameStatus, nil)); err != nil {
+		return s, fmt.Errorf("ask the trap plugin: %w", err)
+	}
+	for {
+		t, payload, err := ReadFrame(c.r)
+		switch {
+		case err != nil:
+			return s, fmt.Errorf("read from the trap plugin: %w", err)
+		case t == FrameError:
+			return s, failure(payload)
+		case t == FrameStatus:
+			return s, json.Unmarshal(payload, &s)
+		}
+	}
+}
+
+// Close takes the hooks away, if no other client has them, and ends the
+// connection.
+func (c *Conn) Close() error { return c.conn.Close() }

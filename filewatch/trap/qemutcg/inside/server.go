@@ -1,0 +1,327 @@
+package inside
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/filewatch/trap"
+	"github.com/plumbline-sec/plumbline/filewatch/trap/guest/linux"
+	"github.com/plumbline-sec/plumbline/filewatch/trap/qemutcg"
+	"github.com/plumbline-sec/plumbline/filewatch/trap/x86"
+)
+
+// maxClients bounds the clients at one time.
+const maxClients = 16
+
+// helloTimeout is how long a client may take to say what it wants.
+const helloTimeout = 10 * time.Second
+
+// Machine is what the server needs of QEMU.
+type Machine interface {
+	// SetHooks replaces the addresses at which CPUs stop. CPUs go on with the
+	// new ones from their next translated block at the latest.
+	SetHooks(addrs []uint64)
+	// Phys gives guest RAM as x86.Space wants it. It is called from the stopped
+	// CPU's thread.
+	Phys(addr uint64) []byte
+	// Blind counts hooks that could not be placed.
+	Blind() uint64
+	// CPUs is the number of CPUs.
+	CPUs() int
+}
+
+// Server serves clients and handles stops.
+type Server struct {
+	machine Machine
+	problem string // why nothing can be trapped; set before Serve
+
+	mu     sync.Mutex // guards all below; held for the whole of a stop
+	layout []byte     // JSON of what is bound, nil when nothing is
+	engine *trap.Engine
+	driver *linux.Driver
+	space  x86.Space
+	bound  map[*session]bool
+	buf    []byte
+
+	clients   atomic.Int32
+	stops     atomic.Uint64
+	stopNanos atomic.Uint64
+}
+
+// session is one bound client.
+type session struct {
+	*queue
+	deny []*regexp.Regexp
+}
+
+// NewServer returns a server for machine. Problem, if not empty, is told to
+// every client in place of service.
+func NewServer(machine Machine, problem string) *Server {
+	return &Server{machine: machine, problem: problem, space: x86.Space{Phys: machine.Phys}, bound: make(map[*session]bool)}
+}
+
+// Listen makes the control socket at path, for this user only. A socket left by
+// another run is replaced; one that is served is not.
+func Listen(path string) (net.Listener, error) {
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		if c, err := net.Dial("unix", path); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("control socket %s is in use", path)
+		}
+		os.Remove(path)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Serve accepts clients until the listener closes.
+func (s *Server) Serve(l net.Listener) error {
+	for {
+		conn, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			time.Sleep(100 * time.Millisecond) // out of descriptors: QEMU's business goes first
+			continue
+		}
+		if s.clients.Add(1) > maxClients {
+			s.clients.Add(-1)
+			conn.Close()
+			continue
+		}
+		go func() {
+			defer s.clients.Add(-1)
+			defer conn.Close()
+			defer func() { recover() }() // a client's malformed input never ends QEMU
+			s.client(conn)
+		}()
+	}
+}
+
+func (s *Server) client(conn net.Conn) {
+	hello := qemutcg.Hello{Protocol: qemutcg.Protocol, PID: os.Getpid(), CPUs: s.machine.CPUs(), Problem: s.problem}
+	if qemutcg.WriteFrame(conn, qemutcg.FrameHello, hello) != nil || s.problem != "" {
+		return
+	}
+	r := bufio.NewReader(conn)
+	conn.SetReadDeadline(time.Now().Add(helloTimeout))
+	t, payload, err := qemutcg.ReadFrame(r)
+	if err != nil {
+		return
+	}
+	conn.SetReadDeadline(time.Time{})
+	if t != qemutcg.FrameBind {
+		qemutcg.WriteFrame(conn, qemutcg.FrameError, qemutcg.Failure{Message: "bind comes first"})
+		return
+	}
+	ses, err := s.bind(payload)
+	if err != nil {
+		qemutcg.WriteFrame(conn, qemutcg.FrameError, qemutcg.Failure{Message: err.Error()})
+		return
+	}
+	defer s.unbind(ses)
+	ses.frame(qemutcg.FrameBound, []byte("{}"))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer conn.Close()
+		defer func() { recover() }()
+		s.listen(r, ses)
+	}()
+	s.pump(conn, ses, done)
+}
+
+// listen answers a bound client until it leaves.
+func (s *Server) listen(r *bufio.Reader, ses *session) {
+	for {
+		t, _, err := qemutcg.ReadFrame(r)
+		if err != nil || t != qemutcg.FrameStatus {
+			return
+		}
+		payload, err := json.Marshal(s.status(ses))
+		if err != nil {
+			return
+		}
+		ses.frame(qemutcg.FrameStatus, payload)
+	}
+}
+
+// pump writes what is queued until the client leaves.
+func (s *Server) pump(conn net.Conn, ses *session, done <-chan struct{}) {
+	for {
+		select {
+		case <-done:
+			return
+		case <-ses.wake:
+		}
+		frames, lost := ses.take()
+		if len(frames) > 0 {
+			if _, err := conn.Write(frames); err != nil {
+				return
+			}
+		}
+		if lost.Count > 0 && qemutcg.WriteFrame(conn, qemutcg.FrameLost, lost) != nil {
+			return
+		}
+	}
+}
+
+// bind puts the hooks in place for a client, or joins those that are.
+func (s *Server) bind(payload []byte) (*session, error) {
+	var b qemutcg.Bind
+	if err := json.Unmarshal(payload, &b); err != nil {
+		return nil, fmt.Errorf("read bind: %w", err)
+	}
+	if b.Linux == nil {
+		return nil, errors.New("bind names no guest kernel")
+	}
+	ses := &session{queue: newQueue()}
+	for _, pattern := range b.Deny {
+		re, err := regexp.Compile(pattern)
+		if err != nil {
+			return nil, fmt.Errorf("read bind: %w", err)
+		}
+		ses.deny = append(ses.deny, re)
+	}
+	layout, err := json.Marshal(b.Linux)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.layout != nil && !bytes.Equal(s.layout, layout) {
+		return nil, errors.New("another client watches with another view of the guest's kernel")
+	}
+	if s.engine == nil {
+		driver, err := linux.FromLayout(b.Linux, &b.Options)
+		if err != nil {
+			return nil, err
+		}
+		s.layout, s.driver, s.engine = layout, driver, trap.NewEngine(driver)
+		s.engine.Deny = s.denied
+		s.stops.Store(0)
+		s.stopNanos.Store(0)
+	}
+	s.bound[ses] = true
+	s.widen(b.Options)
+	s.machine.SetHooks(s.engine.Addresses())
+	return ses, nil
+}
+
+// widen makes the driver see what any bound client asks for.
+func (s *Server) widen(opts linux.Options) {
+	for other := range s.bound {
+		opts.Opens = opts.Opens || len(other.deny) > 0
+	}
+	s.driver.Widen(opts)
+}
+
+func (s *Server) unbind(ses *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.bound, ses)
+	if len(s.bound) == 0 {
+		s.clear()
+	}
+}
+
+func (s *Server) clear() {
+	s.layout, s.engine, s.driver = nil, nil, nil
+	s.machine.SetHooks(nil)
+}
+
+// Reset is called when the machine was reset: the kernel is gone.
+func (s *Server) Reset() {
+	defer func() { recover() }()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engine == nil {
+		return
+	}
+	for ses := range s.bound {
+		ses.frame(qemutcg.FrameReset, []byte("{}"))
+	}
+	s.clear()
+}
+
+// Stop handles a CPU stopped at regs.PC. With deny the function that is about
+// to run must not: the CPU goes on at ret, where it was called, as if it had
+// refused. It is called from the CPU's own thread.
+func (s *Server) Stop(cpu uint32, regs *trap.Registers) (ret uint64, deny bool) {
+	begin := time.Now()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer func() {
+		if p := recover(); p != nil {
+			s.giveUp(p)
+		}
+	}()
+	if s.engine == nil {
+		return 0, false // hooks taken away a moment ago
+	}
+	s.space.Load(regs.CR3, regs.CR4)
+	out := s.engine.Stop(regs, &s.space, func(rec *trap.Record) {
+		rec.CPU = cpu
+		s.buf = trap.AppendRecord(s.buf[:0], rec)
+		for ses := range s.bound {
+			ses.push(s.buf)
+		}
+	})
+	if out.Learnt != 0 {
+		s.machine.SetHooks(s.engine.Addresses())
+	}
+	s.stops.Add(1)
+	s.stopNanos.Add(uint64(time.Since(begin)))
+	return out.Return, out.Deny
+}
+
+// giveUp ends the watch after a panic, with the machine running on.
+func (s *Server) giveUp(p any) {
+	payload, _ := json.Marshal(qemutcg.Failure{Message: fmt.Sprintf("internal error, the watch ended: %v", p)})
+	for ses := range s.bound {
+		ses.frame(qemutcg.FrameError, payload)
+	}
+	s.clear()
+}
+
+// denied asks the clients' protect rules.
+func (s *Server) denied(rec *trap.Record) bool {
+	for ses := range s.bound {
+		for _, re := range ses.deny {
+			if re.MatchString(rec.Path.String()) || rec.NewPath.Path != "" && re.MatchString(rec.NewPath.String()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (s *Server) status(ses *session) qemutcg.Status {
+	st := qemutcg.Status{Stops: s.stops.Load(), StopNanos: s.stopNanos.Load(), Blind: s.machine.Blind()}
+	st.Records, st.Lost = ses.counts()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engine != nil {
+		st.Hooks, st.Unsettled = len(s.engine.Addresses()), s.engine.Dropped()
+	}
+	return st
+}

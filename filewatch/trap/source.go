@@ -1,0 +1,149 @@
+package trap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// ErrReset is returned by a feed whose guest was reset: another kernel will
+// run, at other addresses.
+var ErrReset = errors.New("the machine was reset")
+
+// Feed is a bound mechanism that gives records in order. A jump in their
+// sequence numbers is a loss.
+type Feed interface {
+	// Records calls emit for each record until ctx ends, emit fails or the feed
+	// does. It returns ErrReset when the guest was reset.
+	Records(ctx context.Context, emit func(*Record) error) error
+	Close() error
+}
+
+// Baseline answers what a source asks of a baseline.
+type Baseline interface {
+	// Names are the paths an object had when the baseline was taken, nil for
+	// one that it does not hold.
+	Names(id filewatch.ID) []string
+}
+
+// Alert is something about the watch itself that whoever relies on it must
+// know.
+type Alert struct {
+	Target string    `json:"target"`
+	Time   time.Time `json:"time_dt"`
+	Alert  string    `json:"alert"` // one of the constants
+	// First and Lost are the sequence numbers that will not come.
+	First  uint64 `json:"first_sequence,omitempty"`
+	Lost   uint64 `json:"lost,omitempty"`
+	Reason string `json:"reason"`
+}
+
+// The alerts.
+const (
+	AlertGap     = "gap"     // events were lost
+	AlertRestart = "restart" // the guest was reset; nothing is seen until "watching"
+	AlertWatch   = "watching"
+	AlertBlind   = "blind" // something cannot be seen on this guest
+)
+
+// Source turns the records of a feed into events. It implements
+// filewatch.Source.
+type Source struct {
+	// Target names the machine in the events.
+	Target string
+	// Connect binds a mechanism to the kernel that runs now. It is called at
+	// the start, and again, every RetryEvery until it succeeds, after a reset.
+	Connect func(ctx context.Context) (Feed, error)
+	// Rules select and grade the events. Nil takes every one, at level verify.
+	Rules *filewatch.Rules
+	// Baseline, when not nil, gives an object's names of record, so that a rule
+	// for its old place holds wherever it was moved or mounted.
+	Baseline Baseline
+	// Alert is told of losses and interruptions. Nil drops them: the gap in the
+	// sequence numbers remains.
+	Alert func(Alert)
+	// Next is the sequence number of the next event; 0 means 1. It is kept
+	// current between calls of Events.
+	Next uint64
+	// RetryEvery is the pause between attempts after a reset; 0 means a second.
+	RetryEvery time.Duration
+}
+
+var _ filewatch.Source = (*Source)(nil)
+
+// Events implements filewatch.Source.
+func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) error {
+	if s.Next == 0 {
+		s.Next = 1
+	}
+	feed, err := s.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		err := s.follow(ctx, feed, emit)
+		feed.Close()
+		if !errors.Is(err, ErrReset) {
+			return err
+		}
+		s.lose(AlertRestart, 1, "the machine was reset: operations are not seen until its new kernel is bound")
+		if feed, err = s.reconnect(ctx); err != nil {
+			return err
+		}
+		s.alert(Alert{Alert: AlertWatch, Reason: "the new kernel is bound"})
+	}
+}
+
+// reconnect waits for the guest's next kernel: it may take minutes to boot.
+func (s *Source) reconnect(ctx context.Context) (Feed, error) {
+	every := s.RetryEvery
+	if every == 0 {
+		every = time.Second
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(every):
+		}
+		feed, err := s.Connect(ctx)
+		if err == nil || errors.Is(err, ErrNoPlugin) || errors.Is(err, ErrNotSupported) {
+			return feed, err
+		}
+	}
+}
+
+// follow reads one feed to its end.
+func (s *Source) follow(ctx context.Context, feed Feed, emit func(*filewatch.Event) error) error {
+	next := uint64(1)
+	return feed.Records(ctx, func(r *Record) error {
+		if r.Sequence > next {
+			lost := r.Sequence - next
+			s.lose(AlertGap, lost, fmt.Sprintf("%d operations came faster than they were read", lost))
+		}
+		next = r.Sequence + 1
+		e := s.event(r)
+		if e == nil {
+			return nil
+		}
+		e.Sequence = s.Next
+		s.Next++
+		return emit(e)
+	})
+}
+
+// lose skips sequence numbers, so that the loss shows in the events too.
+func (s *Source) lose(kind string, n uint64, reason string) {
+	s.alert(Alert{Alert: kind, First: s.Next, Lost: n, Reason: reason})
+	s.Next += n
+}
+
+func (s *Source) alert(a Alert) {
+	if s.Alert != nil {
+		a.Target, a.Time = s.Target, time.Now().UTC()
+		s.Alert(a)
+	}
+}
