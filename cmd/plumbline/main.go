@@ -34,7 +34,7 @@ func rootCommand() *cobra.Command {
 		return fail(exitArgument, err)
 	})
 	root.AddCommand(
-	// One line per command, sorted; each lives in the file of its name.
+		agentCommand(),
 	)
 	return root
 }

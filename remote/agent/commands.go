@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/attest"
+	"github.com/plumbline-sec/plumbline/remote"
+
+	"encoding/json"
+)
+
+// commandWait is how long the verifier may hold a request for commands.
+const commandWait = 50 * time.Second
+
+// obey asks for commands and carries them out, one after the other, until ctx
+// ends. A command that fails is answered with its reason.
+func (a *Agent) obey(ctx context.Context, client *remote.AgentClient) {
+	var after uint64
+	wait := time.Second
+	for ctx.Err() == nil {
+		commands, err := client.Commands(ctx, after, commandWait)
+		if err != nil {
+			if ctx.Err() == nil {
+				a.log.Warn("no commands from the verifier", "error", err, "next_try", wait)
+			}
+			sleep(ctx, wait)
+			wait = min(2*wait, time.Minute)
+			continue
+		}
+		wait = time.Second
+		for _, c := range commands {
+			if err := a.carryOut(ctx, client, c); err != nil {
+				a.log.Error("command failed", "command", c.Kind, "target", c.Target, "error", err)
+				a.status(remote.Status{State: remote.CommandFailed, Target: c.Target, Command: c.ID, Detail: err.Error()})
+			}
+			after = max(after, c.ID)
+		}
+	}
+}
+
+func (a *Agent) carryOut(ctx context.Context, client *remote.AgentClient, c remote.Command) error {
+	a.log.Info("command", "command", c.Kind, "target", c.Target, "reason", c.Reason)
+	switch c.Kind {
+	case remote.CommandAttest:
+		if c.Nonce == nil {
+			return fmt.Errorf("attest: no nonce")
+		}
+		return a.attest(*c.Nonce)
+	case remote.CommandBodies:
+		gone, err := a.outbox.sendBodies(ctx, client, c.Digests)
+		if err == nil && gone > 0 {
+			err = fmt.Errorf("%d of %d bodies: %w", gone, len(c.Digests), errBodyGone)
+		}
+		return err
+	case remote.CommandBaseline:
+		target, err := a.target(c.Target)
+		if err != nil {
+			return err
+		}
+		return target.baseline(ctx, c.ID)
+	case remote.CommandRescan:
+		target, err := a.target(c.Target)
+		if err != nil {
+			return err
+		}
+		return target.baseline(ctx, c.ID)
+	}
+	return fmt.Errorf("command %q is not known to this agent", c.Kind)
+}
+
+// attest answers the verifier's challenge with the evidence of this boot.
+func (a *Agent) attest(nonce remote.Nonce) error {
+	evidence, err := a.device.Collect(a.ak, a.collect(nonce[:]))
+	if err != nil {
+		return fmt.Errorf("collect evidence: %w", err)
+	}
+	return a.sendEvidence(nonce, evidence)
+}
+
+func (a *Agent) sendEvidence(nonce remote.Nonce, evidence *attest.Evidence) error {
+	raw, err := evidence.Encode()
+	if err != nil {
+		return fmt.Errorf("encode evidence: %w", err)
+	}
+	return put(a.outbox, remote.KindAttestation,
+		remote.Attestation{Target: a.config.Name, Nonce: nonce, Evidence: json.RawMessage(raw)})
+}

@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const wholeConfig = `
+name = "host1"
+state = "state"
+
+[verifier]
+address = "https://127.0.0.1:8443"
+fingerprint = "aa"
+
+[tpm]
+path = "tpm.sock"
+event_log = "-"
+
+[[target]]
+name = "vm1"
+qmp = "qmp.sock"
+
+[target.bmc]
+socket = "bmc.sock"
+listen = "127.0.0.1:623"
+
+[[target.bmc.user]]
+name = "verifier"
+password_file = "password"
+
+[target.watch]
+enabled = true
+rules = "rules.toml"
+`
+
+func TestParseConfigResolvesPaths(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "password"), []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ParseConfig([]byte(wholeConfig), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.TPM.Path != filepath.Join(dir, "tpm.sock") || c.TPM.EventLog != "-" || c.Targets[0].Watch.Rules != filepath.Join(dir, "rules.toml") {
+		t.Errorf("paths: %+v", c)
+	}
+	users, err := c.Targets[0].BMC.users()
+	if err != nil || users[0].Password != "secret" {
+		t.Errorf("users %+v, %v", users, err)
+	}
+}
+
+func TestParseConfigRefuses(t *testing.T) {
+	dir := t.TempDir()
+	os.WriteFile(filepath.Join(dir, "password"), []byte("secret\n"), 0o600)
+	for name, c := range map[string]struct{ old, new, want string }{
+		"an unknown key":      {`name = "host1"`, "name = \"host1\"\nintervall = 3", "intervall"},
+		"no name":             {`name = "host1"`, "", "name"},
+		"no state":            {`state = "state"`, "", "state is missing"},
+		"plain HTTP":          {"https://", "http://", "verifier.address"},
+		"no trust":            {`fingerprint = "aa"`, "", "verifier.ca or verifier.fingerprint"},
+		"a guest with VMs":    {`name = "host1"`, "name = \"host1\"\nrole = \"guest\"", "role guest"},
+		"an unknown role":     {`name = "host1"`, "name = \"host1\"\nrole = \"boss\"", "role"},
+		"two of a name":       {`name = "vm1"`, `name = "host1"`, "taken"},
+		"a target without VM": {`qmp = "qmp.sock"`, "", "qmp is missing"},
+		"a bad listener":      {`listen = "127.0.0.1:623"`, `listen = "somewhere"`, "listen"},
+		"no password":         {`password_file = "password"`, "", "no password"},
+		"an unknown level":    {`password_file = "password"`, "password = \"x\"\nprivilege = \"king\"", "privilege"},
+		"no TOML":             {`[verifier]`, "[verifier", ""},
+	} {
+		_, err := ParseConfig([]byte(strings.Replace(wholeConfig, c.old, c.new, 1)), dir)
+		if !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/internal/durable"
+	"github.com/plumbline-sec/plumbline/remote"
+)
+
+// outbox takes evidence into the spool and delivers it in order. Evidence is on
+// disk before anything else happens to it; the verifier's acknowledgement is
+// what removes it. An agent that cannot reach its verifier keeps measuring.
+type outbox struct {
+	spool  *durable.Spool
+	bodies *bodyCache
+	log    *slog.Logger
+	// backoff bounds the wait between attempts; zero means 1 s to 1 min.
+	backoff, maxBackoff time.Duration
+}
+
+// spooled is the payload of one spool entry: a record without its number, which
+// the spool gives.
+type spooled struct {
+	Kind remote.Kind     `json:"kind"`
+	Time time.Time       `json:"time"`
+	Body json.RawMessage `json:"body"`
+}
+
+// put stores records of one kind; they are durable when it returns.
+func put[T any](o *outbox, kind remote.Kind, bodies ...T) error {
+	payloads := make([][]byte, len(bodies))
+	for i, body := range bodies {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("encode %s record: %w", kind, err)
+		}
+		if payloads[i], err = json.Marshal(spooled{Kind: kind, Time: time.Now().UTC(), Body: raw}); err != nil {
+			return err
+		}
+	}
+	_, err := o.spool.Append(payloads...)
+	if err != nil {
+		return fmt.Errorf("spool %s record: %w", kind, err)
+	}
+	return nil
+}
+
+// run delivers until ctx ends.
+func (o *outbox) run(ctx context.Context, client *remote.AgentClient) {
+	shortest, longest := o.backoff, o.maxBackoff
+	if shortest == 0 {
+		shortest, longest = time.Second, time.Minute
+	}
+	wait := shortest
+	for ctx.Err() == nil {
+		grown := o.spool.Grown()
+		sent, err := o.deliver(ctx, client)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			o.log.Warn("evidence stays in the spool", "pending", o.spool.Pending(), "error", err, "next_try", wait)
+			// Jitter keeps a fleet from returning all at once after an outage.
+			sleep(ctx, wait/2+rand.N(wait))
+			wait = min(2*wait, longest)
+		case sent == 0:
+			wait = shortest
+			select {
+			case <-ctx.Done():
+			case <-grown:
+			}
+		default:
+			wait = shortest
+		}
+	}
+}
+
+// deliver sends one batch and whatever bodies the verifier asks for in return.
+func (o *outbox) deliver(ctx context.Context, client *remote.AgentClient) (int, error) {
+	entries, err := o.spool.Read(o.spool.Acked()+1, remote.MaxRecords, remote.MaxRequestBytes/2)
+	if err != nil || len(entries) == 0 {
+		return 0, err
+	}
+	records := make([]remote.Record, 0, len(entries))
+	for _, e := range entries {
+		var s spooled
+		if err := json.Unmarshal(e.Payload, &s); err != nil {
+			// The checksum held, so this agent wrote it so: a gap tells more
+			// than a spool that stands still for ever.
+			o.log.Error("record in the spool is not one", "seq", e.Seq, "error", err)
+			continue
+		}
+		records = append(records, remote.Record{Seq: e.Seq, Kind: s.Kind, Time: s.Time, Body: s.Body})
+	}
+	reply, err := client.Send(ctx, o.spool.Name(), records)
+	if err != nil {
+		return 0, err
+	}
+	if err := o.spool.Ack(reply.Acked); err != nil {
+		return 0, err
+	}
+	if len(reply.Need) > 0 {
+		// Bodies are bulk that can be asked for again by command: a failure
+		// here must not hold up the records behind.
+		if _, err := o.sendBodies(ctx, client, reply.Need); err != nil {
+			o.log.Warn("bodies not delivered", "error", err)
+		}
+	}
+	return len(entries), nil
+}
+
+// errBodyGone: a body that the verifier asks for is no longer here.
+var errBodyGone = errors.New("no longer held by the agent")
+
+// sendBodies uploads the bodies it has and returns how many it no longer has.
+func (o *outbox) sendBodies(ctx context.Context, client *remote.AgentClient, need []remote.Digest) (gone int, err error) {
+	var bundle [][]byte
+	size := 0
+	flush := func() error {
+		if len(bundle) == 0 {
+			return nil
+		}
+		err := client.PutBodies(ctx, bundle)
+		bundle, size = nil, 0
+		return err
+	}
+	for _, digest := range need {
+		body, ok := o.bodies.get(digest)
+		if !ok {
+			gone++
+			continue
+		}
+		if len(body) > remote.MaxBodyBytes/4 {
+			if _, err := client.PutBody(ctx, body); err != nil {
+				return gone, err
+			}
+			continue
+		}
+		if len(bundle) == remote.MaxBundle || size+len(body) > remote.MaxBodyBytes/2 {
+			if err := flush(); err != nil {
+				return gone, err
+			}
+		}
+		bundle, size = append(bundle, body), size+len(body)
+	}
+	return gone, flush()
+}

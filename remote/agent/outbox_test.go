@@ -1,0 +1,155 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"encoding/pem"
+
+	"github.com/plumbline-sec/plumbline/internal/durable"
+	"github.com/plumbline-sec/plumbline/measure/check"
+	"github.com/plumbline-sec/plumbline/remote"
+)
+
+// receiver is a verifier's record intake that can be away.
+type receiver struct {
+	mu     sync.Mutex
+	away   bool
+	seqs   []uint64
+	bodies [][]byte
+	need   []remote.Digest
+	server *httptest.Server
+}
+
+func newReceiver(t *testing.T) (*receiver, *remote.AgentClient) {
+	t.Helper()
+	r := &receiver{}
+	r.server = httptest.NewTLSServer(r)
+	t.Cleanup(r.server.Close)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.server.Certificate().Raw})
+	client, err := remote.NewAgentClient(remote.AgentOptions{Address: r.server.URL, Trust: remote.Trust{CA: ca}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return r, client
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.away {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	data, _ := io.ReadAll(req.Body)
+	if req.URL.Path == "/v1/agent/bodies" {
+		r.bodies = append(r.bodies, data)
+		return
+	}
+	var request remote.RecordsRequest
+	if err := json.Unmarshal(data, &request); err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	for _, record := range request.Records {
+		r.seqs = append(r.seqs, record.Seq)
+	}
+	json.NewEncoder(w).Encode(remote.RecordsReply{Acked: r.seqs[len(r.seqs)-1], Need: r.need})
+}
+
+func (r *receiver) set(change func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change()
+}
+
+func newOutbox(t *testing.T, dir string) *outbox {
+	t.Helper()
+	spool, err := durable.OpenSpool(dir, durable.SpoolOptions{SegmentBytes: 512})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { spool.Close() })
+	return &outbox{
+		spool: spool, bodies: newBodyCache(), log: slog.New(slog.DiscardHandler),
+		backoff: time.Millisecond, maxBackoff: 5 * time.Millisecond,
+	}
+}
+
+// TestOutboxDeliversInOrderAfterOutage spools while the verifier is away,
+// restarts the agent, and expects everything, once, in order.
+func TestOutboxDeliversInOrderAfterOutage(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	r, client := newReceiver(t)
+	r.away = true
+	ctx, stop := context.WithCancel(t.Context())
+	o := newOutbox(t, dir)
+	done := make(chan struct{})
+	go func() { o.run(ctx, client); close(done) }()
+	for i := range 30 {
+		if err := put(o, remote.KindStatus, remote.Status{Detail: fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	<-done
+	if o.spool.Pending() != 30 {
+		t.Fatalf("%d records pending, want 30", o.spool.Pending())
+	}
+	o.spool.Close()
+
+	o = newOutbox(t, dir)
+	r.set(func() { r.away = false })
+	ctx, stop = context.WithCancel(t.Context())
+	defer stop()
+	done = make(chan struct{})
+	go func() { o.run(ctx, client); close(done) }()
+	put(o, remote.KindStatus, remote.Status{Detail: "after the restart"})
+	for o.spool.Pending() > 0 {
+		select {
+		case <-o.spool.Grown():
+		case <-time.After(time.Millisecond):
+		}
+	}
+	stop()
+	<-done
+	want := make([]uint64, 31)
+	for i := range want {
+		want[i] = uint64(i + 1)
+	}
+	if !slices.Equal(r.seqs, want) {
+		t.Fatalf("verifier got %v", r.seqs)
+	}
+}
+
+func TestOutboxSendsNeededPagesAndCountsGoneOnes(t *testing.T) {
+	r, client := newReceiver(t)
+	o := newOutbox(t, filepath.Join(t.TempDir(), "spool"))
+	page := []byte("a page")
+	o.bodies.keepScan("vm", check.Pages{check.DigestOf(page): page})
+	r.need = []remote.Digest{remote.DigestOf(page), {1, 2, 3}}
+	if err := put(o, remote.KindStatus, remote.Status{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.deliver(t.Context(), client); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.bodies) != 1 {
+		t.Errorf("%d bundles of bodies arrived, want 1", len(r.bodies))
+	}
+	gone, err := o.sendBodies(t.Context(), client, r.need)
+	if err != nil || gone != 1 {
+		t.Errorf("%d bodies gone, %v; want 1", gone, err)
+	}
+}

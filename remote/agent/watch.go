@@ -1,0 +1,5 @@
+package agent
+
+import "context"
+
+func (t *target) watch(ctx context.Context) {}
