@@ -160,4 +160,3 @@ func (p *IMAPolicy) judge(e *ima.Entry) *Finding {
 func entryFinding(e *ima.Entry) Finding {
 	return Finding{Log: "ima", Event: number(e.Index), PCR: number(e.PCR), File: clip(e.Path)}
 }
-

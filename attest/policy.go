@@ -51,8 +51,8 @@ type SecureBootPolicy struct {
 
 // AllowedImage is one image that may be started.
 type AllowedImage struct {
-	Name   string `toml:"name,omitempty"`   // for people
-	Digest Hex    `toml:"digest"` // Authenticode SHA-256
+	Name   string `toml:"name,omitempty"` // for people
+	Digest Hex    `toml:"digest"`         // Authenticode SHA-256
 }
 
 // FirmwarePolicy is about the platform's firmware. Empty lists ask nothing.
