@@ -59,8 +59,9 @@ type judging struct {
 	missing []Digest
 	asked   map[Digest]bool
 
-	image    *kernel.Image
+	image    *kernel.Image // nil if imageErr
 	imageErr error
+	code     code
 }
 
 // Judge turns observations into a report. It is a pure function of its
@@ -74,6 +75,7 @@ func Judge(obs *measure.Observations, refs *References) (*measure.Report, error)
 	if refs.Images != nil {
 		j.image, j.imageErr = refs.Images.Image(obs.Kernel.BuildID)
 	}
+	j.code = j.approved()
 	report := &measure.Report{
 		Target:    obs.Target,
 		TakenAt:   obs.TakenAt,
@@ -107,10 +109,7 @@ func (j *judging) check(ch check) (out measure.Check) {
 		return out
 	}
 	out.Coverage = item.Coverage
-	err := func() (err error) {
-		defer recoverInto(&err)
-		return ch.judge(j, item.Data, &out)
-	}()
+	err := guard(func() error { return ch.judge(j, item.Data, &out) })
 	switch {
 	case len(out.Findings) > 0:
 		out.Outcome = measure.Fail

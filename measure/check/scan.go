@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -35,13 +36,20 @@ type Result struct {
 // collector is what the collecting half of a check works with.
 type collector struct {
 	ctx       context.Context
-	registers []mem.Registers // of the pause
+	registers []mem.Registers // of the pause; before it, of the running target
 	profile   *kernel.Profile
-	space     *paging.Space // of the kernel, translations remembered for the scan
+	space     *paging.Space // of the kernel, translations of the pause remembered
 	pages     Pages
 
-	modules    []kernel.LoadedModule // nil if modulesErr
+	modules    []kernel.LoadedModule // what could be read, also if modulesErr
 	modulesErr error
+
+	symbols map[mem.Virt]symbolsOrError // of modules, by their struct module
+
+	kvm []kvmRange // planned by kvm.ops
+
+	snapshots   []*snapshot
+	wantedBytes uint64
 }
 
 // Scan measures m. It returns an error only when nothing at all could be
@@ -49,7 +57,7 @@ type collector struct {
 // whatever else fails is a check that was not measured.
 //
 // The target runs while the profile is made and while bulk is read; it stands
-// still, once, for the checks that need it.
+// still, once, while registers and the small tables the checks want are read.
 func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -59,38 +67,65 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 		return nil, err
 	}
 	began := time.Now()
-	c := &collector{ctx: ctx, pages: make(Pages)}
+	c := &collector{ctx: ctx, pages: make(Pages), symbols: make(map[mem.Virt]symbolsOrError)}
 	obs := &measure.Observations{
 		Version: measure.Version,
 		Target:  opts.Target,
 		Nonce:   opts.Nonce,
 		TakenAt: began.UTC(),
 	}
-	profileErr := c.profileOf(ctx, m, opts.Profiles)
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	items := make([]measure.Observation, len(checks))
-	if profileErr != nil {
+	obs.Items = make([]measure.Observation, len(checks))
+	if err := c.profileOf(ctx, m, opts.Profiles); err != nil {
 		for i, check := range checks {
-			items[i] = measure.Observation{Check: check.name, NotMeasured: "no profile of the kernel: " + profileErr.Error()}
+			obs.Items[i] = notMeasured(check, fmt.Errorf("no profile of the kernel: %w", err))
 		}
-	} else {
-		obs.Kernel = c.profile.Facts()
-		obs.Kernel.CPUs = len(c.registers)
-		pause, err := c.whilePaused(ctx, m, checks, items)
-		if err != nil {
-			return nil, err
-		}
-		obs.PauseNS = pause.Nanoseconds()
-		c.run(checks, items, running)
+	} else if err := c.scan(m, checks, obs); err != nil {
+		return nil, err
 	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	obs.Items = items
 	obs.ElapsedNS = time.Since(began).Nanoseconds()
 	return &Result{Observations: obs, Pages: c.pages}, nil
+}
+
+// scan plans, pauses, and collects.
+func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) error {
+	obs.Kernel = c.profile.Facts()
+	obs.Kernel.CPUs = len(c.registers)
+	c.space = c.profile.Space.Cached()
+	c.listModules()
+	for i, check := range checks {
+		if check.plan == nil {
+			continue
+		}
+		if err := guard(func() error { return check.plan(c) }); err != nil {
+			obs.Items[i] = notMeasured(check, err)
+		}
+	}
+	pause, err := c.atPause(m)
+	if err != nil {
+		return err
+	}
+	obs.PauseNS = pause.Nanoseconds()
+	for i, check := range checks {
+		if obs.Items[i].Check == "" && c.ctx.Err() == nil {
+			obs.Items[i] = c.observe(check)
+		}
+	}
+	return nil
+}
+
+// moduleAttempts is how often the list of modules is read: it may change while
+// it is being read.
+const moduleAttempts = 3
+
+func (c *collector) listModules() {
+	for range moduleAttempts {
+		if c.modules, c.modulesErr = c.profile.Modules(); c.modulesErr == nil {
+			return
+		}
+	}
 }
 
 func selected(names []string) ([]check, error) {
@@ -107,37 +142,36 @@ func selected(names []string) ([]check, error) {
 }
 
 // profileOf makes the profile while the target runs: what it reads is constant
-// from boot on, except that the tables of a CPU may be switched while they are
-// read, which the profile notices. Then it is tried once more, paused.
-func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cache) (err error) {
-	defer recoverInto(&err)
+// from boot on. But the registers of a running CPU may be from two moments, so
+// a kernel that is not found is sought once more with registers of a pause.
+func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cache) error {
+	profile := func() (err error) {
+		c.profile, err = cache.Profile(m.Memory(), c.registers)
+		return err
+	}
+	var err error
 	if c.registers, err = m.Registers(ctx); err != nil {
 		return err
 	}
-	if c.profile, err = cache.Profile(m.Memory(), c.registers); err == nil {
-		return nil
+	if err = guard(profile); !errors.Is(err, kernel.ErrNoKernel) || ctx.Err() != nil {
+		return err
 	}
 	resume, pauseErr := m.Pause(ctx)
 	if pauseErr != nil {
+		return errors.Join(err, pauseErr)
+	}
+	c.registers, err = m.Registers(ctx)
+	if err := errors.Join(err, resume()); err != nil {
 		return err
 	}
-	defer func() {
-		if resumeErr := resume(); resumeErr != nil && err == nil {
-			err = resumeErr
-		}
-	}()
-	if c.registers, err = m.Registers(ctx); err != nil {
-		return err
-	}
-	c.profile, err = cache.Profile(m.Memory(), c.registers)
-	return err
+	return guard(profile)
 }
 
-// whilePaused runs the checks that need the target to stand still and returns
-// for how long it did.
-func (c *collector) whilePaused(ctx context.Context, m Machine, checks []check, items []measure.Observation) (pause time.Duration, err error) {
+// atPause stops the target for as long as it takes to read the registers and
+// what the checks wanted, and returns how long that was.
+func (c *collector) atPause(m Machine) (pause time.Duration, err error) {
 	began := time.Now()
-	resume, err := m.Pause(ctx)
+	resume, err := m.Pause(c.ctx)
 	if err != nil {
 		return 0, fmt.Errorf("pause: %w", err)
 	}
@@ -148,42 +182,42 @@ func (c *collector) whilePaused(ctx context.Context, m Machine, checks []check, 
 			err = fmt.Errorf("resume: %w", resumeErr)
 		}
 	}()
-	if c.registers, err = m.Registers(ctx); err != nil {
+	if c.registers, err = m.Registers(c.ctx); err != nil {
 		return 0, fmt.Errorf("read registers: %w", err)
 	}
 	c.space = c.profile.Space.Cached()
-	c.modules, c.modulesErr = c.profile.Modules()
-	c.run(checks, items, paused)
-	return 0, nil
+	return 0, guard(func() error { c.take(); return nil })
 }
 
-// run collects the checks of one phase.
-func (c *collector) run(checks []check, items []measure.Observation, when phase) {
-	for i, check := range checks {
-		if check.when == when && c.ctx.Err() == nil {
-			items[i] = c.observe(check)
-		}
-	}
-}
-
-// observe runs one collecting half. The target is hostile: a panic in it is a
-// bug, but must neither take the scan down nor leave the target paused.
+// observe runs one collecting half.
 func (c *collector) observe(ch check) measure.Observation {
-	data, coverage, err := func() (data any, coverage measure.Coverage, err error) {
-		defer recoverInto(&err)
-		return ch.collect(c)
-	}()
-	if err == nil {
-		var raw json.RawMessage
-		if raw, err = json.Marshal(data); err == nil {
-			return measure.Observation{Check: ch.name, Coverage: coverage, Data: raw}
+	var observation measure.Observation
+	err := guard(func() error {
+		data, coverage, err := ch.collect(c)
+		if err != nil {
+			return err
 		}
+		raw, err := json.Marshal(data)
+		observation = measure.Observation{Check: ch.name, Coverage: coverage, Data: raw}
+		return err
+	})
+	if err != nil {
+		return notMeasured(ch, err)
 	}
+	return observation
+}
+
+func notMeasured(ch check, err error) measure.Observation {
 	return measure.Observation{Check: ch.name, NotMeasured: err.Error()}
 }
 
-func recoverInto(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("internal error: %v", r)
-	}
+// guard turns a panic into an error. Targets are hostile: a panic is a bug, but
+// must neither take the scan down nor leave the target paused.
+func guard(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("internal error: %v", r)
+		}
+	}()
+	return f()
 }

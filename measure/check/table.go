@@ -9,10 +9,15 @@ import (
 // check is one entry of the table.
 type check struct {
 	name string
-	when phase
 
-	// collect states facts. Data is marshalled into the observation; an error
-	// becomes the reason why nothing was measured. It may rely on c.profile.
+	// plan, if any, runs first, while the target runs: it looks up what it
+	// needs and says with c.want which memory must be read at the pause. An
+	// error becomes the reason why nothing was measured.
+	plan func(c *collector) error
+
+	// collect states facts, after the pause, while the target runs again. What
+	// was wanted is read with c.wanted. Data is marshalled into the
+	// observation; an error becomes the reason why nothing was measured.
 	collect func(c *collector) (data any, coverage measure.Coverage, err error)
 
 	// judge reads the data of collect and fills in out's findings, notes and
@@ -21,21 +26,14 @@ type check struct {
 	judge func(j *judging, data json.RawMessage, out *measure.Check) error
 }
 
-// phase says when a check collects.
-type phase int
-
-const (
-	// paused is for what must be consistent: registers, small tables. The
-	// target stands still meanwhile, so it has to take well under 1 ms.
-	paused phase = iota
-	// running is for what does not change while the target runs, or changes
-	// in ways that the judging half understands, such as text.
-	running
-)
-
 // table returns all checks in the order in which reports show them.
 func table() []check {
-	return []check{}
+	return []check{
+		modulesCheck(),
+		idtCheck(),
+		syscallsCheck(),
+		kvmCheck(),
+	}
 }
 
 // Names lists the checks that a scan runs, in order.

@@ -30,6 +30,8 @@ type Profile struct {
 	Space   *paging.Space // the kernel's own page tables (init_top_pgt)
 	Symbols *Symbols
 	Types   *Types
+
+	moduleTypes *moduleTypes // shared by copies of the profile
 }
 
 // NewProfile makes the profile of the kernel whose memory and registers are
@@ -48,7 +50,8 @@ func newProfile(l *located) (*Profile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoSymbols, err)
 	}
-	p := &Profile{Base: l.base, End: l.end, Phys: l.phys, Slide: uint64(l.base - linkBase), Symbols: symbols}
+	p := &Profile{Base: l.base, End: l.end, Phys: l.phys, Slide: uint64(l.base - linkBase), Symbols: symbols,
+		moduleTypes: &moduleTypes{by: make(map[[32]byte]*Types)}}
 	if err := p.validateSymbols(); err != nil {
 		return nil, err
 	}

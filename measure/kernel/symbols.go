@@ -138,3 +138,12 @@ func (s *byAddress) Swap(i, j int) {
 	s.addrs[i], s.addrs[j] = s.addrs[j], s.addrs[i]
 	s.names[i], s.names[j] = s.names[j], s.names[i]
 }
+
+// Next returns the address of the first symbol after addr, addr if there is none.
+func (s *Symbols) Next(addr uint64) uint64 {
+	i := sort.Search(len(s.addrs), func(i int) bool { return s.addrs[i] > addr })
+	if i == len(s.addrs) {
+		return addr
+	}
+	return s.addrs[i]
+}

@@ -1,0 +1,230 @@
+package check
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/plumbline-sec/plumbline/internal/bin"
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// kvm.ops: the tables through which KVM handles its guests hold function starts
+// of the kernel, kvm and the vendor's module, and nothing else: kvm_x86_ops with
+// the structures in it, the exit handlers, and the static calls that were made
+// from them.
+//
+// Proves: that a guest's exits go to KVM's own code. Trusts: modules.text for
+// that code and for the call sites that static calls patch; the layout comes
+// from the target's BTF. An attacker can still exchange two entries of the same
+// table: both are function starts; with a baseline that too is seen.
+const kvmName = "kvm.ops"
+
+func kvmCheck() check {
+	return check{name: kvmName, plan: planKVM, collect: collectKVM, judge: judgeKVM}
+}
+
+// kvmData are the facts of kvm.ops.
+type kvmData struct {
+	Vendor   string    `json:"vendor"` // "kvm_amd" or "kvm_intel"
+	Pointers []pointer `json:"pointers"`
+}
+
+var errNoKVM = errors.New("the target is no KVM hypervisor: neither kvm_amd nor kvm_intel is loaded")
+
+// opsField is a function pointer's place in a structure.
+type opsField struct {
+	name   string
+	offset uint64
+}
+
+// kvmRange is memory that holds code pointers.
+type kvmRange struct {
+	name   string
+	at     mem.Virt
+	size   uint64
+	fields []opsField // nil: an array of pointers throughout
+}
+
+func planKVM(c *collector) error {
+	ranges, err := c.kvmRanges()
+	if err != nil {
+		return err
+	}
+	for _, r := range ranges {
+		if err := c.want(r.at, r.size); err != nil {
+			return err
+		}
+	}
+	c.kvm = ranges
+	return nil
+}
+
+func (c *collector) kvmVendor() (string, error) {
+	for _, name := range []string{"kvm_amd", "kvm_intel"} {
+		if c.loaded(name) {
+			return name, nil
+		}
+	}
+	if c.modulesErr != nil {
+		return "", c.modulesErr
+	}
+	return "", errNoKVM
+}
+
+// kvmRanges finds the tables.
+func (c *collector) kvmRanges() ([]kvmRange, error) {
+	vendor, err := c.kvmVendor()
+	if err != nil {
+		return nil, err
+	}
+	kvm, err := c.module("kvm")
+	if err != nil {
+		return nil, err
+	}
+	types, err := c.profile.ModuleTypes(kvm)
+	if err != nil {
+		return nil, err
+	}
+	ops, _, err := c.moduleSymbol("kvm", "kvm_x86_ops")
+	if err != nil {
+		return nil, err
+	}
+	layout, err := types.Struct("kvm_x86_ops")
+	if err != nil {
+		return nil, err
+	}
+	ranges := []kvmRange{{name: "kvm_x86_ops", at: ops, size: uint64(layout.Size), fields: functionPointers(layout)}}
+	handlers := map[string]string{"kvm_amd": "svm_exit_handlers", "kvm_intel": "kvm_vmx_exit_handlers"}[vendor]
+	at, size, err := c.moduleSymbol(vendor, handlers)
+	if err != nil {
+		return nil, err
+	}
+	if size == 0 || size%8 != 0 || size > 1<<16 {
+		return nil, fmt.Errorf("%w: %s of %d bytes", kernel.ErrModule, handlers, size)
+	}
+	ranges = append(ranges, kvmRange{name: handlers, at: at, size: size})
+	calls, err := c.staticCalls(kvm)
+	return append(ranges, calls...), err
+}
+
+// staticCalls finds the keys of KVM's static calls: struct static_call_key
+// begins with the function it calls (include/linux/static_call_types.h).
+func (c *collector) staticCalls(kvm *kernel.LoadedModule) ([]kvmRange, error) {
+	symbols, err := c.moduleSymbols(kvm)
+	if err != nil {
+		return nil, err
+	}
+	var out []kvmRange
+	for s := range symbols.All() {
+		name, ok := strings.CutPrefix(s.Name, "__SCK__kvm_x86_")
+		if ok && kvm.Holds(mem.Virt(s.Addr)) {
+			out = append(out, kvmRange{name: "static call kvm_x86_" + name, at: mem.Virt(s.Addr), size: 8})
+		}
+	}
+	return out, nil
+}
+
+// functionPointers lists the function pointers in a structure, those in nested
+// structures included, by path.
+func functionPointers(s *btf.Struct) []opsField {
+	var out []opsField
+	var visit func(members []btf.Member, base uint64, prefix string, depth int)
+	visit = func(members []btf.Member, base uint64, prefix string, depth int) {
+		for _, m := range members {
+			at, name := base+uint64(m.Offset.Bytes()), prefix+m.Name
+			switch t := btf.UnderlyingType(m.Type).(type) {
+			case *btf.Pointer:
+				if _, ok := btf.UnderlyingType(t.Target).(*btf.FuncProto); ok {
+					out = append(out, opsField{name, at})
+				}
+			case *btf.Struct:
+				if depth < 8 {
+					visit(t.Members, at, name+".", depth+1)
+				}
+			}
+		}
+	}
+	visit(s.Members, 0, "", 0)
+	return out
+}
+
+func collectKVM(c *collector) (any, measure.Coverage, error) {
+	vendor, err := c.kvmVendor()
+	if err != nil {
+		return nil, measure.Coverage{}, err
+	}
+	data := kvmData{Vendor: vendor}
+	var coverage measure.Coverage
+	for _, r := range c.kvm {
+		raw, err := c.wanted(r.at, r.size)
+		if err != nil {
+			return nil, coverage, fmt.Errorf("%s: %w", r.name, err)
+		}
+		found := c.kvmPointers(r, raw)
+		data.Pointers = append(data.Pointers, found...)
+		coverage.Bytes += int64(r.size)
+		coverage.Total += int64(r.count())
+	}
+	coverage.Objects = int64(len(data.Pointers))
+	return data, coverage, nil
+}
+
+// count is how many pointers the range has room for.
+func (r kvmRange) count() int {
+	if r.fields == nil {
+		return int(r.size / 8)
+	}
+	return len(r.fields)
+}
+
+// kvmPointers reads the pointers of a range that are set.
+func (c *collector) kvmPointers(r kvmRange, raw []byte) []pointer {
+	fields := r.fields
+	if fields == nil {
+		for i := range r.size / 8 {
+			name := fmt.Sprintf("[%#x]", i)
+			if r.size == 8 {
+				name = ""
+			}
+			fields = append(fields, opsField{name, i * 8})
+		}
+	}
+	var out []pointer
+	for _, f := range fields {
+		cur := bin.Little(raw)
+		cur.Seek(int(min(f.offset, 1<<30)))
+		value := cur.U64()
+		if value == 0 || cur.Err() != nil {
+			continue
+		}
+		path := r.name + f.name
+		if r.fields != nil {
+			path = r.name + "." + f.name
+		}
+		out = append(out, c.pointer(path, r.at+mem.Virt(f.offset), mem.Virt(value)))
+	}
+	return out
+}
+
+func judgeKVM(j *judging, raw json.RawMessage, out *measure.Check) error {
+	var data kvmData
+	if err := decode(raw, &data); err != nil {
+		return err
+	}
+	if len(data.Pointers) == 0 {
+		return errors.New("no pointer was set: KVM is not initialised")
+	}
+	for _, p := range data.Pointers {
+		if problem := j.lands(p); problem != "" {
+			out.Findings = append(out.Findings, j.finding(p, "the start of a function of kvm, "+data.Vendor+" or the kernel", "the pointer "+problem))
+		}
+	}
+	out.Reason = j.trusts()
+	return nil
+}

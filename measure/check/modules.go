@@ -1,0 +1,145 @@
+package check
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// linux.modules: the kernel's list of modules holds together, and each module
+// is a live module with memory where modules lie.
+//
+// Proves: which modules the list shows. Trusts: the list; a module that took
+// itself out of it is found by the views that do not use it. Other checks rely
+// on its facts for where approved code lies.
+const modulesName = "linux.modules"
+
+func modulesCheck() check {
+	return check{name: modulesName, collect: collectModules, judge: judgeModules}
+}
+
+// modulesData are the facts of linux.modules.
+type modulesData struct {
+	Kernel  textRange    `json:"kernel"` // [_stext, _etext) as the target says
+	Modules []moduleFact `json:"modules"`
+	Broken  string       `json:"broken,omitempty"` // why the list ends early
+}
+
+type moduleFact struct {
+	Name     string        `json:"name"`
+	At       address       `json:"at"` // of its struct module
+	BuildID  string        `json:"build_id,omitempty"`
+	Live     bool          `json:"live"`
+	Areas    []areaFact    `json:"areas"`
+	Sections []sectionFact `json:"sections,omitempty"`
+}
+
+type areaFact struct {
+	Kind  kernel.AreaKind `json:"kind"`
+	Start address         `json:"start"`
+	Size  uint64          `json:"size"` // bytes
+}
+
+type sectionFact struct {
+	Name string  `json:"name"`
+	At   address `json:"at"`
+}
+
+// text reports whether an address lies in the module's text.
+func (m *moduleFact) text(a address) bool {
+	for _, area := range m.Areas {
+		if area.Kind == kernel.AreaText && a >= area.Start && uint64(a-area.Start) < area.Size {
+			return true
+		}
+	}
+	return false
+}
+
+func collectModules(c *collector) (any, measure.Coverage, error) {
+	var data modulesData
+	for name, into := range map[string]*address{"_stext": &data.Kernel.Start, "_etext": &data.Kernel.End} {
+		at, ok := c.profile.Symbol(name)
+		if !ok {
+			return nil, measure.Coverage{}, fmt.Errorf("%w: no %s", kernel.ErrNoSymbols, name)
+		}
+		*into = address(at)
+	}
+	if c.modulesErr != nil {
+		data.Broken = c.modulesErr.Error()
+	}
+	for _, m := range c.modules {
+		data.Modules = append(data.Modules, factOf(m))
+	}
+	return data, measure.Coverage{Objects: int64(len(c.modules))}, nil
+}
+
+func factOf(m kernel.LoadedModule) moduleFact {
+	fact := moduleFact{Name: m.Name, At: address(m.At), BuildID: m.BuildID, Live: m.Live}
+	for _, a := range m.Areas {
+		fact.Areas = append(fact.Areas, areaFact{a.Kind, address(a.Start), a.Size})
+	}
+	for _, s := range m.Sections {
+		fact.Sections = append(fact.Sections, sectionFact{s.Name, address(s.Addr)})
+	}
+	return fact
+}
+
+func judgeModules(_ *judging, raw json.RawMessage, out *measure.Check) error {
+	var data modulesData
+	if err := decode(raw, &data); err != nil {
+		return err
+	}
+	seen := make(map[string]bool)
+	for _, m := range data.Modules {
+		if seen[m.Name] {
+			out.Findings = append(out.Findings, measure.Finding{
+				Address: m.At.String(), Symbol: m.Name,
+				Explanation: "two modules on the list have this name",
+			})
+		}
+		seen[m.Name] = true
+	}
+	if data.Broken != "" {
+		return fmt.Errorf("the list could not be read to its end: %s", data.Broken)
+	}
+	return nil
+}
+
+// module returns a loaded module by name.
+func (c *collector) module(name string) (*kernel.LoadedModule, error) {
+	for i := range c.modules {
+		if c.modules[i].Name == name {
+			return &c.modules[i], nil
+		}
+	}
+	if c.modulesErr != nil {
+		return nil, fmt.Errorf("module %s: %w", name, c.modulesErr)
+	}
+	return nil, fmt.Errorf("module %s is not loaded", name)
+}
+
+// loaded reports whether the list shows a module.
+func (c *collector) loaded(name string) bool {
+	_, err := c.module(name)
+	return err == nil
+}
+
+// moduleSymbol returns the address of a module's symbol and its size in bytes.
+func (c *collector) moduleSymbol(module, name string) (mem.Virt, uint64, error) {
+	m, err := c.module(module)
+	if err != nil {
+		return 0, 0, err
+	}
+	symbols, err := c.moduleSymbols(m)
+	if err != nil {
+		return 0, 0, err
+	}
+	at, ok := symbols.Address(name)
+	if !ok || !m.Holds(mem.Virt(at)) {
+		return 0, 0, fmt.Errorf("module %s has no symbol %s", module, name)
+	}
+	return mem.Virt(at), symbols.Size(name), nil
+}
