@@ -67,7 +67,9 @@ func rootCommand() *cobra.Command {
 		bmcCommand(),
 		downCommand(dir),
 		execCommand(dir),
+		restoreCommand(dir),
 		statusCommand(dir),
+		tamperCommand(dir),
 		upCommand(dir),
 	)
 	return root

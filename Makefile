@@ -1,0 +1,49 @@
+# Everything a person or a machine does with this repository. "make check"
+# needs Go alone; the rest sets itself up first.
+
+GO      ?= go
+GOFLAGS ?= -trimpath
+BIN     := bin
+BENCH   ?= .
+
+.PHONY: all build check setup test demo bench fuzz clean
+
+all: build
+
+# The programs are static; only the QEMU plugin, a C shared object, needs cgo.
+build:
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS) -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=1 $(GO) build $(GOFLAGS) -buildmode=c-shared -o $(BIN)/plumbline-trap.so ./filewatch/trap/qemutcg/plugin
+
+check:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "gofmt -w these:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags lab ./...
+	$(GO) tool staticcheck -tags lab ./...
+	$(GO) test ./...
+
+# Debian packages that are missing, with root or sudo; names them where neither
+# works.
+setup:
+	.ci/setup
+
+# The real machine included. Two packages at a time: each may boot machines.
+test: setup build
+	$(GO) vet -tags lab ./...
+	$(GO) test -tags lab -count=1 -p 2 -timeout 20m ./...
+
+demo: setup build
+	$(GO) run ./internal/demo
+
+# One area: make bench BENCH=measure
+bench: setup build
+	.ci/bench $(BENCH)
+
+# Each fuzz target for a short while: make fuzz FUZZTIME=10s
+FUZZTIME ?= 10s
+fuzz:
+	.ci/fuzz $(FUZZTIME)
+
+clean:
+	rm -rf $(BIN)

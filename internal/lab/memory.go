@@ -1,0 +1,176 @@
+package lab
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+
+	"github.com/plumbline-sec/plumbline/internal/qmp"
+)
+
+// errPrivateRAM: the lab writes guest memory through the shared file only.
+var errPrivateRAM = errors.New("the machine's RAM is private: start it with shared RAM to tamper with memory")
+
+// guestMemory reads and writes a running guest's memory by kernel virtual
+// address, through the RAM file and a page walk of its own. It is deliberately
+// not the product's: a fault in the product's walk must not hide itself by
+// being in the tamper too.
+type guestMemory struct {
+	file *os.File
+	size int64
+	regs registers
+}
+
+// registers are the few of CPU 0 that tampers need.
+type registers struct {
+	cr3, cr4 uint64
+	idt, gdt uint64 // base addresses
+}
+
+func (m *Machine) openMemory(ctx context.Context) (*guestMemory, error) {
+	if m.RAM == "" {
+		return nil, errPrivateRAM
+	}
+	regs, err := m.readRegisters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(m.RAM, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &guestMemory{file: file, size: m.Memory, regs: regs}, nil
+}
+
+func (g *guestMemory) close() error { return g.file.Close() }
+
+// read fills buf from virtual address v.
+func (g *guestMemory) read(v uint64, buf []byte) error {
+	return g.each(v, buf, func(off int64, part []byte) error {
+		_, err := g.file.ReadAt(part, off)
+		return err
+	})
+}
+
+// write stores data at virtual address v, whatever the page's protection.
+func (g *guestMemory) write(v uint64, data []byte) error {
+	return g.each(v, data, func(off int64, part []byte) error {
+		_, err := g.file.WriteAt(part, off)
+		return err
+	})
+}
+
+func (g *guestMemory) readWord(v uint64) (uint64, error) {
+	var buf [8]byte
+	err := g.read(v, buf[:])
+	return binary.LittleEndian.Uint64(buf[:]), err
+}
+
+// each splits buf at page boundaries.
+func (g *guestMemory) each(v uint64, buf []byte, do func(off int64, part []byte) error) error {
+	const page = 4096
+	for len(buf) > 0 {
+		phys, err := g.translate(v)
+		if err != nil {
+			return err
+		}
+		off, err := g.fileOffset(phys)
+		if err != nil {
+			return err
+		}
+		n := min(len(buf), int(page-v%page))
+		if err := do(off, buf[:n]); err != nil {
+			return fmt.Errorf("guest memory at %#x: %w", v, err)
+		}
+		buf, v = buf[n:], v+uint64(n)
+	}
+	return nil
+}
+
+// Source: Intel SDM, volume 3A, section 4.5 (4-level and 5-level paging).
+const (
+	entryPresent = 1 << 0
+	entryLarge   = 1 << 7
+	entryAddress = 0x000f_ffff_ffff_f000
+	cr4LA57      = 1 << 12
+	cr3UserPTI   = 1 << 12 // Linux: the user half of a pair of page tables (PTI_USER_PGTABLE_BIT)
+)
+
+// translate walks the page tables of CPU 0.
+func (g *guestMemory) translate(v uint64) (uint64, error) {
+	shift := 39
+	if g.regs.cr4&cr4LA57 != 0 {
+		shift = 48
+	}
+	table := g.regs.cr3 & entryAddress &^ cr3UserPTI
+	for ; ; shift -= 9 {
+		off, err := g.fileOffset(table + v>>shift&0x1ff*8)
+		if err != nil {
+			return 0, err
+		}
+		var raw [8]byte
+		if _, err := g.file.ReadAt(raw[:], off); err != nil {
+			return 0, err
+		}
+		entry := binary.LittleEndian.Uint64(raw[:])
+		if entry&entryPresent == 0 {
+			return 0, fmt.Errorf("guest address %#x is not mapped", v)
+		}
+		if shift == 12 || shift <= 30 && entry&entryLarge != 0 {
+			offset := uint64(1)<<shift - 1
+			return entry&entryAddress&^offset | v&offset, nil
+		}
+		table = entry & entryAddress
+	}
+}
+
+// fileOffset finds a guest-physical address in the RAM file. Source: QEMU,
+// hw/i386/pc_q35.c, pc_q35_init: RAM of 2.75 GiB or more is split at 2 GiB and
+// goes on at 4 GiB.
+func (g *guestMemory) fileOffset(phys uint64) (int64, error) {
+	below := uint64(g.size)
+	if below >= 0xb000_0000 {
+		below = 0x8000_0000
+	}
+	const high = 1 << 32
+	switch {
+	case phys < below:
+		return int64(phys), nil
+	case phys >= high && phys-high < uint64(g.size)-below:
+		return int64(phys - high + below), nil
+	}
+	return 0, fmt.Errorf("guest-physical address %#x is not RAM", phys)
+}
+
+var (
+	controlRegister = regexp.MustCompile(`\bCR([34])=([0-9a-f]+)`)
+	tableRegister   = regexp.MustCompile(`(?m)^([IG]DT)= +([0-9a-f]+)`)
+)
+
+// readRegisters asks the monitor for CPU 0's registers.
+func (m *Machine) readRegisters(ctx context.Context) (registers, error) {
+	monitor, err := qmp.Dial(ctx, m.LabQMP)
+	if err != nil {
+		return registers{}, err
+	}
+	defer monitor.Close()
+	text, err := monitor.HMP(ctx, "info registers")
+	if err != nil {
+		return registers{}, err
+	}
+	values := make(map[string]uint64)
+	for _, match := range append(controlRegister.FindAllStringSubmatch(text, -1), tableRegister.FindAllStringSubmatch(text, -1)...) {
+		if values[match[1]], err = strconv.ParseUint(match[2], 16, 64); err != nil {
+			return registers{}, fmt.Errorf("register %s: %w", match[0], err)
+		}
+	}
+	r := registers{cr3: values["3"], cr4: values["4"], idt: values["IDT"], gdt: values["GDT"]}
+	if r.cr3 == 0 || r.idt == 0 {
+		return r, fmt.Errorf("registers not understood:\n%s", tail(text, 20))
+	}
+	return r, nil
+}
