@@ -143,7 +143,12 @@ func (s *Source) lose(kind string, n uint64, reason string) {
 
 func (s *Source) alert(a Alert) {
 	if s.Alert != nil {
-		a.Target, a.Time = s.Target, time.Now().UTC()
-		s.Alert(a)
+		s.Alert(Stamp(a, s.Target))
 	}
+}
+
+// Stamp gives an alert its target and the time.
+func Stamp(a Alert, target string) Alert {
+	a.Target, a.Time = target, time.Now().UTC()
+	return a
 }

@@ -22,7 +22,7 @@ type Conn struct {
 
 // Open connects to the plugin of the QEMU that serves qmpSocket.
 func Open(ctx context.Context, qmpSocket string) (*Conn, error) {
-	control, err := FindControl(qmpSocket)
+	control, err := FindControl(ctx, qmpSocket)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,9 @@ func Dial(ctx context.Context, control string) (*Conn, error) {
 func (c *Conn) Hello() Hello { return c.hello }
 
 // Bind puts the hooks of a kernel in place. They stay until Close.
-func (c *Conn) Bind(layout *linux.Layout, opts linux.Options, deny []string) error {
+func (c *Conn) Bind(ctx context.Context, layout *linux.Layout, opts linux.Options, deny []string) error {
+	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
+	defer stop()
 	if err := WriteFrame(c.conn, FrameBind, Bind{layout, opts, deny}); err != nil {
 		return fmt.Errorf("bind the trap plugin: %w", err)
 	}

@@ -2,17 +2,14 @@ package qemutcg
 
 import (
 	"bytes"
-	"errors"
+	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
+	"github.com/plumbline-sec/plumbline/internal/qmp"
 )
 
 // PluginName is the file name the plugin is built as.
@@ -21,8 +18,8 @@ const PluginName = "plumbline-trap.so"
 // FindControl returns the plugin's control socket of the QEMU that serves
 // qmpSocket, read from that process's command line. It is trap.ErrNoPlugin
 // when QEMU was started without one.
-func FindControl(qmpSocket string) (string, error) {
-	pid, err := servedBy(qmpSocket)
+func FindControl(ctx context.Context, qmpSocket string) (string, error) {
+	pid, err := qmp.PeerPID(ctx, qmpSocket)
 	if err != nil {
 		return "", err
 	}
@@ -42,30 +39,6 @@ func FindControl(qmpSocket string) (string, error) {
 		path = filepath.Join(dir, path)
 	}
 	return path, nil
-}
-
-// servedBy is the process that listens on a unix socket, as the kernel noted
-// when it began to (SO_PEERCRED, unix(7)). The connection need not be accepted:
-// a QMP socket that another client holds works too.
-func servedBy(socket string) (int, error) {
-	c, err := net.Dial("unix", socket)
-	if err != nil {
-		return 0, fmt.Errorf("connect to the QMP socket: %w", err)
-	}
-	defer c.Close()
-	raw, err := c.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err := errors.Join(err, credErr); err != nil {
-		return 0, fmt.Errorf("read who serves %s: %w", socket, err)
-	}
-	return int(cred.Pid), nil
 }
 
 // controlArgument finds control=PATH in QEMU's -plugin arguments. QEMU writes a

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/trap"
+	"github.com/plumbline-sec/plumbline/filewatch/trap/qemutcg"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/remote/agent/watch"
+)
+
+type watchFlags struct{ qmp, rules, target string }
+
+func watchCommand() *cobra.Command {
+	var f watchFlags
+	cmd := &cobra.Command{
+		Use:   "watch --vm QMP_SOCKET [--rules FILE]",
+		Short: "Report file operations of a virtual machine as they happen",
+		Long: `Watch prints one JSON object a line, at once, for each operation that changes a
+file of the virtual machine: an event (OCSF File System Activity), or, with the
+key "alert", something about the watch itself: a gap in the sequence numbers, a
+reset of the machine. It needs the trap plugin in the machine's QEMU and ends at
+an interrupt, with the hooks taken away again.`,
+		Example: `  plumbline watch --vm /run/vm/qmp.sock --rules etc.toml
+  plumbline watch --vm /run/vm/qmp.sock | jq -r '[.operation, .file.path, .actor.name] | @tsv'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runWatch(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), &f)
+		},
+	}
+	cmd.Flags().StringVar(&f.qmp, "vm", "", "monitor `SOCKET` of the virtual machine (QMP)")
+	cmd.Flags().StringVar(&f.rules, "rules", "", "`FILE` of rules (TOML); without it everything is reported")
+	cmd.Flags().StringVar(&f.target, "target", "", "`NAME` of the machine in the events; default: the name of the socket's directory")
+	cmd.MarkFlagRequired("vm")
+	cmd.MarkFlagFilename("rules", "toml")
+	return cmd
+}
+
+func runWatch(ctx context.Context, stdout, stderr io.Writer, f *watchFlags) error {
+	rules, err := watchRules(f.rules)
+	if err != nil {
+		return err
+	}
+	if f.target == "" {
+		f.target = targetName(f.qmp)
+	}
+	out := &lineWriter{w: stdout}
+	w := &watch.Watcher{
+		Target: f.target, QMP: f.qmp, Rules: rules, Profiles: new(kernel.Cache),
+		Alert: func(a trap.Alert) { out.print(a) },
+		Bound: func() { fmt.Fprintf(stderr, "plumbline: watching %s\n", f.target) },
+	}
+	err = w.Events(ctx, func(e *filewatch.Event) error { return out.print(e) })
+	if ctx.Err() != nil {
+		return nil // asked to end
+	}
+	return watchError(err)
+}
+
+func watchRules(path string) (*filewatch.Rules, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fail(exitIO, err)
+	}
+	rules, err := filewatch.ParseRules(text)
+	if err != nil {
+		return nil, fail(exitConfig, fmt.Errorf("%s: %w", path, err))
+	}
+	return rules, nil
+}
+
+// targetName is the directory a socket lies in: those who run several machines
+// give each its own.
+func targetName(socket string) string {
+	abs, err := filepath.Abs(socket)
+	if err != nil {
+		return socket
+	}
+	return filepath.Base(filepath.Dir(abs))
+}
+
+func watchError(err error) error {
+	switch {
+	case errors.Is(err, trap.ErrNoPlugin):
+		return failHint(exitUnimplemented, err,
+			"start QEMU with -plugin "+qemutcg.PluginName+",control=/path/trap.sock (under TCG; KVM is not covered yet)")
+	case errors.Is(err, trap.ErrNotSupported):
+		return fail(exitUnimplemented, err)
+	}
+	return fail(exitIO, err)
+}
+
+// lineWriter prints one JSON object a line, each in one write.
+type lineWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lineWriter) print(v any) error {
+	line, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, err = l.w.Write(append(line, '\n'))
+	return err
+}
