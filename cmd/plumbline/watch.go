@@ -16,7 +16,7 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/filewatch/trap/qemutcg"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
-	"github.com/plumbline-sec/plumbline/remote/agent/watch"
+	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
 
 type watchFlags struct{ qmp, rules, target string }
@@ -55,7 +55,7 @@ func runWatch(ctx context.Context, stdout, stderr io.Writer, f *watchFlags) erro
 		f.target = targetName(f.qmp)
 	}
 	out := &lineWriter{w: stdout}
-	w := &watch.Watcher{
+	w := &vm.Watcher{
 		Target: f.target, QMP: f.qmp, Rules: rules, Profiles: new(kernel.Cache),
 		Alert: func(a trap.Alert) { out.print(a) },
 		Bound: func() { fmt.Fprintf(stderr, "plumbline: watching %s\n", f.target) },

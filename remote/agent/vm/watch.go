@@ -1,7 +1,4 @@
-// Package watch joins the parts of a live watch over the files of one virtual
-// machine: its kernel's profile from memory (measure), the trap plugin in its
-// QEMU and the driver for its kernel (filewatch/trap).
-package watch
+package vm
 
 import (
 	"context"
@@ -82,16 +79,16 @@ func (w *Watcher) layout(ctx context.Context) (*linux.Layout, error) {
 		w.Monitor.Lock()
 		defer w.Monitor.Unlock()
 	}
-	vm, err := qemu.Open(ctx, w.QMP)
+	machine, err := qemu.Open(ctx, w.QMP)
 	if err != nil {
 		return nil, err
 	}
-	defer vm.Close()
-	regs, err := vm.Registers(ctx)
+	defer machine.Close()
+	regs, err := machine.Registers(ctx)
 	if err != nil {
 		return nil, err
 	}
-	profile, err := w.Profiles.Profile(vm.Memory(), regs)
+	profile, err := w.Profiles.Profile(machine.Memory(), regs)
 	if err != nil {
 		return nil, fmt.Errorf("read the profile of the guest's kernel: %w", err)
 	}
