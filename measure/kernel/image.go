@@ -1,19 +1,201 @@
 package kernel
 
-import "errors"
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
 
 // ErrOtherBuild means that a file belongs to another build than the one asked
 // for.
 var ErrOtherBuild = errors.New("image is of another build")
 
-// Image is a kernel as its file says it should be.
-type Image struct {
-	BuildID string
-	Symbols *Symbols // at the addresses it was linked for
+// ImageOptions are options of [OpenImage] and [NewImage].
+type ImageOptions struct {
+	// CacheDir keeps decompressed kernels, by the digest of the file they came
+	// from; see [DefaultCacheDir]. Empty keeps none.
+	CacheDir string
 }
 
-// ModuleFile is a module as its file says it should be.
-type ModuleFile struct {
-	Name    string
-	BuildID string
+// Image is a kernel as its file says it should be: what its text and read-only
+// data hold, where the kernel patches itself, and its symbols, all at the
+// addresses it was linked for. It is safe for concurrent use.
+type Image struct {
+	BuildID string // GNU build-id, lower-case hex
+	Release string // as in uname -r
+	Symbols *Symbols
+
+	base   uint64 // of _text
+	relocs *relocs
+	spans  []span // every allocated section with contents, ascending
+	text   span   // [_text, _etext), up to the end of its last page
+	rodata span   // [__start_rodata, __end_rodata)
+	object
+}
+
+// span is a range of memory.
+type span struct {
+	name string
+	addr uint64
+	data []byte
+}
+
+func (s span) end() uint64 { return s.addr + uint64(len(s.data)) }
+
+func (s span) holds(addr uint64, n int) bool {
+	return addr >= s.addr && addr-s.addr <= uint64(len(s.data)) && uint64(n) <= s.end()-addr
+}
+
+// OpenImage reads a kernel from a vmlinuz or vmlinux file. opts may be nil.
+func OpenImage(path string, opts *ImageOptions) (*Image, error) {
+	file, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	img, err := NewImage(file, opts)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return img, nil
+}
+
+// NewImage reads a kernel from the bytes of a vmlinuz (a bzImage compressed
+// with GZIP, XZ, LZ4 or ZSTD) or of a vmlinux to which the relocation tables
+// are still appended, as bootloaders get it after decompression. opts may be
+// nil. It returns [ErrFormat] or [ErrTooLarge] for anything else.
+func NewImage(file []byte, opts *ImageOptions) (*Image, error) {
+	if opts == nil {
+		opts = &ImageOptions{}
+	}
+	vmlinux := file
+	if !strings.HasPrefix(string(file[:min(4, len(file))]), "\x7fELF") {
+		var err error
+		if vmlinux, err = (imageCache{opts.CacheDir}).vmlinux(file); err != nil {
+			return nil, err
+		}
+	}
+	return newImage(vmlinux)
+}
+
+func newImage(vmlinux []byte) (*Image, error) {
+	f, err := parseELF(vmlinux)
+	if err != nil {
+		return nil, err
+	}
+	img := &Image{}
+	if err := img.load(f); err != nil {
+		return nil, err
+	}
+	if img.relocs, err = parseRelocs(vmlinux[min(f.end, len(vmlinux)):]); err != nil {
+		return nil, err
+	}
+	if err := img.delimit(); err != nil {
+		return nil, err
+	}
+	if img.object, err = imageObject(img); err != nil {
+		return nil, err
+	}
+	return img, nil
+}
+
+// load takes what is needed from the sections.
+func (img *Image) load(f *elfFile) error {
+	for _, s := range f.sections {
+		if s.flags&shfAlloc != 0 && s.data != nil && s.addr>>47 != 0 {
+			img.spans = append(img.spans, span{s.name, s.addr, s.data})
+		}
+	}
+	text, rodata := f.section(".text"), f.section(".rodata")
+	if text == nil || rodata == nil || len(img.spans) == 0 {
+		return fmt.Errorf("%w: no .text or .rodata", ErrFormat)
+	}
+	for i := 1; i < len(img.spans); i++ {
+		if img.spans[i].addr < img.spans[i-1].end() {
+			return fmt.Errorf("%w: sections overlap", ErrFormat)
+		}
+	}
+	if notes := f.section(".notes"); notes != nil {
+		if id, ok := noteBuildID(notes.data); ok {
+			img.BuildID = hex.EncodeToString(id)
+		}
+	}
+	if img.BuildID == "" {
+		return fmt.Errorf("%w: no build-id", ErrFormat)
+	}
+	img.base = text.addr
+	var err error
+	img.Symbols, err = DecodeKallsyms(rodata.data, img.base)
+	if err != nil {
+		return err
+	}
+	if at, ok := img.Symbols.Address("linux_banner"); ok {
+		if words := strings.Fields(cString(img.at(at, 256), 0)); len(words) > 2 && words[0] == "Linux" {
+			img.Release = words[2]
+		}
+	}
+	return nil
+}
+
+// delimit cuts out text and read-only data.
+func (img *Image) delimit() error {
+	var bounds [4]uint64
+	for i, name := range []string{"_text", "_etext", "__start_rodata", "__end_rodata"} {
+		var ok bool
+		if bounds[i], ok = img.Symbols.Address(name); !ok {
+			return fmt.Errorf("%w: no symbol %s", ErrFormat, name)
+		}
+	}
+	var err error
+	if img.text, err = img.flatten("text", bounds[0], bounds[1]); err != nil {
+		return err
+	}
+	img.rodata, err = img.flatten("rodata", bounds[2], bounds[3])
+	return err
+}
+
+// flatten copies [start, end), rounded up to pages, with zeros where no section
+// has contents.
+func (img *Image) flatten(name string, start, end uint64) (span, error) {
+	end = (end + 4095) &^ 4095
+	if start%4096 != 0 || end <= start || end-start > maxImage {
+		return span{}, fmt.Errorf("%w: %s is [%#x, %#x)", ErrFormat, name, start, end)
+	}
+	out := span{name, start, make([]byte, end-start)}
+	for _, s := range img.spans {
+		if s.addr >= out.end() || s.end() <= start {
+			continue
+		}
+		if s.addr >= start {
+			copy(out.data[s.addr-start:], s.data)
+		} else {
+			copy(out.data, s.data[start-s.addr:])
+		}
+	}
+	return out, nil
+}
+
+// at returns up to n bytes of the file at an address, nil if none are there.
+func (img *Image) at(addr uint64, n int) []byte {
+	for _, s := range img.spans {
+		if s.holds(addr, 1) {
+			return s.data[addr-s.addr : min(s.end(), addr+uint64(n))-s.addr]
+		}
+	}
+	return nil
+}
+
+// between returns the bytes between two symbols, nil if they do not exist.
+func (img *Image) between(start, stop string) span {
+	from, ok := img.Symbols.Address(start)
+	to, ok2 := img.Symbols.Address(stop)
+	if !ok || !ok2 || to <= from || to-from > maxImage {
+		return span{}
+	}
+	b := img.at(from, int(to-from))
+	if len(b) != int(to-from) {
+		return span{}
+	}
+	return span{start, from, b}
 }
