@@ -11,9 +11,9 @@ import (
 	"github.com/pierrec/lz4/v4"
 )
 
-// maxImage bounds what a kernel or a module decompresses to, in bytes. Debian's
+// maxKernelFile bounds what a kernel or a module decompresses to, in bytes. Debian's
 // largest is 66 MB.
-const maxImage = 512 << 20
+const maxKernelFile = 512 << 20
 
 // maxModule bounds what a module decompresses to, in bytes.
 const maxModule = 64 << 20

@@ -43,8 +43,6 @@ const (
 	shfExec  = 4
 )
 
-const maxSections = 1 << 16
-
 func parseELF(data []byte) (*elfFile, error) {
 	c := bin.Little(data)
 	if !bytes.Equal(c.Bytes(6), []byte{0x7f, 'E', 'L', 'F', 2, 1}) {
@@ -92,7 +90,7 @@ func parseSection(c *bin.Cursor, data []byte) (s elfSection, name uint32, err er
 	if c.Err() != nil {
 		return s, 0, fmt.Errorf("%w: section headers: %w", ErrFormat, c.Err())
 	}
-	if s.size > maxImage {
+	if s.size > maxKernelFile {
 		return s, 0, fmt.Errorf("%w: section of %d bytes", ErrTooLarge, s.size)
 	}
 	if s.kind == shtNobits || s.kind == 0 {
@@ -125,26 +123,4 @@ func cString(table []byte, at uint64) string {
 		s = s[:n]
 	}
 	return string(s)
-}
-
-// noteBuildID finds the GNU build-id among ELF notes: name size, descriptor
-// size, type 3, "GNU\0", descriptor.
-func noteBuildID(notes []byte) ([]byte, bool) {
-	c := bin.Little(notes)
-	for c.Len() >= 12 {
-		nameSize, size, kind := c.U32(), c.U32(), c.U32()
-		if nameSize > 256 || size > 1<<16 {
-			return nil, false
-		}
-		name := c.Bytes(int(nameSize+3) &^ 3)
-		desc := c.Bytes(int(size))
-		if c.Err() != nil {
-			return nil, false
-		}
-		if kind == 3 && string(name) == "GNU\x00" && size >= 8 && size <= 64 {
-			return desc, true
-		}
-		c.Skip(min(c.Len(), -int(size)&3))
-	}
-	return nil, false
 }

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -32,6 +31,7 @@ type Image struct {
 	spans  []span // every allocated section with contents, ascending
 	text   span   // [_text, _etext), up to the end of its last page
 	rodata span   // [__start_rodata, __end_rodata)
+	exports map[string]uint64
 	object
 }
 
@@ -94,6 +94,7 @@ func newImage(vmlinux []byte) (*Image, error) {
 	if err := img.delimit(); err != nil {
 		return nil, err
 	}
+	img.exports = exportsOf(img)
 	if img.object, err = imageObject(img); err != nil {
 		return nil, err
 	}
@@ -117,9 +118,7 @@ func (img *Image) load(f *elfFile) error {
 		}
 	}
 	if notes := f.section(".notes"); notes != nil {
-		if id, ok := noteBuildID(notes.data); ok {
-			img.BuildID = hex.EncodeToString(id)
-		}
+		img.BuildID, _ = buildIDOf(notes.data)
 	}
 	if img.BuildID == "" {
 		return fmt.Errorf("%w: no build-id", ErrFormat)
@@ -159,7 +158,7 @@ func (img *Image) delimit() error {
 // has contents.
 func (img *Image) flatten(name string, start, end uint64) (span, error) {
 	end = (end + 4095) &^ 4095
-	if start%4096 != 0 || end <= start || end-start > maxImage {
+	if start%4096 != 0 || end <= start || end-start > maxKernelFile {
 		return span{}, fmt.Errorf("%w: %s is [%#x, %#x)", ErrFormat, name, start, end)
 	}
 	out := span{name, start, make([]byte, end-start)}
@@ -190,7 +189,7 @@ func (img *Image) at(addr uint64, n int) []byte {
 func (img *Image) between(start, stop string) span {
 	from, ok := img.Symbols.Address(start)
 	to, ok2 := img.Symbols.Address(stop)
-	if !ok || !ok2 || to <= from || to-from > maxImage {
+	if !ok || !ok2 || to <= from || to-from > maxKernelFile {
 		return span{}
 	}
 	b := img.at(from, int(to-from))

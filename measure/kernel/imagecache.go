@@ -41,7 +41,7 @@ func (c imageCache) vmlinux(file []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := decompress(payload, maxImage)
+	out, err := decompress(payload, maxKernelFile)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (c imageCache) vmlinux(file []byte) ([]byte, error) {
 
 func readVerified(path string) ([]byte, bool) {
 	info, err := os.Stat(path)
-	if err != nil || info.Size() > maxImage+32 {
+	if err != nil || info.Size() > maxKernelFile+32 {
 		return nil, false
 	}
 	b, err := os.ReadFile(path)

@@ -101,7 +101,7 @@ func xzBlockHeader(in []byte) (size int, x86 bool, dict int, err error) {
 	if c.Err() != nil || dict == 0 {
 		return 0, false, 0, fmt.Errorf("%w: xz block header", ErrFormat)
 	}
-	return size, x86, min(dict, maxImage), nil
+	return size, x86, min(dict, maxKernelFile), nil
 }
 
 // xzCheck verifies a block's checksum and returns its size. SHA-256 is not

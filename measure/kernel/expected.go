@@ -1,0 +1,176 @@
+package kernel
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// Expected is what the text of one running kernel and its modules should hold:
+// their files, at the addresses they run at, and what is known about the places
+// where the kernel patches itself. It is for one goroutine.
+type Expected struct {
+	image     *Image
+	slide     uint64
+	kernel    *Text
+	modules   []*Text
+	facts     PatchFacts
+	constants map[string][]byte // runtime constants, as first seen
+}
+
+// PatchFacts is what the target's memory says of its own patching. Nothing of
+// it is believed further than to name the one encoding that is then checked.
+type PatchFacts struct {
+	Kprobes     []Kprobe     `json:"kprobes,omitempty"`
+	Trampolines []Trampoline `json:"trampolines,omitempty"`
+}
+
+// Kprobe is an enabled probe from the kernel's table of them.
+type Kprobe struct {
+	Addr   uint64 `json:"addr"`
+	Opcode byte   `json:"opcode"` // first byte of the instruction it replaced
+}
+
+// Trampoline is executable memory that the kernel made for one user of ftrace.
+type Trampoline struct {
+	Start uint64 `json:"start"`
+	Size  uint64 `json:"size"`
+	Func  uint64 `json:"func"` // the function it calls
+}
+
+// Text is the expected text of a kernel or a module.
+type Text struct {
+	Name  string   // "" for the kernel
+	Start mem.Virt // page-aligned
+	Pages int
+
+	obj          *object
+	symbols      *Symbols // at link addresses
+	slide        uint64   // from link addresses to where it runs
+	want         []byte
+	replacements []byte
+	exports      map[string]uint64 // of a module
+}
+
+// NewExpected returns what img's text holds where it runs slide bytes above
+// its link address.
+func NewExpected(img *Image, slide uint64, facts PatchFacts) *Expected {
+	e := &Expected{image: img, slide: slide, facts: facts, constants: make(map[string][]byte)}
+	e.kernel = &Text{
+		Start: mem.Virt(img.text.addr + slide), Pages: len(img.text.data) / mem.PageSize,
+		obj: &img.object, symbols: img.Symbols, slide: slide,
+		want: img.moved(img.text, slide), replacements: img.moved(img.replacements, slide),
+	}
+	return e
+}
+
+// moved is a copy of a span as it is when the kernel runs slide higher.
+func (img *Image) moved(s span, slide uint64) []byte {
+	out := append([]byte(nil), s.data...)
+	img.relocs.apply(out, s.addr, slide)
+	return out
+}
+
+// Kernel is the kernel's own text.
+func (e *Expected) Kernel() *Text { return e.kernel }
+
+// Lookup names an address in the kernel or one of the modules.
+func (e *Expected) Lookup(addr uint64) (name string, offset uint64, ok bool) {
+	t := e.textOf(addr)
+	if t == nil {
+		return "", 0, false
+	}
+	name, start, ok := t.symbols.Lookup(addr - t.slide)
+	if t.Name != "" {
+		name = t.Name + ":" + name
+	}
+	return name, addr - t.slide - start, ok
+}
+
+// textOf returns the expected text that holds addr, nil if none does.
+func (e *Expected) textOf(addr uint64) *Text {
+	if e.kernel.holds(addr) {
+		return e.kernel
+	}
+	for _, m := range e.modules {
+		if m.holds(addr) {
+			return m
+		}
+	}
+	return nil
+}
+
+func (t *Text) holds(addr uint64) bool {
+	return addr >= uint64(t.Start) && addr-uint64(t.Start) < uint64(len(t.want))
+}
+
+// approved reports whether a function of an expected text starts at addr.
+func (e *Expected) approved(addr uint64) bool {
+	t := e.textOf(addr)
+	return t != nil && t.symbols.Start(addr-t.slide)
+}
+
+// nameAt returns the name of the symbol that starts at addr in the kernel.
+func (e *Expected) nameAt(addr uint64) string {
+	name, start, ok := e.image.Symbols.Lookup(addr - e.slide)
+	if !ok || start != addr-e.slide {
+		return ""
+	}
+	return name
+}
+
+// registers in the order of their encoding.
+var registers = []string{"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"}
+
+// thunkRegister returns the register that the retpoline thunk at addr branches
+// through.
+func (e *Expected) thunkRegister(addr uint64) (byte, bool) {
+	name, ok := strings.CutPrefix(e.nameAt(addr), "__x86_indirect_thunk_")
+	if name == "array" {
+		name = "rax" // where the array of thunks starts
+	}
+	for i, r := range registers {
+		if ok && name == r {
+			return byte(i), true
+		}
+	}
+	return 0, false
+}
+
+// returnThunk reports whether addr is one of the kernel's return thunks
+// (arch/x86/lib/retpoline.S).
+func (e *Expected) returnThunk(addr uint64) bool {
+	switch e.nameAt(addr) {
+	case "__x86_return_thunk", "zen_return_thunk", "retbleed_return_thunk", "srso_return_thunk", "srso_alias_return_thunk",
+		"srso_untrain_ret_alias", "call_depth_return_thunk", "its_return_thunk", "warn_thunk_thunk":
+		return true
+	}
+	return false
+}
+
+// tracer says what an instrumented function may call: ftrace's own entry, or a
+// trampoline that the kernel made for one tracer.
+func (e *Expected) tracer(addr uint64) (string, bool) {
+	if name := e.nameAt(addr); name == "ftrace_caller" || name == "ftrace_regs_caller" {
+		return "traced by ftrace: call to " + name, true
+	}
+	for _, t := range e.facts.Trampolines {
+		if t.Start == addr {
+			return fmt.Sprintf("traced by ftrace: call to the trampoline of %s", e.symbol(t.Func)), true
+		}
+	}
+	return "", false
+}
+
+// symbol formats an address as name+offset.
+func (e *Expected) symbol(addr uint64) string {
+	name, offset, ok := e.Lookup(addr)
+	if !ok {
+		return fmt.Sprintf("%#x", addr)
+	}
+	if offset == 0 {
+		return name
+	}
+	return fmt.Sprintf("%s+%#x", name, offset)
+}

@@ -1,0 +1,262 @@
+package kernel
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// Difference is a run of bytes that are not, or not only, what the file says.
+type Difference struct {
+	Addr        mem.Virt
+	Observed    []byte
+	Expected    []byte // the file's bytes, or of several allowed encodings the nearest
+	Explanation string
+}
+
+// Explanation is what came of comparing pages of text.
+type Explanation struct {
+	Changed  int          // bytes that differ from the file
+	Findings []Difference // what nothing explains
+	Notes    []Difference // what is allowed and worth telling: tracing, probes
+	// Need lists pages that were not given although a patch site reaches into
+	// them from one that was. The explanation is then incomplete.
+	Need []int
+}
+
+// maxFindings bounds what one text reports: past it only the count matters.
+const maxFindings = 1000
+
+// Explain compares pages of text with what they should be and explains every
+// byte that differs. observed returns a page's bytes by its number, nil if they
+// are not known.
+func (e *Expected) Explain(t *Text, pages []int, observed func(page int) []byte) *Explanation {
+	x := &explainer{env: e, text: t, obj: t.obj, slide: t.slide, replacements: t.replacements, observed: observed,
+		noted: make(map[uint64]bool)}
+	for _, p := range pages {
+		if seen := observed(p); p < t.Pages && len(seen) == mem.PageSize {
+			x.page(p, seen)
+		}
+	}
+	return &x.out
+}
+
+type explainer struct {
+	env          *Expected
+	text         *Text
+	obj          *object
+	slide        uint64
+	replacements []byte
+	observed     func(page int) []byte
+	noted        map[uint64]bool
+	out          Explanation
+}
+
+// page explains one page: each group of patch sites whose bytes changed is
+// checked and, if allowed, taken over; what then still differs lies outside of
+// every site.
+func (x *explainer) page(page int, seen []byte) {
+	lo := page * mem.PageSize
+	want := x.text.want[lo : lo+mem.PageSize]
+	if bytes.Equal(seen, want) {
+		return
+	}
+	x.out.Changed += changed(seen, want)
+	left := append([]byte(nil), want...)
+	seen = x.withoutProbes(lo, seen, want)
+	for i := int(x.obj.first[page]); i < len(x.obj.sites); {
+		next, end := x.obj.group(i)
+		start := int(x.obj.sites[i].off)
+		if start >= lo+mem.PageSize {
+			break
+		}
+		from, to := max(start, lo)-lo, min(int(end), lo+mem.PageSize)-lo
+		if !bytes.Equal(seen[from:to], want[from:to]) && x.group(i, next, start, int(end), lo, seen) {
+			copy(left[from:to], seen[from:to])
+		}
+		i = next
+	}
+	x.runs(lo, seen, left, "no patch site is here: the bytes should be those of the file")
+}
+
+// group explains the overlapping sites [i, next), which cover [start, end). It
+// reports whether there is nothing more to say about these bytes.
+func (x *explainer) group(i, next, start, end, lo int, seen []byte) bool {
+	group := x.obj.sites[i:next]
+	var now []byte
+	if start >= lo && end <= lo+mem.PageSize {
+		now = seen[start-lo : end-lo]
+	} else if now = x.across(start, end, lo, seen); now == nil {
+		return true // asked for
+	}
+	want := x.text.want[start:end]
+	if len(group) == 1 && x.quick(group[0], now) {
+		return true
+	}
+	nearest := want
+	for _, candidate := range x.candidates(group, start, want, now) {
+		if bytes.Equal(candidate, now) {
+			return true
+		}
+		if changed(candidate, now) < changed(nearest, now) {
+			nearest = candidate
+		}
+	}
+	if start >= lo { // else the page before has said it
+		x.runsOf(start, now, nearest, fmt.Sprintf("%s: the bytes are none that the kernel writes here", names(group)))
+	}
+	return true
+}
+
+// quick recognizes the changes that make up nearly all: RET and NOP.
+func (x *explainer) quick(s site, now []byte) bool {
+	switch s.kind {
+	case siteTrace:
+		return bytes.Equal(now, []byte{0x0f, 0x1f, 0x44, 0, 0})
+	case siteReturn:
+		return len(now) == 5 && now[0] == opRet && allInt3(now[1:])
+	}
+	return false
+}
+
+// maxCandidates bounds the encodings tried for one group.
+const maxCandidates = 512
+
+// candidates returns every encoding that the patches of a group, each applied
+// or not, in the kernel's order, may leave.
+func (x *explainer) candidates(group []site, start int, want, now []byte) [][]byte {
+	out := [][]byte{want}
+	for kind := siteParavirt; kind <= siteTrace; kind++ {
+		for _, s := range group {
+			if s.kind != kind || s.size == 0 {
+				continue
+			}
+			from, to := int(s.off)-start, int(s.end())-start
+			at := uint64(x.text.Start) + uint64(s.off)
+			for _, cur := range out[:len(out):len(out)] {
+				for _, v := range x.variants(s, at, cur[from:to:to], now[from:to:to]) {
+					if len(v) == to-from && len(out) < maxCandidates {
+						whole := append([]byte(nil), cur...)
+						copy(whole[from:to], v)
+						out = append(out, whole)
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// across returns the bytes of a group that reaches into neighbouring pages.
+func (x *explainer) across(start, end, lo int, seen []byte) []byte {
+	now := make([]byte, 0, end-start)
+	for at := start; at < end; {
+		page := at / mem.PageSize
+		bytes := seen
+		if page*mem.PageSize != lo {
+			if bytes = x.observed(page); len(bytes) != mem.PageSize {
+				x.out.Need = append(x.out.Need, page)
+				return nil
+			}
+		}
+		to := min(end, (page+1)*mem.PageSize)
+		now = append(now, bytes[at-page*mem.PageSize:to-page*mem.PageSize]...)
+		at = to
+	}
+	return now
+}
+
+// withoutProbes returns the page with the breakpoints of registered kprobes
+// replaced by what they replaced, and notes them.
+func (x *explainer) withoutProbes(lo int, seen, want []byte) []byte {
+	out := seen
+	for _, k := range x.env.facts.Kprobes {
+		off := k.Addr - uint64(x.text.Start) - uint64(lo)
+		if off >= uint64(len(seen)) || seen[off] != opInt3 || want[off] == opInt3 {
+			continue
+		}
+		if &out[0] == &seen[0] {
+			out = append([]byte(nil), seen...)
+		}
+		out[off] = k.Opcode
+		x.note(k.Addr, []byte{opInt3}, "breakpoint of a registered kprobe")
+	}
+	return out
+}
+
+func (x *explainer) note(at uint64, observed []byte, explanation string) {
+	if x.noted[at] || len(x.out.Notes) >= maxFindings {
+		return
+	}
+	x.noted[at] = true
+	off := at - uint64(x.text.Start)
+	x.out.Notes = append(x.out.Notes, Difference{Addr: mem.Virt(at), Observed: bytes.Clone(observed),
+		Expected: bytes.Clone(x.text.want[off : off+uint64(len(observed))]), Explanation: explanation})
+}
+
+// runsOf reports what differs in a group that starts at off. The bytes are not
+// reported again for the page as a whole.
+func (x *explainer) runsOf(off int, seen, want []byte, explanation string) {
+	x.runs(off, seen, want, explanation)
+}
+
+// runs adds a finding for each run of bytes that differ; runs that are less
+// than 8 bytes apart are one.
+func (x *explainer) runs(off int, seen, want []byte, explanation string) {
+	for i := 0; i < len(seen); i++ {
+		if seen[i] == want[i] {
+			continue
+		}
+		end := i + 1
+		for j := end; j < len(seen) && j < end+8; j++ {
+			if seen[j] != want[j] {
+				end = j + 1
+			}
+		}
+		if len(x.out.Findings) < maxFindings {
+			x.out.Findings = append(x.out.Findings, Difference{
+				Addr:     x.text.Start + mem.Virt(off+i),
+				Observed: bytes.Clone(seen[i:end]), Expected: bytes.Clone(want[i:end]), Explanation: explanation,
+			})
+		}
+		i = end
+	}
+}
+
+// changed counts the bytes that differ.
+func changed(a, b []byte) int {
+	n := 0
+	for i := range a {
+		if a[i] != b[i] {
+			n++
+		}
+	}
+	return n
+}
+
+// names lists the kinds of a group.
+func names(group []site) string {
+	var out string
+	for i, s := range group {
+		if i > 0 && s.kind == group[i-1].kind {
+			continue
+		}
+		if out != "" {
+			out += ", "
+		}
+		out += s.kind.String()
+	}
+	return out
+}
+
+// insideOf returns the sites within a range of the replacements.
+func (o *object) insideOf(start, size uint32) []site {
+	var out []site
+	for _, s := range o.inside {
+		if s.off >= start && s.size > 0 && s.end() <= start+size {
+			out = append(out, s)
+		}
+	}
+	return out
+}

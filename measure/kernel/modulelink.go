@@ -1,0 +1,260 @@
+package kernel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/internal/bin"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// ErrRelocation means that a module's file cannot be linked to the addresses at
+// which the target says it loaded it.
+var ErrRelocation = errors.New("module cannot be relocated")
+
+// Relocation types (x86-64 psABI 1.0, table 4.9; apply_relocate_add in
+// arch/x86/kernel/module.c knows these).
+const (
+	relocNone  = 0
+	reloc64    = 1
+	relocPC32  = 2
+	relocPLT32 = 4
+	reloc32    = 10
+	reloc32S   = 11
+	relocPC64  = 24
+)
+
+// AddModule links file to where the target loaded it and adds its text to what
+// is expected. Modules it depends on have to be added before it. It returns
+// [ErrOtherBuild] or [ErrRelocation] if the file does not belong there.
+func (e *Expected) AddModule(file *ModuleFile, at *LoadedModule) (*Text, error) {
+	if at.BuildID != "" && file.BuildID != at.BuildID {
+		return nil, fmt.Errorf("module %s: %w: file %s, loaded %s", at.Name, ErrOtherBuild, file.BuildID, at.BuildID)
+	}
+	area, ok := at.Area(AreaText)
+	if !ok || area.Start%mem.PageSize != 0 || area.Size == 0 || area.Size > maxModule {
+		return nil, fmt.Errorf("module %s: %w: no text area", at.Name, ErrRelocation)
+	}
+	l := &linker{env: e, file: file, addr: make([]uint64, len(file.elf.sections))}
+	l.place(at)
+	t, err := l.link(at.Name, area)
+	if err != nil {
+		return nil, fmt.Errorf("module %s: %w", at.Name, err)
+	}
+	e.modules = append(e.modules, t)
+	return t, nil
+}
+
+// linker does for one module what the kernel's loader does.
+type linker struct {
+	env  *Expected
+	file *ModuleFile
+	addr []uint64 // of each section, 0 where it is not loaded
+}
+
+// place takes the sections' addresses from the loaded module.
+func (l *linker) place(at *LoadedModule) {
+	loaded := make(map[string]uint64, len(at.Sections))
+	for _, s := range at.Sections {
+		loaded[s.Name] = uint64(s.Addr)
+	}
+	for i, s := range l.file.elf.sections {
+		switch {
+		case s.flags&shfAlloc == 0:
+		case s.name == ".data..percpu":
+			l.addr[i] = uint64(at.PerCPU)
+		default:
+			l.addr[i] = loaded[s.name]
+		}
+	}
+}
+
+// link relocates the text and the tables of patch sites.
+func (l *linker) link(name string, area Area) (*Text, error) {
+	size := (area.Size + mem.PageSize - 1) &^ (mem.PageSize - 1)
+	text := span{"text", uint64(area.Start), make([]byte, size)}
+	o := object{text: text}
+	t, err := l.tables()
+	if err != nil {
+		return nil, err
+	}
+	inText := 0
+	for i, s := range l.file.elf.sections {
+		if s.flags&(shfAlloc|shfExec) != shfAlloc|shfExec || s.data == nil || len(s.data) == 0 || l.addr[i] == 0 {
+			continue
+		}
+		code, err := l.relocated(i)
+		if err != nil {
+			return nil, err
+		}
+		if s.name == ".altinstr_replacement" {
+			o.replacements = code
+		}
+		if text.holds(code.addr, len(code.data)) {
+			copy(text.data[code.addr-text.addr:], code.data)
+			inText++
+		} else if !strings.HasPrefix(s.name, ".init") {
+			return nil, fmt.Errorf("%w: %s at %#x is not in the module's text", ErrRelocation, s.name, code.addr)
+		}
+	}
+	if inText == 0 {
+		return nil, fmt.Errorf("%w: the target does not say where its sections are", ErrRelocation)
+	}
+	if err := o.build(t); err != nil {
+		return nil, err
+	}
+	return &Text{Name: name, Start: area.Start, Pages: int(size / mem.PageSize), obj: &o, symbols: l.symbolTable(),
+		want: text.data, replacements: o.replacements.data, exports: l.exports()}, nil
+}
+
+// exports are the addresses of the module's global symbols.
+func (l *linker) exports() map[string]uint64 {
+	out := make(map[string]uint64, len(l.file.global))
+	for name, i := range l.file.global {
+		if s := l.file.symbols[i]; int(s.section) < len(l.addr) && l.addr[s.section] != 0 {
+			out[name] = l.addr[s.section] + s.value
+		}
+	}
+	return out
+}
+
+// tables are those of patch sites, which in a module are sections.
+func (l *linker) tables() (*tables, error) {
+	var t tables
+	into := map[string]*span{
+		".altinstructions": &t.alternatives, ".parainstructions": &t.paravirt, ".retpoline_sites": &t.retpolines,
+		".return_sites": &t.returns, ".ibt_endbr_seal": &t.seals, ".smp_locks": &t.locks,
+		".static_call_sites": &t.calls, "__jump_table": &t.jumps, "__mcount_loc": &t.trace,
+	}
+	for i, s := range l.file.elf.sections {
+		constant := strings.HasPrefix(s.name, "runtime_ptr_") || strings.HasPrefix(s.name, "runtime_shift_")
+		if l.addr[i] == 0 || into[s.name] == nil && !constant {
+			continue
+		}
+		table, err := l.relocated(i)
+		if err != nil {
+			return nil, err
+		}
+		if constant {
+			t.constants = append(t.constants, table)
+		} else {
+			*into[s.name] = table
+		}
+	}
+	for _, s := range l.file.symbols {
+		if strings.HasPrefix(s.name, "__SCT__") && s.section != shnUndef && int(s.section) < len(l.addr) {
+			t.trampolines = append(t.trampolines, l.addr[s.section]+s.value)
+		}
+	}
+	return &t, nil
+}
+
+// relocated returns a section as the loader leaves it.
+func (l *linker) relocated(index int) (span, error) {
+	s := &l.file.elf.sections[index]
+	out := span{s.name, l.addr[index], bytes.Clone(s.data)}
+	for _, r := range l.file.elf.sections {
+		if r.kind != shtRela || int(r.info) != index {
+			continue
+		}
+		for c := bin.Little(r.data); c.Len() >= 24; {
+			offset, info, addend := c.U64(), c.U64(), c.U64()
+			if err := l.apply(out, offset, uint32(info), uint32(info>>32), addend); err != nil {
+				return span{}, fmt.Errorf("%s+%#x: %w", s.name, offset, err)
+			}
+		}
+	}
+	return out, nil
+}
+
+func (l *linker) apply(s span, offset uint64, kind, symbol uint32, addend uint64) error {
+	size := 4
+	switch kind {
+	case relocNone:
+		return nil
+	case reloc64, relocPC64:
+		size = 8
+	case relocPC32, relocPLT32, reloc32, reloc32S:
+	default:
+		return fmt.Errorf("%w: relocation of type %d", ErrRelocation, kind)
+	}
+	if offset > uint64(len(s.data)) || uint64(size) > uint64(len(s.data))-offset {
+		return fmt.Errorf("%w: outside of the section", ErrRelocation)
+	}
+	value, err := l.resolve(symbol)
+	if err != nil {
+		return err
+	}
+	value += addend
+	if kind == relocPC32 || kind == relocPLT32 || kind == relocPC64 {
+		value -= s.addr + offset
+	}
+	if size == 8 {
+		binary.LittleEndian.PutUint64(s.data[offset:], value)
+	} else {
+		binary.LittleEndian.PutUint32(s.data[offset:], uint32(value))
+	}
+	return nil
+}
+
+// resolve returns a symbol's address as simplify_symbols computes it.
+func (l *linker) resolve(index uint32) (uint64, error) {
+	if uint64(index) >= uint64(len(l.file.symbols)) {
+		return 0, fmt.Errorf("%w: symbol %d of %d", ErrRelocation, index, len(l.file.symbols))
+	}
+	s := &l.file.symbols[index]
+	switch {
+	case s.section == shnAbs:
+		return s.value, nil
+	case s.section == shnUndef:
+		if addr, ok := l.env.exported(s.name); ok {
+			return addr, nil
+		}
+		return 0, fmt.Errorf("%w: no expected kernel or module exports %s", ErrRelocation, s.name)
+	case int(s.section) >= len(l.addr):
+		return 0, fmt.Errorf("%w: symbol %s in section %#x", ErrRelocation, s.name, s.section)
+	}
+	if l.addr[s.section] == 0 && l.file.elf.sections[s.section].size > 0 && l.file.elf.sections[s.section].flags&shfAlloc != 0 {
+		return 0, fmt.Errorf("%w: the target does not say where %s is", ErrRelocation, l.file.elf.sections[s.section].name)
+	}
+	return l.addr[s.section] + s.value, nil
+}
+
+// symbolTable is the module's own, at loaded addresses.
+func (l *linker) symbolTable() *Symbols {
+	var list []Symbol
+	for _, s := range l.file.symbols {
+		if s.section == shnUndef || int(s.section) >= len(l.addr) || l.addr[s.section] == 0 || s.kind == sttSection || s.name == "" {
+			continue
+		}
+		kind := byte('d')
+		if l.file.elf.sections[s.section].flags&shfExec != 0 {
+			kind = 't'
+		}
+		if s.global {
+			kind -= 'a' - 'A'
+		}
+		list = append(list, Symbol{Addr: l.addr[s.section] + s.value, Kind: kind, Name: s.name})
+	}
+	return NewSymbols(list)
+}
+
+// exported resolves a name that a module needs from outside of it.
+func (e *Expected) exported(name string) (uint64, bool) {
+	if addr, ok := e.image.exports[name]; ok {
+		if addr>>47 != 0 {
+			addr += e.slide
+		}
+		return addr, true
+	}
+	for _, m := range slices.Backward(e.modules) {
+		if addr, ok := m.exports[name]; ok {
+			return addr, true
+		}
+	}
+	return 0, false
+}

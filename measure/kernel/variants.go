@@ -1,0 +1,290 @@
+package kernel
+
+import (
+	"bytes"
+	"strings"
+)
+
+// variants returns what the bytes of a site may turn into. cur is the site as
+// it was before this patch, at its address; seen is what memory has there.
+// Where an encoding has a free part, such as the target of a call, seen names
+// the one that is then checked. cur itself is left out: a site may always be
+// left alone.
+func (x *explainer) variants(s site, at uint64, cur, seen []byte) [][]byte {
+	switch s.kind {
+	case siteParavirt:
+		return x.paravirt(at, seen)
+	case siteRetpoline:
+		return x.retpoline(at, cur)
+	case siteReturn:
+		return x.returns(at, cur, seen)
+	case siteAlternative:
+		return x.alternatives(x.obj.alts[s.arg], at, cur, seen)
+	case siteSeal: // ENDBR64 becomes a NOP that no compiler emits (asm/ibt.h)
+		if bytes.Equal(cur, []byte{0xf3, 0x0f, 0x1e, 0xfa}) {
+			return [][]byte{{0x66, 0x0f, 0x1f, 0x00}, {0x0f, 0x1f, 0x40, 0x00}, {0xd6, 0x90, 0x90, 0x90}}
+		}
+	case siteLock: // a kernel on one CPU drops LOCK
+		if len(cur) == 1 && cur[0] == opLock {
+			return [][]byte{{opDS}}
+		}
+	case siteConstant:
+		return x.constant(s, cur, seen)
+	case siteStaticCall, siteTrampoline:
+		return x.staticCall(s, at, cur, seen)
+	case siteJump:
+		return x.jump(x.obj.targets[s.arg], at, len(cur))
+	case siteTrace:
+		return x.trace(at, seen)
+	}
+	return nil
+}
+
+// paravirt: an indirect call through pv_ops became a direct one, followed by
+// NOPs (arch/x86/kernel/paravirt.c, paravirt_patch).
+func (x *explainer) paravirt(at uint64, seen []byte) [][]byte {
+	op, target, ok := branchTarget(seen, at)
+	if ok && op == opCall && x.env.approved(target) && isPadding(seen[5:]) {
+		return [][]byte{seen}
+	}
+	// 5.10 copies the native instruction itself (paravirt_patch.c).
+	for _, native := range paravirtNative {
+		if bytes.HasPrefix(seen, native) && isPadding(seen[len(native):]) {
+			return [][]byte{seen}
+		}
+	}
+	return nil
+}
+
+// paravirtNative are the instructions that 5.10 inlines for pv_ops that have
+// their native value (arch/x86/kernel/paravirt_patch.c, patch_data_xxl and
+// patch_data_lock).
+var paravirtNative = [][]byte{
+	{0xfa},                               // cli
+	{0xfb},                               // sti
+	{0x9c, 0x58},                         // pushf; pop %rax
+	{0x57, 0x9d},                         // push %rdi; popf
+	{0x0f, 0x20, 0xd0},                   // mov %cr2, %rax
+	{0x0f, 0x20, 0xd8},                   // mov %cr3, %rax
+	{0x0f, 0x22, 0xdf},                   // mov %rdi, %cr3
+	{0x0f, 0x09},                         // wbinvd
+	{0x0f, 0x01, 0xf8},                   // swapgs
+	{0x0f, 0x01, 0xf8, 0x48, 0x0f, 0x07}, // swapgs; sysretq
+	{0x48, 0x89, 0xf8},                   // mov %rdi, %rax
+	{0xc6, 0x07, 0x00},                   // movb $0, (%rdi)
+	{0x31, 0xc0},                         // xor %eax, %eax
+	{0x0f, 0x0b},                         // ud2: no function
+}
+
+// retpoline: a branch to __x86_indirect_thunk_REG became the indirect branch
+// itself, behind LFENCE on some CPUs (arch/x86/kernel/alternative.c,
+// patch_retpoline).
+func (x *explainer) retpoline(at uint64, cur []byte) [][]byte {
+	code, at := cur, at
+	var inverted []byte
+	switch {
+	case len(code) == 6 && code[0] == 0x2e:
+		code, at = code[1:], at+1
+	case len(code) == 6: // Jcc: an inverted short one jumps over
+		inverted = []byte{0x70 | code[1]&0xf ^ 1, 4}
+		code, at = append([]byte{opJump}, code[2:]...), at+1
+	}
+	op, target, ok := branchTarget(code, at)
+	if !ok {
+		return nil
+	}
+	reg, ok := x.env.thunkRegister(target)
+	if !ok {
+		return nil
+	}
+	modrm := byte(0xd0)
+	if op == opJump {
+		modrm = 0xe0
+	}
+	indirect := []byte{0xff, modrm | reg&7}
+	if reg >= 8 {
+		indirect = append([]byte{0x41}, indirect...)
+	}
+	var out [][]byte
+	for _, fence := range [][]byte{nil, {0x0f, 0xae, 0xe8}} {
+		body := append(append(append([]byte(nil), inverted...), fence...), indirect...)
+		if len(body) > len(cur) {
+			continue
+		}
+		fills := [][]byte{body}
+		if op == opJump && len(body) < len(cur) {
+			fills = append(fills, append(body[:len(body):len(body)], opInt3))
+		}
+		for _, b := range fills {
+			out = append(out, padded(b, len(cur), opNop), append(b[:len(b):len(b)], nops(len(cur)-len(b))...))
+		}
+	}
+	return out
+}
+
+// returns: a jump to __x86_return_thunk became a RET, or a jump to another
+// return thunk (apply_returns).
+func (x *explainer) returns(at uint64, cur, seen []byte) [][]byte {
+	out := [][]byte{padded([]byte{opRet}, len(cur), opInt3)}
+	if op, target, ok := branchTarget(seen, at); ok && op == opJump && len(seen) == 5 && x.env.returnThunk(target) {
+		out = append(out, seen)
+	}
+	return out
+}
+
+// alternatives: the instruction became its replacement, moved, and the rest
+// NOPs; or, left alone, its padding was merged into longer NOPs
+// (apply_alternatives, optimize_nops).
+func (x *explainer) alternatives(a alternative, at uint64, cur, seen []byte) [][]byte {
+	var out [][]byte
+	if tail := trailingNops(cur); tail > 0 && isPadding(seen[len(cur)-tail:]) {
+		out = append(out, append(cur[:len(cur)-tail:len(cur)-tail], seen[len(cur)-tail:]...))
+	}
+	if a.flags&2 != 0 { // ALT_FLAG_DIRECT_CALL: like paravirt above
+		if op, target, ok := branchTarget(seen, at); ok && op == opCall && x.env.approved(target) && isPadding(seen[5:]) {
+			out = append(out, seen)
+		}
+	}
+	if len(cur) < int(a.size) {
+		return out
+	}
+	for _, r := range x.replacement(a) {
+		moved, length := rebase(r, a.replacement+x.slide-at, seen)
+		if rest := seen[length:]; isPadding(rest) || length < len(r) && allInt3(rest[:len(r)-length]) && isPadding(rest[len(r)-length:]) {
+			out = append(out, append(moved, rest...))
+		} else {
+			out = append(out, padded(moved, len(cur), opNop))
+		}
+	}
+	return out
+}
+
+// replacement returns what a replacement's own bytes may be: it has patch sites
+// of its own, such as retpolines, which are patched first.
+func (x *explainer) replacement(a alternative) [][]byte {
+	start := uint32(a.replacement - x.obj.replacements.addr)
+	code := x.replacements[start : start+uint32(a.size)]
+	out := [][]byte{code}
+	for _, s := range x.obj.insideOf(start, uint32(a.size)) {
+		from, to := s.off-start, s.end()-start
+		for _, whole := range out[:len(out):len(out)] {
+			for _, v := range x.variants(s, x.slide+x.obj.replacements.addr+uint64(s.off), whole[from:to], whole[from:to]) {
+				out = append(out, append(append(append([]byte(nil), whole[:from]...), v...), whole[to:]...))
+			}
+		}
+	}
+	return out
+}
+
+// rebase moves code by delta bytes towards lower addresses, as far as seen
+// shows that it was moved: relative operands of CALL, JMP and Jcc, and since
+// 6.3 those relative to RIP, grow by delta; a JMP that then fits may have
+// become a short one, which shortens the code (recompute_jump,
+// __apply_relocation). It returns the moved code and its length.
+func rebase(code []byte, delta uint64, seen []byte) ([]byte, int) {
+	out := append([]byte(nil), code...)
+	if len(code) == 5 && code[0] == opJump && len(seen) >= 5 && seen[0] == opShort {
+		if rel := int64(rel32(code[1:])) + int64(delta) + 3; rel == int64(int8(rel)) {
+			return []byte{opShort, byte(rel)}, 2
+		}
+	}
+	for i := 0; i+4 <= len(out) && i+4 <= len(seen); i++ {
+		moved := uint32(rel32(out[i:])) + uint32(delta)
+		if relativeOperand(code, i) && moved == uint32(rel32(seen[i:])) {
+			copy(out[i:], seen[i:i+4])
+			i += 3
+		}
+	}
+	return out, len(out)
+}
+
+// relativeOperand reports whether a relative 32-bit operand can lie at code[i]:
+// behind a CALL or JMP, a Jcc, or a ModRM byte that means RIP-relative.
+func relativeOperand(code []byte, i int) bool {
+	switch {
+	case i == 0:
+		return false
+	case code[i-1] == opCall || code[i-1] == opJump:
+		return true
+	case i >= 2 && code[i-2] == 0x0f && code[i-1]&0xf0 == 0x80:
+		return true
+	}
+	return i >= 2 && code[i-1]&0xc7 == 0x05
+}
+
+// constant: the immediate operand became the value that the kernel computed at
+// boot. All sites of one constant must have the same.
+func (x *explainer) constant(s site, cur, seen []byte) [][]byte {
+	first, ok := x.env.constants[x.obj.constants[s.arg]]
+	if !ok {
+		first = append([]byte(nil), seen...)
+		x.env.constants[x.obj.constants[s.arg]] = first
+	}
+	return [][]byte{first}
+}
+
+// staticCall: the call goes straight to the function, or was turned off
+// (arch/x86/kernel/static_call.c, __static_call_transform).
+func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
+	out := [][]byte{
+		{0x0f, 0x1f, 0x44, 0x00, 0x00},          // no function: a NOP
+		{0x2e, 0x2e, 0x2e, 0x31, 0xc0},          // returns 0: xor %eax, %eax
+		{0x66, 0x66, 0x48, 0x31, 0xc0},          // the same before 6.2
+		{opRet, opInt3, opInt3, opInt3, opInt3}, // tail call without function
+	}
+	jcc := len(seen) == 6 && seen[0] == 0x0f && seen[1]&0xf0 == 0x80
+	if jcc {
+		if cur[1] != seen[1] {
+			return nil
+		}
+		if target := at + 6 + uint64(int64(rel32(seen[2:]))); x.env.approved(target) || x.env.returnThunk(target) {
+			return [][]byte{seen}
+		}
+		return nil
+	}
+	op, target, ok := branchTarget(seen, at)
+	if !ok || len(seen) != 5 {
+		return out
+	}
+	tail := len(cur) > 0 && cur[0] != opCall
+	if x.env.approved(target) && (op == opJump) == tail || op == opJump && x.env.returnThunk(target) {
+		out = append(out, seen)
+	}
+	return out
+}
+
+// jump: a static branch is a jump or a NOP (arch/x86/kernel/jump_label.c).
+func (x *explainer) jump(target, at uint64, size int) [][]byte {
+	if size == 2 {
+		return [][]byte{nop(2), {opShort, byte(target + x.slide - at - 2)}}
+	}
+	return [][]byte{nop(5), branch(opJump, at, target+x.slide)}
+}
+
+// trace: the call to __fentry__ at a function's start is a NOP until something
+// traces the function.
+func (x *explainer) trace(at uint64, seen []byte) [][]byte {
+	out := [][]byte{nop(5)}
+	op, target, ok := branchTarget(seen, at)
+	if !ok || op != opCall {
+		return out
+	}
+	if by, ok := x.env.tracer(target); ok {
+		x.note(at, seen, by)
+		out = append(out, seen)
+	}
+	return out
+}
+
+func nops(n int) []byte {
+	var out []byte
+	for ; n > 8; n -= 8 {
+		out = append(out, nop(8)...)
+	}
+	return append(out, nop(n)...)
+}
+
+// trailingNops is how many bytes of one-byte NOPs code ends with.
+func trailingNops(code []byte) int {
+	return len(code) - len(strings.TrimRight(string(code), "\x90"))
+}
