@@ -26,11 +26,11 @@ type Image struct {
 	Release string // as in uname -r
 	Symbols *Symbols
 
-	base   uint64 // of _text
-	relocs *relocs
-	spans  []span // every allocated section with contents, ascending
-	text   span   // [_text, _etext), up to the end of its last page
-	rodata span   // [__start_rodata, __end_rodata)
+	base    uint64 // of _text
+	relocs  *relocs
+	spans   []span // every allocated section with contents, ascending
+	text    span   // [_text, _etext), up to the end of its last page
+	rodata  span   // [__start_rodata, __end_rodata)
 	exports map[string]uint64
 	object
 }

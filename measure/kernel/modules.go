@@ -19,6 +19,7 @@ type LoadedModule struct {
 	At       mem.Virt // of its struct module
 	BuildID  string   // GNU build-id, lower-case hex; empty if the kernel does not keep it
 	Live     bool     // state is MODULE_STATE_LIVE
+	PerCPU   mem.Virt // where its per-CPU data is, an offset like the kernel's own; 0 if it has none
 	Areas    []Area
 	Sections []ModuleSection // as /sys/module/NAME/sections has them; empty if the kernel does not keep them
 }
@@ -130,6 +131,7 @@ type moduleLayout struct {
 	list, name, state           uint64
 	buildID                     *uint64 // nil if the kernel has none (before 5.14, or without CONFIG_STACKTRACE_BUILD_ID)
 	sectAttrs                   *uint64
+	percpu                      *uint64
 	areas                       []areaLayout
 	attrsCount, attrsFirst      uint64 // in struct module_sect_attrs
 	attrSize, attrName, attrAdr uint64 // in struct module_sect_attr
@@ -154,6 +156,9 @@ func (p *Profile) moduleLayout() (*moduleLayout, error) {
 	}
 	if at, err := p.Types.Offset("module", "build_id"); err == nil {
 		l.buildID = &at
+	}
+	if at, err := p.Types.Offset("module", "percpu"); err == nil {
+		l.percpu = &at
 	}
 	l.sections(p.Types)
 	l.areas, err = areaLayouts(p.Types)
@@ -194,6 +199,9 @@ func (p *Profile) module(l *moduleLayout, at mem.Virt) (*LoadedModule, error) {
 		if id := field(raw, *l.buildID, 20); !bytes.Equal(id, make([]byte, 20)) {
 			m.BuildID = hex.EncodeToString(id)
 		}
+	}
+	if l.percpu != nil {
+		m.PerCPU = mem.Virt(u64(raw, *l.percpu))
 	}
 	for _, a := range l.areas {
 		areas, err := a.read(raw)
