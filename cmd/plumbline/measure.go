@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plumbline-sec/plumbline/internal/qmp"
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/check"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+	"github.com/plumbline-sec/plumbline/measure/mem/qemu"
+)
+
+// measureFlags are the flags of "measure".
+type measureFlags struct {
+	vm, dump       string
+	host           bool
+	kernel         string
+	modules        string
+	reference      string
+	writeReference string
+	output         string
+	checks         []string
+}
+
+func measureCommand() *cobra.Command {
+	var flags measureFlags
+	cmd := &cobra.Command{
+		Use:   "measure (--vm QMP_SOCKET | --dump FILE | --host)",
+		Short: "Measure a kernel's memory from outside and judge it",
+		Long: `Measure reads the memory and registers of a target from outside, once, and
+judges what it finds. The target stands still for about two milliseconds while
+registers and small tables are read; it needs no agent and no symbols.
+
+With --kernel, the kernel's file, every changed byte of its text and read-only
+data is explained; with --modules, a lib/modules/VERSION directory, that of its
+modules too. Without them those checks are not measured, and the exit code says
+so.
+
+Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
+15 an argument is wrong, 18 the target cannot be read.`,
+		Example: `  plumbline measure --vm /run/vm/qmp.sock --kernel /boot/vmlinuz-6.1.0-56-amd64 \
+      --modules /lib/modules/6.1.0-56-amd64
+  plumbline measure --vm /run/vm/qmp.sock -o json | jq .outcome`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			report, err := runMeasure(cmd.Context(), &flags)
+			if err != nil {
+				return measureError(err)
+			}
+			if err := printMeasure(cmd.OutOrStdout(), report, flags.output); err != nil {
+				return fail(exitIO, err)
+			}
+			return verdict(map[measure.Outcome]int{measure.Fail: exitFail, measure.Incomplete: exitIncomplete}[report.Outcome])
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&flags.vm, "vm", "", "QEMU's QMP `SOCKET`")
+	f.StringVar(&flags.dump, "dump", "", "memory dump `FILE`")
+	f.BoolVar(&flags.host, "host", false, "this machine")
+	f.StringVar(&flags.kernel, "kernel", "", "vmlinuz or vmlinux `FILE` the target should run")
+	f.StringVar(&flags.modules, "modules", "", "lib/modules/VERSION `DIR` with the modules it should have loaded")
+	f.StringVar(&flags.reference, "reference", "", "compare with the reference `FILE`")
+	f.StringVar(&flags.writeReference, "write-reference", "", "write a reference `FILE` if every check passes")
+	f.StringSliceVar(&flags.checks, "check", nil, "run only these `CHECKS` (default all)")
+	f.StringVarP(&flags.output, "output", "o", "text", "`FORMAT`: text, json or ndjson")
+	cmd.MarkFlagsOneRequired("vm", "dump", "host")
+	cmd.MarkFlagsMutuallyExclusive("vm", "dump", "host")
+	cmd.RegisterFlagCompletionFunc("check", cobra.FixedCompletions(check.Names(), cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json", "ndjson"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// runMeasure scans and judges.
+func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, error) {
+	switch flags.output {
+	case "text", "json", "ndjson":
+	default:
+		return nil, fail(exitArgument, fmt.Errorf("unknown output format %q", flags.output))
+	}
+	if flags.dump != "" || flags.host || flags.reference != "" || flags.writeReference != "" {
+		return nil, fail(exitUnimplemented, errors.New("only --vm without references can be measured by this build"))
+	}
+	refs, err := measureReferences(flags)
+	if err != nil {
+		return nil, err
+	}
+	vm, err := qemu.Open(ctx, flags.vm)
+	if err != nil {
+		return nil, err
+	}
+	defer vm.Close()
+	result, err := check.Scan(ctx, vm, &check.Options{Target: vm.Target(), Checks: flags.checks})
+	if err != nil {
+		return nil, err
+	}
+	if err := refs.fits(result.Observations); err != nil {
+		return nil, err
+	}
+	refs.Pages = result.Pages
+	return check.Judge(result.Observations, &refs.References)
+}
+
+// measureError gives an error its exit code and hint.
+func measureError(err error) error {
+	var exit *exitError
+	switch {
+	case errors.As(err, &exit):
+		return err
+	case errors.Is(err, mem.ErrNotShared):
+		return failHint(exitIO, err, "run as root or as QEMU's user, or start the VM with -object memory-backend-file,share=on")
+	case errors.Is(err, qmp.ErrBusy):
+		return failHint(exitIO, err, "another program holds this QMP socket; give QEMU a second -qmp socket")
+	case errors.Is(err, kernel.ErrOtherBuild):
+		return failHint(exitArgument, err, "give the image and modules that the target booted")
+	case errors.Is(err, fs.ErrPermission):
+		return failHint(exitIO, err, "reading another process's memory needs its user, or root")
+	}
+	return fail(exitIO, err)
+}
+
+func printMeasure(w io.Writer, r *measure.Report, format string) error {
+	switch format {
+	case "json":
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(r)
+	case "ndjson":
+		return printChecks(w, r)
+	}
+	return r.WriteText(w)
+}
+
+// printChecks prints one check a line, then the report without its checks.
+func printChecks(w io.Writer, r *measure.Report) error {
+	enc := json.NewEncoder(w)
+	for _, c := range r.Checks {
+		if err := enc.Encode(c); err != nil {
+			return err
+		}
+	}
+	last := struct {
+		*measure.Report
+		Checks *struct{} `json:"checks,omitempty"`
+	}{Report: r}
+	return enc.Encode(last)
+}
