@@ -35,6 +35,7 @@ func rootCommand() *cobra.Command {
 	})
 	root.AddCommand(
 		agentCommand(),
+		attestCommand(),
 		measureCommand(),
 		watchCommand(),
 	)
