@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 
@@ -117,7 +118,7 @@ func (a *appraisal) story(c *Claims) []string {
 		say("systemd reached the boot phase %q.", a.phases[len(a.phases)-1])
 	}
 	if c.IMA != nil {
-		say("The kernel measured %d files by IMA, %d of them while they were being written.", c.IMA.Entries, c.IMA.Violations)
+		say("The kernel's IMA made %d measurements, %d of files that were being written.", c.IMA.Entries, c.IMA.Violations)
 	}
 	return out
 }
@@ -145,12 +146,15 @@ func (a *appraisal) keyWords() []string {
 }
 
 // stubSections lists the sections of a unified kernel image that systemd-stub
-// measured into PCR 11 by name.
+// measured into PCR 11. For each it extends the name with its NUL in ASCII,
+// which proves the name, and then the content (systemd src/boot/efi/stub.c).
 func (a *appraisal) stubSections() []string {
 	var out []string
+	bank := eventlog.Bank(a.algorithm)
 	for e := range a.proved(11) {
-		if text := e.Text(); strings.HasPrefix(text, ".") && (len(out) == 0 || out[len(out)-1] != text) {
-			out = append(out, text)
+		name := e.Text()
+		if strings.HasPrefix(name, ".") && bytes.Equal(e.Digest(bank), hashBytes(a.algorithm, []byte(name), []byte{0})) {
+			out = append(out, name)
 		}
 	}
 	return out

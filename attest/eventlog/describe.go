@@ -209,7 +209,10 @@ func (e *Event) describeBlob() string {
 	}
 	base, size := c.U64(), c.U64()
 	if c.Err() == nil && c.Len() == 0 {
-		return strings.TrimSpace(fmt.Sprintf("firmware code %s at %#x, %d bytes", name, base, size))
+		if name != "" {
+			name = quoted(name) + " "
+		}
+		return fmt.Sprintf("firmware code %sat %#x, %d bytes", name, base, size)
 	}
 	return fmt.Sprintf("firmware code %s", quoted(printable(string(e.Data[:min(len(e.Data), 64)]))))
 }

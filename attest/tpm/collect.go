@@ -32,9 +32,8 @@ type CollectOptions struct {
 	Nonce []byte // the verifier's challenge, at most 64 bytes
 	PCRs  []int
 
-	// Paths of the logs; empty is the default path, "-" is none. The defaults
-	// are the logs of the running machine: with a TPM other than its own (a
-	// socket) say "-".
+	// Paths of the logs; "-" is none, empty is the running machine's log, or
+	// none where the TPM is a socket and so not the running machine's.
 	EventLog, IMALog, UserLog string
 }
 
@@ -52,9 +51,9 @@ func (t *TPM) Collect(ak *AK, opts CollectOptions) (*attest.Evidence, error) {
 	}
 	ev.TakenAt = time.Now().UTC().Truncate(time.Millisecond)
 	ev.Missing = make(map[string]string)
-	ev.EventLog = readLog(ev, "event_log", opts.EventLog, DefaultEventLog, attest.MaxEventLog)
-	ev.IMALog = readLog(ev, "ima_log", opts.IMALog, DefaultIMALog, attest.MaxIMALog)
-	ev.UserLog = readLog(ev, "user_log", opts.UserLog, DefaultUserLog, attest.MaxEventLog)
+	ev.EventLog = t.readLog(ev, "event_log", opts.EventLog, DefaultEventLog, attest.MaxEventLog)
+	ev.IMALog = t.readLog(ev, "ima_log", opts.IMALog, DefaultIMALog, attest.MaxIMALog)
+	ev.UserLog = t.readLog(ev, "user_log", opts.UserLog, DefaultUserLog, attest.MaxEventLog)
 	return ev, nil
 }
 
@@ -107,11 +106,14 @@ func (t *TPM) quoteAndRead(ak *AK, ev *attest.Evidence, selection attest.Selecti
 }
 
 // readLog reads one log whole, or notes in ev why it is not there.
-func readLog(ev *attest.Evidence, name, path, fallback string, most int64) []byte {
-	if path == "" {
+func (t *TPM) readLog(ev *attest.Evidence, name, path, fallback string, most int64) []byte {
+	switch {
+	case path == "" && t.socket:
+		ev.Missing[name] = "the TPM is not this machine's own"
+		return nil
+	case path == "":
 		path = fallback
-	}
-	if path == "-" {
+	case path == "-":
 		ev.Missing[name] = "not asked for"
 		return nil
 	}

@@ -21,9 +21,9 @@ var ErrNoTPM = errors.New("no TPM")
 // TPM is an open TPM 2.0. Its methods may be called from several goroutines;
 // they take turns.
 type TPM struct {
-	mu   sync.Mutex
-	conn transport.TPMCloser
-	path string
+	mu     sync.Mutex
+	conn   transport.TPMCloser
+	socket bool // a software TPM, not the running machine's
 }
 
 // Open opens the TPM at path: a character device such as /dev/tpmrm0, or the
@@ -50,7 +50,7 @@ func Open(path string) (*TPM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open TPM: %w", err)
 	}
-	t := &TPM{conn: conn, path: path}
+	t := &TPM{conn: conn, socket: info.Mode()&os.ModeSocket != 0}
 	if _, err := t.ActiveBanks(); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("%w: %s does not answer as one: %w", ErrNoTPM, path, err)

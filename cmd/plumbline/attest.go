@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -137,11 +139,20 @@ func where(f attest.Finding) string {
 	return strings.Join(parts, ", ") + ": "
 }
 
-// printableText keeps text from evidence from acting upon a terminal.
+// printableText keeps text from evidence from acting upon a terminal: what is
+// not printable is written as \xNN.
 func printableText(s string) string {
-	quoted := fmt.Sprintf("%q", s)
-	if quoted == `"`+s+`"` {
-		return s
+	var out strings.Builder
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && size == 1 || !unicode.IsPrint(r) {
+			for _, b := range []byte(s[:size]) {
+				fmt.Fprintf(&out, `\x%02x`, b)
+			}
+		} else {
+			out.WriteString(s[:size])
+		}
+		s = s[size:]
 	}
-	return quoted
+	return out.String()
 }

@@ -49,7 +49,7 @@ one, holds nothing secret, and is made on first use.`,
 	flags.StringVar(&state, "ak-state", "/var/lib/plumbline/ak.json", "`FILE` that says which attestation key is this machine's")
 	flags.StringVar(&out, "out", "", "write the evidence to `FILE` instead of standard output")
 	flags.IntSliceVar(&opts.PCRs, "pcrs", nil, "`PCRS` to quote (default 0 to 15)")
-	flags.StringVar(&opts.EventLog, "event-log", "", "firmware's event log `FILE`, - for none (default the kernel's copy)")
+	flags.StringVar(&opts.EventLog, "event-log", "", "firmware's event log `FILE`, - for none (default the kernel's copy; none with a socket)")
 	flags.StringVar(&opts.IMALog, "ima-log", "", "IMA list `FILE`, - for none (default the kernel's)")
 	flags.StringVar(&opts.UserLog, "user-log", "", "systemd's measurement log `FILE`, - for none (default the system's)")
 	outputFlag(cmd, "json")
