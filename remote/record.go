@@ -98,6 +98,7 @@ const (
 	CommandFailed    AgentState = "failed"      // Command could not be carried out: Detail
 	WatchStarted     AgentState = "watching"    // file operations of Target are trapped from now on
 	WatchInterrupted AgentState = "watch-ended" // they no longer are: Detail
+	WatchNotice      AgentState = "watch-note"  // something the watch cannot see, or lost: Detail
 )
 
 // Status is a remark of the agent. Target is empty when it concerns the agent
