@@ -31,7 +31,7 @@ func (v *Volume) extents(in *inode) ([]filewatch.Extent, error) {
 	if err == nil {
 		err = m.err
 	}
-	if len(in.changes) > 0 {
+	if len(in.changes) > 0 && in.kind() != modeDir { // new blocks of a directory are nowhere yet
 		m.out = applyChanges(m.out, in.changes, v.s.blockSize)
 	}
 	if err != nil {

@@ -92,12 +92,18 @@ func (v *Volume) readInode(n uint64, s *scratch) (*inode, error) {
 	if v.groups[g].bad != nil {
 		return nil, v.groups[g].bad
 	}
-	at := int64(v.groups[g].table)*v.s.blockSize + int64((n-1)%uint64(v.s.inodesPerGroup))*int64(v.s.inodeSize)
+	at := v.inodeAt(n)
 	raw := make([]byte, v.s.inodeSize)
 	if _, err := v.dev.ReadAt(raw, at); err != nil {
 		return nil, fmt.Errorf("read inode %d: %w", n, err)
 	}
 	return v.parseInode(uint32(n), at, raw, s)
+}
+
+// inodeAt is where an inode lies on the volume.
+func (v *Volume) inodeAt(n uint64) int64 {
+	g, i := (n-1)/uint64(v.s.inodesPerGroup), (n-1)%uint64(v.s.inodesPerGroup)
+	return int64(v.groups[g].table)*v.s.blockSize + int64(i)*int64(v.s.inodeSize)
 }
 
 // parseInode decodes what every use of an inode needs. Raw is kept.
@@ -119,8 +125,8 @@ func (v *Volume) parseInode(n uint32, at int64, raw []byte, s *scratch) (*inode,
 		return in, nil
 	}
 	in.seed = crcU32(crcU32(v.s.seed, n), in.generation)
-	if v.fast.wrote(n) {
-		return in, nil // its checksum was that of the fast commit
+	if wrote, damage := v.fast.wrote(n); wrote {
+		return in, damage
 	}
 	if sum, stored := in.sum(); sum != stored {
 		return in, fmt.Errorf("inode %d: checksum %#x, stored %#x: %w", n, sum, stored, filewatch.ErrCorrupt)

@@ -62,8 +62,12 @@ func (v *Volume) inodes(ctx context.Context, fn func(*inode, error) error) error
 		if err := v.groupInodes(uint32(g), buf, s, fn); err != nil {
 			return err
 		}
+		err := v.fast.behind(uint32(g), func(n uint32, raw []byte) error { return v.chunk(raw, uint64(n), v.inodeAt(uint64(n)), s, fn) })
+		if err != nil {
+			return err
+		}
 	}
-	return v.fast.created(v, s, fn)
+	return nil
 }
 
 func (v *Volume) groupInodes(g uint32, buf []byte, s *scratch, fn func(*inode, error) error) error {
@@ -72,12 +76,14 @@ func (v *Volume) groupInodes(g uint32, buf []byte, s *scratch, fn func(*inode, e
 	table := int64(v.groups[g].table) * v.s.blockSize
 	first := uint64(g) * uint64(v.s.inodesPerGroup)
 	for off := int64(0); off < end; {
-		next, err := v.dev.NextData(table + off)
-		if err == io.EOF || err == nil && next >= table+end {
-			return nil
-		}
-		if err == nil {
-			off = (next - table) / size * size
+		if len(v.fast.inodes) == 0 { // else an inode may be in the journal only
+			next, err := v.dev.NextData(table + off)
+			if err == io.EOF || err == nil && next >= table+end {
+				return nil
+			}
+			if err == nil {
+				off = (next - table) / size * size
+			}
 		}
 		b := buf[:min(end-off, int64(len(buf)))]
 		if _, err := v.dev.ReadAt(b, table+off); err != nil {

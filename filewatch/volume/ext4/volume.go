@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
@@ -84,8 +85,27 @@ func (v *Volume) recover(size int64) error {
 		return fmt.Errorf("after journal replay: %w", err)
 	}
 	v.s = s
-	v.groups, err = readGroups(v.dev, s)
-	return err
+	if v.groups, err = readGroups(v.dev, s); err != nil {
+		return err
+	}
+	return v.recoverFast(j, r.next)
+}
+
+// recoverFast applies the fast commits that follow the last full transaction.
+func (v *Volume) recoverFast(j *journal, seq uint32) error {
+	records, err := j.fastLog(seq)
+	if err != nil || len(records) == 0 {
+		return err
+	}
+	f := &fastCommits{v: v, inodes: map[uint32]*fastInode{}, dirs: map[uint32]*fastDir{}}
+	v.fast = f
+	for _, r := range records {
+		if err := f.apply(r.tag, r.value); err != nil {
+			v.damage = append(v.damage, err)
+		}
+	}
+	v.Replayed = strings.TrimPrefix(fmt.Sprintf("%s, %d fast-commit records", v.Replayed, len(records)), ", ")
+	return nil
 }
 
 // ReadAt reads the volume with its journal replayed.
