@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -19,4 +20,10 @@ type Machine interface {
 	// calls resume exactly once, whatever happens in between; resume works
 	// after ctx has ended. A target that was already stopped stays stopped.
 	Pause(ctx context.Context) (resume func() error, err error)
+}
+
+// pauseClock is a [Machine] that knows how long its last pause was; of others
+// the scan takes the time itself.
+type pauseClock interface {
+	PausedFor() time.Duration
 }

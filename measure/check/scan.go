@@ -36,7 +36,7 @@ type Result struct {
 // collector is what the collecting half of a check works with.
 type collector struct {
 	ctx       context.Context
-	registers []mem.Registers // of the pause; before it, of the running target
+	registers []mem.Registers // read just before the pause
 	profile   *kernel.Profile
 	space     *paging.Space // of the kernel, translations of the pause remembered
 	pages     Pages
@@ -57,7 +57,7 @@ type collector struct {
 // whatever else fails is a check that was not measured.
 //
 // The target runs while the profile is made and while bulk is read; it stands
-// still, once, while registers and the small tables the checks want are read.
+// still, once, while the small tables that checks want are read.
 func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -167,8 +167,10 @@ func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cach
 	return guard(profile)
 }
 
-// atPause stops the target for as long as it takes to read the registers and
-// what the checks wanted, and returns how long that was.
+// atPause stops the target for as long as it takes to read what the checks
+// wanted, and returns how long that was. Registers were read just before: those
+// that checks look at stay as they are, and reading them takes longer than all
+// else here.
 func (c *collector) atPause(m Machine) (pause time.Duration, err error) {
 	began := time.Now()
 	resume, err := m.Pause(c.ctx)
@@ -178,13 +180,13 @@ func (c *collector) atPause(m Machine) (pause time.Duration, err error) {
 	defer func() {
 		resumeErr := resume()
 		pause = time.Since(began)
+		if clock, ok := m.(pauseClock); ok {
+			pause = clock.PausedFor()
+		}
 		if resumeErr != nil {
 			err = fmt.Errorf("resume: %w", resumeErr)
 		}
 	}()
-	if c.registers, err = m.Registers(c.ctx); err != nil {
-		return 0, fmt.Errorf("read registers: %w", err)
-	}
 	c.space = c.profile.Space.Cached()
 	return 0, guard(func() error { c.take(); return nil })
 }

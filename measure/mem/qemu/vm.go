@@ -18,6 +18,7 @@ type VM struct {
 	client *qmp.Client
 	ram    *RAM
 	target measure.Target
+	paused time.Duration // the last pause
 }
 
 // Open connects to the QMP socket at path and maps the machine's RAM.
@@ -77,44 +78,6 @@ func (vm *VM) Registers(ctx context.Context) ([]mem.Registers, error) {
 		return nil, fmt.Errorf("read registers: %w", err)
 	}
 	return ParseRegisters(text)
-}
-
-// Pause stops the machine and returns what lets it run again. Resume works
-// after ctx has ended, and reconnects if the monitor went away. A machine that
-// was not running is left as it is.
-func (vm *VM) Pause(ctx context.Context) (resume func() error, err error) {
-	var status struct {
-		Running bool `json:"running"`
-	}
-	if err := vm.client.Execute(ctx, "query-status", nil, &status); err != nil {
-		return nil, err
-	}
-	if !status.Running {
-		return func() error { return nil }, nil
-	}
-	if err := vm.client.Execute(ctx, "stop", nil, nil); err != nil {
-		// The command may have been carried out although its answer is lost.
-		return nil, errors.Join(err, vm.resume(ctx))
-	}
-	return func() error { return vm.resume(ctx) }, nil
-}
-
-// resumeTimeout bounds how long resuming may take, reconnection included.
-const resumeTimeout = 10 * time.Second
-
-func (vm *VM) resume(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
-	defer cancel()
-	err := vm.client.Execute(ctx, "cont", nil, nil)
-	if err == nil {
-		return nil
-	}
-	client, dialErr := qmp.Dial(ctx, vm.socket)
-	if dialErr != nil {
-		return fmt.Errorf("resume: %w", errors.Join(err, dialErr))
-	}
-	defer client.Close()
-	return client.Execute(ctx, "cont", nil, nil)
 }
 
 // Close hangs up and unmaps.

@@ -1,0 +1,82 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/internal/qmp"
+)
+
+// Pause stops the machine and returns what lets it run again. Resume works
+// after ctx has ended, and reconnects if the monitor went away. A machine that
+// was not running is left as it is.
+func (vm *VM) Pause(ctx context.Context) (resume func() error, err error) {
+	var status struct {
+		Running bool `json:"running"`
+	}
+	if err := vm.client.Execute(ctx, "query-status", nil, &status); err != nil {
+		return nil, err
+	}
+	vm.paused = 0
+	if !status.Running {
+		return func() error { return nil }, nil
+	}
+	events := vm.client.Subscribe()
+	asked := time.Now()
+	resume = func() error {
+		defer events.Close()
+		err := vm.resume(ctx)
+		vm.paused = between(events, time.Since(asked))
+		return err
+	}
+	if err := vm.client.Execute(ctx, "stop", nil, nil); err != nil {
+		// The command may have been carried out although its answer is lost.
+		return nil, errors.Join(err, resume())
+	}
+	return resume, nil
+}
+
+// PausedFor is how long the last pause lasted by the times of QEMU's own events:
+// from all virtual CPUs standing still to just before they run again.
+func (vm *VM) PausedFor() time.Duration { return vm.paused }
+
+// between returns the time from STOP to RESUME as their events give it, which
+// come before the answers of the commands; without them, the bound.
+func between(events *qmp.Subscription, bound time.Duration) time.Duration {
+	var stopped time.Time
+	for {
+		select {
+		case event, open := <-events.C:
+			switch {
+			case !open:
+				return bound
+			case event.Name == "STOP":
+				stopped = event.Time
+			case event.Name == "RESUME" && !stopped.IsZero():
+				return max(0, min(bound, event.Time.Sub(stopped)))
+			}
+		default:
+			return bound
+		}
+	}
+}
+
+// resumeTimeout bounds how long resuming may take, reconnection included.
+const resumeTimeout = 10 * time.Second
+
+func (vm *VM) resume(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
+	defer cancel()
+	err := vm.client.Execute(ctx, "cont", nil, nil)
+	if err == nil {
+		return nil
+	}
+	client, dialErr := qmp.Dial(ctx, vm.socket)
+	if dialErr != nil {
+		return fmt.Errorf("resume: %w", errors.Join(err, dialErr))
+	}
+	defer client.Close()
+	return client.Execute(ctx, "cont", nil, nil)
+}
