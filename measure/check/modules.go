@@ -33,6 +33,7 @@ type moduleFact struct {
 	At       address       `json:"at"` // of its struct module
 	BuildID  string        `json:"build_id,omitempty"`
 	Live     bool          `json:"live"`
+	PerCPU   address       `json:"per_cpu,omitempty"` // offset of its per-CPU data
 	Areas    []areaFact    `json:"areas"`
 	Sections []sectionFact `json:"sections,omitempty"`
 }
@@ -77,7 +78,7 @@ func collectModules(c *collector) (any, measure.Coverage, error) {
 }
 
 func factOf(m kernel.LoadedModule) moduleFact {
-	fact := moduleFact{Name: m.Name, At: address(m.At), BuildID: m.BuildID, Live: m.Live}
+	fact := moduleFact{Name: m.Name, At: address(m.At), BuildID: m.BuildID, Live: m.Live, PerCPU: address(m.PerCPU)}
 	for _, a := range m.Areas {
 		fact.Areas = append(fact.Areas, areaFact{a.Kind, address(a.Start), a.Size})
 	}
