@@ -58,6 +58,7 @@ func buildImage(ctx context.Context, dir string, r recipe, log io.Writer) error 
 		do   func(context.Context) error
 	}{
 		{"kernel package", img.fetchKernel},
+		{"BusyBox", img.fetchBusyBox},
 		{"initial RAM disk", img.buildInitrd},
 		{"Debian root file system", img.buildRoot},
 		{"signed unified kernel images", img.buildUKIs},
@@ -76,8 +77,7 @@ func buildImage(ctx context.Context, dir string, r recipe, log io.Writer) error 
 }
 
 // fetchKernel unpacks the kernel package into kernel/: vmlinuz and
-// lib/modules/RELEASE, which users of the lab see too. The BusyBox of the
-// initial RAM disk comes along.
+// lib/modules/RELEASE, which users of the lab see too.
 func (i *image) fetchKernel(ctx context.Context) error {
 	apt, err := newApt(ctx, filepath.Join(i.dir, "apt"), i.recipe.Kernel.Suite)
 	if err != nil {
@@ -89,7 +89,7 @@ func (i *image) fetchKernel(ctx context.Context) error {
 	}
 	i.info.Release = strings.TrimPrefix(i.info.Package, "linux-image-")
 	unpacked := filepath.Join(i.dir, "unpacked")
-	if err := apt.extract(ctx, unpacked, i.info.Package, "busybox-static"); err != nil {
+	if err := apt.extract(ctx, unpacked, i.info.Package); err != nil {
 		return err
 	}
 	defer os.RemoveAll(unpacked)
@@ -104,7 +104,7 @@ func (i *image) fetchKernel(ctx context.Context) error {
 	for _, lib := range []string{"lib", "usr/lib"} {
 		err := os.Rename(filepath.Join(unpacked, lib, "modules", i.info.Release), i.modules())
 		if err == nil {
-			return i.keepBusyBox(unpacked)
+			return nil
 		}
 		if !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -113,14 +113,20 @@ func (i *image) fetchKernel(ctx context.Context) error {
 	return fmt.Errorf("%s has no lib/modules/%s", i.info.Package, i.info.Release)
 }
 
-func (i *image) keepBusyBox(unpacked string) error {
-	for _, path := range []string{"bin/busybox", "usr/bin/busybox"} {
-		err := os.Rename(filepath.Join(unpacked, path), filepath.Join(i.dir, "busybox"))
-		if !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+// fetchBusyBox brings the one program of the initial RAM disk, from the
+// userland's suite whatever the kernel's is.
+func (i *image) fetchBusyBox(ctx context.Context) error {
+	apt, err := newApt(ctx, filepath.Join(i.dir, "apt"), i.recipe.Userland)
+	if err != nil {
+		return err
 	}
-	return errors.New("busybox-static has no busybox")
+	defer os.RemoveAll(apt.dir)
+	unpacked := filepath.Join(i.dir, "unpacked")
+	if err := apt.extract(ctx, unpacked, "busybox-static"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(unpacked)
+	return os.Rename(filepath.Join(unpacked, "bin", "busybox"), filepath.Join(i.dir, "busybox"))
 }
 
 // buildInitrd writes an uncompressed archive of BusyBox, the modules of the

@@ -18,7 +18,7 @@ var guestFiles embed.FS
 
 // recipeVersion is raised when the code that builds an image changes in a way
 // that the fields of recipe do not show.
-const recipeVersion = 1
+const recipeVersion = 2
 
 // A Kernel names a Debian kernel package by suite and flavour.
 type Kernel struct {

@@ -72,27 +72,33 @@ func (m *Machine) Tamper(ctx context.Context, name string) error {
 // subject, such as a file's ctime.
 func (m *Machine) Restore(ctx context.Context, name string) error {
 	journal := m.journal(name)
-	data, err := os.ReadFile(journal)
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%s: %w", name, ErrNotTampered)
-	}
+	undo, err := readJournal(journal)
 	if err != nil {
-		return err
+		return fmt.Errorf("restore %s: %w", name, err)
 	}
 	if !m.Running() {
 		return ErrNotRunning
 	}
 	c := &change{machine: m, journal: journal}
 	defer c.close()
-	if err := json.Unmarshal(data, &c.undo); err != nil {
-		return fmt.Errorf("restore %s: %w", name, err)
-	}
-	for _, step := range slices.Backward(c.undo) {
+	for _, step := range slices.Backward(undo) {
 		if err := c.revert(ctx, step); err != nil {
 			return fmt.Errorf("restore %s: %w", name, err)
 		}
 	}
 	return os.Remove(journal)
+}
+
+func readJournal(path string) ([]undoStep, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNotTampered
+	}
+	if err != nil {
+		return nil, err
+	}
+	var undo []undoStep
+	return undo, json.Unmarshal(data, &undo)
 }
 
 func (m *Machine) journal(name string) string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -79,14 +80,16 @@ func startHostTPM(ctx context.Context, state, control, data, log string) (Proces
 	return p, errors.Join(err, waitFor(ctx, p, data))
 }
 
-// waitFor waits until a process has made its socket.
+// waitFor waits until a process listens on a Unix socket. It does not connect:
+// swtpm takes the end of a connection for the end of its work.
 func waitFor(ctx context.Context, p Process, path string) error {
 	for {
-		if _, err := os.Stat(path); err == nil {
-			return nil
+		listening, err := listens(path)
+		if listening || err != nil {
+			return err
 		}
 		if !p.alive() {
-			return fmt.Errorf("%s ended before it made %s", p.Name, path)
+			return fmt.Errorf("%s ended before it listened on %s", p.Name, path)
 		}
 		select {
 		case <-ctx.Done():
@@ -94,4 +97,21 @@ func waitFor(ctx context.Context, p Process, path string) error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// listens looks the socket up in /proc/net/unix (proc(5)): "address: refcount
+// protocol flags type state inode path", flags in hexadecimal. The file's
+// existence would not do, for it is there from bind, before listen.
+func listens(path string) (bool, error) {
+	const acceptsConnections = "00010000" // __SO_ACCEPTCON, include/linux/net.h
+	data, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); len(fields) == 8 && fields[7] == path && fields[3] == acceptsConnections {
+			return true, nil
+		}
+	}
+	return false, nil
 }

@@ -1,0 +1,277 @@
+//go:build lab
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// shared is the machine of all tests that leave it as they found it, booted
+// for the first of them.
+var (
+	shared = sync.OnceValues(func() (*Machine, error) {
+		sharedUsed = true
+		return Start(context.Background(), Options{Log: os.Stderr})
+	})
+	sharedUsed bool
+)
+
+func sharedMachine(t *testing.T) *Machine {
+	t.Helper()
+	m, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if machine, err := useShared(); err == nil && machine != nil {
+		if err := machine.Close(); err != nil {
+			os.Stderr.WriteString(err.Error())
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// useShared is the shared machine if a test has started it.
+func useShared() (*Machine, error) {
+	if !sharedUsed {
+		return nil, nil
+	}
+	return shared()
+}
+
+func TestMachineIsWhatItSays(t *testing.T) {
+	m := sharedMachine(t)
+	for what, test := range map[string]struct{ script, want string }{
+		"Secure Boot":        {"od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-*", "1"},
+		"lockdown":           {"cat /sys/kernel/security/lockdown", "none [integrity] confidentiality"},
+		"kernel":             {"uname -r", m.Kernel},
+		"TPM":                {"cat /sys/class/tpm/tpm0/tpm_version_major", "2"},
+		"KVM":                {"lsmod | grep -cE '^kvm_(amd|intel) '", "1"},
+		"root file system":   {"findmnt -no FSTYPE /", "ext4"},
+		"capabilities":       {"getcap /usr/bin/ping", "/usr/bin/ping cap_net_raw=ep"},
+		"extended attribute": {"getfattr --only-values -n user.colour /srv/samples/xattr", "blue"},
+		"host loopback":      {"ip route get 10.0.2.2 | grep -c eth0", "1"},
+		"package database":   {"dpkg --verify coreutils && dpkg-query -W -f '${Status}' coreutils", "install ok installed"},
+	} {
+		if got := strings.TrimSpace(m.ShellT(t, test.script)); got != test.want {
+			t.Errorf("%s: %q, want %q", what, got, test.want)
+		}
+	}
+	if entries := m.ShellT(t, "wc -l < /sys/kernel/security/ima/ascii_runtime_measurements"); len(strings.TrimSpace(entries)) < 2 {
+		t.Errorf("IMA list has %s entries", entries)
+	}
+	for _, path := range []string{m.RAM, m.Disk, m.ESP, m.Vmlinuz, m.UKI, m.QMP, m.EventsQMP, m.GDB, m.Serial, m.TPM, m.HostTPM, m.TPMCA,
+		filepath.Join(m.Modules, "modules.order")} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestEndorsementCertificateLeadsToAuthority(t *testing.T) {
+	m := sharedMachine(t)
+	result, err := m.Exec(t.Context(), "tpm2_nvread", "-C", "o", "0x1c00002") // RSA 2048 EK certificate, TCG EK profile
+	if err != nil || result.ExitCode != 0 {
+		t.Fatalf("read EK certificate: %v, %+v", err, result)
+	}
+	der := filepath.Join(t.TempDir(), "ek.der")
+	if err := os.WriteFile(der, result.Stdout, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), "", "openssl", "verify", "-ignore_critical", "-CAfile", m.TPMCA, der); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestExecPassesEverythingOn(t *testing.T) {
+	m := sharedMachine(t)
+	result, err := m.ExecInput(t.Context(), []byte("in"), "sh", "-c", "cat; echo out; echo err >&2; exit 7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(result.Stdout) != "inout\n" || string(result.Stderr) != "err\n" || result.ExitCode != 7 {
+		t.Errorf("result %+v", result)
+	}
+	if result, err = m.Exec(t.Context(), "sh", "-c", "kill -9 $$"); err != nil || result.Signal != 9 {
+		t.Errorf("killed command: %+v, %v", result, err)
+	}
+	if _, err := m.Exec(t.Context(), "/no/such/command"); err == nil {
+		t.Error("a command that does not exist ran")
+	}
+}
+
+// observe is a script in the guest for each tamper that is not seen in memory:
+// what it prints must differ while the tamper is in place.
+var observe = map[string]string{
+	"file-content":   "sha256sum /usr/bin/pinky",
+	"file-setuid":    "find /usr/local -perm -4000",
+	"file-deleted":   "ls /etc/security",
+	"ftrace":         "cat /sys/kernel/tracing/enabled_functions",
+	"kprobe":         "cat /sys/kernel/debug/kprobes/list | grep -c do_sys_openat2; true",
+	"module-load":    "grep ^dummy /proc/modules; true",
+	"file-touch-tmp": "ls /tmp",
+}
+
+func TestTampersShowAndAreRestored(t *testing.T) {
+	m := sharedMachine(t)
+	for _, tamper := range Tampers() {
+		t.Run(tamper.Name, func(t *testing.T) {
+			script, inGuest := observe[tamper.Name]
+			before := ""
+			if inGuest {
+				before = m.ShellT(t, script)
+			}
+			if err := m.Tamper(t.Context(), tamper.Name); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Tamper(t.Context(), tamper.Name); !errors.Is(err, ErrTampered) {
+				t.Errorf("tampering twice: %v", err)
+			}
+			steps := memorySteps(t, m, tamper.Name)
+			switch {
+			case inGuest && m.ShellT(t, script) == before:
+				t.Error("the tamper does not show in the guest")
+			case !inGuest && len(steps) == 0:
+				t.Error("the tamper wrote no memory and has no script to observe it")
+			}
+			checkMemory(t, m, steps, false)
+			if err := m.Restore(t.Context(), tamper.Name); err != nil {
+				t.Fatal(err)
+			}
+			checkMemory(t, m, steps, true)
+			if inGuest {
+				if after := m.ShellT(t, script); after != before {
+					t.Errorf("not restored: %q, was %q", after, before)
+				}
+			}
+			if err := m.Restore(t.Context(), tamper.Name); !errors.Is(err, ErrNotTampered) {
+				t.Errorf("restoring twice: %v", err)
+			}
+		})
+	}
+	if err := m.Tamper(t.Context(), "no-such"); !errors.Is(err, ErrUnknownTamper) {
+		t.Errorf("unknown tamper: %v", err)
+	}
+}
+
+// memorySteps are the memory writes of a tamper in place, with the old bytes.
+func memorySteps(t *testing.T, m *Machine, name string) []undoStep {
+	t.Helper()
+	steps, err := readJournal(m.journal(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(steps, func(s undoStep) bool { return s.Script != "" })
+}
+
+func checkMemory(t *testing.T, m *Machine, steps []undoStep, restored bool) {
+	t.Helper()
+	if len(steps) == 0 {
+		return
+	}
+	mem, err := m.openMemory(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.close()
+	for _, step := range steps {
+		now := make([]byte, len(step.Bytes))
+		if err := mem.read(step.Address, now); err != nil {
+			t.Error(err)
+		}
+		if bytes.Equal(now, step.Bytes) != restored {
+			t.Errorf("memory at %#x is %x, was %x before the tamper", step.Address, now, step.Bytes)
+		}
+	}
+}
+
+func TestTwoMachinesSideBySide(t *testing.T) {
+	first := sharedMachine(t)
+	second := StartT(t, Options{UKI: UKIOther, CPUs: 1, Memory: 512 << 20, PrivateRAM: true})
+	if first.Disk == second.Disk || first.QMP == second.QMP || first.PID == second.PID {
+		t.Errorf("machines share: %+v %+v", first, second)
+	}
+	if cmdline := second.ShellT(t, "cat /proc/cmdline"); !strings.Contains(cmdline, "lockdown=none") {
+		t.Errorf("the other kernel image has command line %q", cmdline)
+	}
+	if pcr := "cat /sys/class/tpm/tpm0/pcr-sha256/4"; first.ShellT(t, pcr) == second.ShellT(t, pcr) {
+		t.Error("two kernel images, one value of PCR 4")
+	}
+	if err := second.Tamper(t.Context(), "kernel-text"); !errors.Is(err, errPrivateRAM) {
+		t.Errorf("tamper with private RAM: %v", err)
+	}
+	if _, err := Start(t.Context(), Options{Dir: second.Dir}); !errors.Is(err, ErrRunning) {
+		t.Errorf("second start in one directory: %v", err)
+	}
+	second.ShellT(t, "true") // the refused start did it no harm
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Exec(t.Context(), "true"); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("exec after Close: %v", err)
+	}
+	first.ShellT(t, "true")
+}
+
+func TestFailedStartLeavesNothing(t *testing.T) {
+	tests := map[string]struct {
+		options Options
+		timeout time.Duration
+	}{
+		"QEMU refuses":      {Options{Plugin: "/no/such/plugin.so"}, time.Minute},
+		"given up half way": {Options{}, 5 * time.Second},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			sharedMachine(t) // the image is there: only the start itself takes time
+			t.Setenv("PLUMBLINE_LAB_ACCEL", accelTCG)
+			test.options.Dir = filepath.Join(t.TempDir(), "m")
+			ctx, cancel := context.WithTimeout(t.Context(), test.timeout)
+			defer cancel()
+			_, err := Start(ctx, test.options)
+			var failure *StartError
+			if !errors.As(err, &failure) {
+				t.Fatalf("error %v, want a StartError", err)
+			}
+			if !strings.Contains(err.Error(), "qemu-system-x86_64 -name") {
+				t.Errorf("the message lacks the command line: %v", err)
+			}
+			if left := processesWith(t, test.options.Dir); len(left) > 0 {
+				t.Errorf("left running: %v", left)
+			}
+			if files, _ := filepath.Glob(filepath.Join(test.options.Dir, "*.img")); len(files) > 0 {
+				t.Errorf("left on disk: %v", files)
+			}
+		})
+	}
+}
+
+// processesWith lists processes whose command line mentions a directory.
+func processesWith(t *testing.T, dir string) []string {
+	t.Helper()
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, path := range paths {
+		if data, err := os.ReadFile(path); err == nil && bytes.Contains(data, []byte(dir)) {
+			found = append(found, path+": "+string(bytes.ReplaceAll(data, []byte{0}, []byte{' '})))
+		}
+	}
+	return found
+}
