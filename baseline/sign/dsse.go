@@ -1,0 +1,90 @@
+// Package sign signs and verifies documents as DSSE envelopes with Ed25519.
+//
+// DSSE v1.0: https://github.com/secure-systems-lab/dsse/blob/v1.0.0/protocol.md
+// A verifier trusts the keys it is given and no other; the key id in an envelope
+// is a hint, never a reason to trust.
+package sign
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+)
+
+var (
+	// ErrSignature: no signature by a trusted key verifies.
+	ErrSignature = errors.New("bad signature")
+	// ErrUntrusted: the envelope is signed only by keys that are not trusted.
+	ErrUntrusted = errors.New("signed by a key that is not trusted")
+)
+
+// Signer makes Ed25519 signatures. Keys in files implement it here; a key in a
+// TPM or an SSH agent needs nothing more.
+type Signer interface {
+	Public() ed25519.PublicKey
+	// Sign signs message itself, not a digest of it (Ed25519, RFC 8032).
+	Sign(message []byte) ([]byte, error)
+}
+
+type envelope struct {
+	PayloadType string      `json:"payloadType"`
+	Payload     []byte      `json:"payload"`
+	Signatures  []signature `json:"signatures"`
+}
+
+type signature struct {
+	KeyID string `json:"keyid"`
+	Sig   []byte `json:"sig"`
+}
+
+// maxSignatures bounds the work an envelope can ask for.
+const maxSignatures = 16
+
+// Seal wraps payload in an envelope signed by s.
+func Seal(payloadType string, payload []byte, s Signer) ([]byte, error) {
+	sig, err := s.Sign(preAuth(payloadType, payload))
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	if !ed25519.Verify(s.Public(), preAuth(payloadType, payload), sig) {
+		return nil, fmt.Errorf("sign: the key made a signature that does not verify: %w", ErrSignature)
+	}
+	return json.Marshal(envelope{payloadType, payload, []signature{{KeyID(s.Public()), sig}}})
+}
+
+// Open returns the payload of an envelope that one of the trusted keys signed,
+// and that key.
+func Open(payloadType string, data []byte, trusted []ed25519.PublicKey) ([]byte, ed25519.PublicKey, error) {
+	var e envelope
+	if err := json.Unmarshal(data, &e); err != nil {
+		return nil, nil, fmt.Errorf("read envelope: %w", err)
+	}
+	if e.PayloadType != payloadType {
+		return nil, nil, fmt.Errorf("read envelope: payload is %q, want %q: %w", e.PayloadType, payloadType, ErrSignature)
+	}
+	if n := len(e.Signatures); n == 0 || n > maxSignatures {
+		return nil, nil, fmt.Errorf("read envelope: %d signatures, want 1 to %d: %w", n, maxSignatures, ErrSignature)
+	}
+	known := false
+	message := preAuth(e.PayloadType, e.Payload)
+	for _, s := range e.Signatures {
+		for _, key := range trusted {
+			known = known || s.KeyID == KeyID(key)
+			if ed25519.Verify(key, message, s.Sig) {
+				return e.Payload, key, nil
+			}
+		}
+	}
+	if !known {
+		return nil, nil, fmt.Errorf("%w: %s", ErrUntrusted, e.Signatures[0].KeyID)
+	}
+	return nil, nil, ErrSignature
+}
+
+// preAuth is DSSE's PAE: what is signed.
+func preAuth(payloadType string, payload []byte) []byte {
+	b := []byte("DSSEv1 " + strconv.Itoa(len(payloadType)) + " " + payloadType + " " + strconv.Itoa(len(payload)) + " ")
+	return append(b, payload...)
+}

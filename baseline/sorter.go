@@ -1,0 +1,233 @@
+package baseline
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"container/heap"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// runSize is how many encoded bytes are sorted in memory before they go to a
+// temporary file.
+const runSize = 16 << 20
+
+// sorter puts any number of encoded records in order with bounded memory: full
+// runs are sorted and spilled, compressed, to one unlinked temporary file.
+type sorter struct {
+	mu      sync.Mutex
+	dir     string
+	run     []byte
+	entries []span
+	spill   *os.File
+	runs    []extent
+	end     int64
+}
+
+// span is one record of the run in memory, its length prefix included.
+type span struct{ off, size uint32 }
+
+// extent is one spilled run in the temporary file.
+type extent struct{ off, size int64 }
+
+// newSorter spills to dir, "" for the system's directory for temporary files.
+func newSorter(dir string) *sorter { return &sorter{dir: dir} }
+
+// add takes one encoded record; safe for concurrent use.
+func (s *sorter) add(encoded []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.run)+len(encoded) > runSize && len(s.run) > 0 {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	s.entries = append(s.entries, span{uint32(len(s.run)), uint32(len(encoded))})
+	s.run = append(s.run, encoded...)
+	return nil
+}
+
+func (s *sorter) record(e span) []byte { return s.run[e.off : e.off+e.size] }
+
+func (s *sorter) sortRun() {
+	slices.SortFunc(s.entries, func(a, b span) int { return compareEncoded(s.record(a), s.record(b)) })
+}
+
+// flush spills the run in memory.
+func (s *sorter) flush() error {
+	if s.spill == nil {
+		f, err := os.CreateTemp(s.dir, ".plumbline-sort-*")
+		if err != nil {
+			return fmt.Errorf("make temporary file: %w", err)
+		}
+		os.Remove(f.Name())
+		s.spill = f
+	}
+	s.sortRun()
+	section := &counter{w: io.NewOffsetWriter(s.spill, s.end)}
+	z, err := zstd.NewWriter(section, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(256<<10))
+	if err != nil {
+		return err
+	}
+	for _, e := range s.entries {
+		if _, err := z.Write(s.record(e)); err != nil {
+			return fmt.Errorf("write temporary file: %w", err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		return fmt.Errorf("write temporary file: %w", err)
+	}
+	s.runs = append(s.runs, extent{s.end, section.n})
+	s.end += section.n
+	s.run, s.entries = s.run[:0], s.entries[:0]
+	return nil
+}
+
+// each calls fn for every record in order. The bytes are valid during the call.
+func (s *sorter) each(fn func(encoded []byte) error) error {
+	if len(s.runs) == 0 {
+		s.sortRun()
+		for _, e := range s.entries {
+			if err := fn(s.record(e)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(s.entries) > 0 {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	s.run, s.entries = nil, nil
+	return s.merge(fn)
+}
+
+func (s *sorter) merge(fn func(encoded []byte) error) error {
+	var h runHeap
+	defer func() {
+		for _, r := range h {
+			r.z.Close()
+		}
+	}()
+	for _, at := range s.runs {
+		r, err := newRunReader(io.NewSectionReader(s.spill, at.off, at.size))
+		if err != nil {
+			return err
+		}
+		h = append(h, r)
+		if err := r.next(); err != nil {
+			return fmt.Errorf("read temporary file: %w", err)
+		}
+	}
+	heap.Init(&h)
+	for len(h) > 0 {
+		if err := fn(h[0].current); err != nil {
+			return err
+		}
+		switch err := h[0].next(); {
+		case errors.Is(err, io.EOF):
+			heap.Pop(&h).(*runReader).z.Close()
+		case err != nil:
+			return fmt.Errorf("read temporary file: %w", err)
+		default:
+			heap.Fix(&h, 0)
+		}
+	}
+	return nil
+}
+
+// close frees the temporary file.
+func (s *sorter) close() {
+	if s.spill != nil {
+		s.spill.Close()
+	}
+}
+
+type runReader struct {
+	z       *zstd.Decoder
+	r       *bufio.Reader
+	current []byte
+}
+
+func newRunReader(r io.Reader) (*runReader, error) {
+	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return nil, err
+	}
+	return &runReader{z: z, r: bufio.NewReaderSize(z, 64<<10)}, nil
+}
+
+// next reads one record, length prefix included.
+func (r *runReader) next() error {
+	n, err := binary.ReadUvarint(r.r)
+	if err != nil {
+		return err
+	}
+	if n > maxRecord {
+		return ErrDamaged
+	}
+	r.current = binary.AppendUvarint(r.current[:0], n)
+	head := len(r.current)
+	r.current = slices.Grow(r.current, int(n))[:head+int(n)]
+	if _, err := io.ReadFull(r.r, r.current[head:]); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return nil
+}
+
+type runHeap []*runReader
+
+func (h runHeap) Len() int           { return len(h) }
+func (h runHeap) Less(i, j int) bool { return compareEncoded(h[i].current, h[j].current) < 0 }
+func (h runHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *runHeap) Push(x any)        { *h = append(*h, x.(*runReader)) }
+func (h *runHeap) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return last
+}
+
+// compareEncoded orders encoded records by path, then volume, then inode.
+func compareEncoded(a, b []byte) int {
+	pathA, restA := splitKey(a)
+	pathB, restB := splitKey(b)
+	if c := bytes.Compare(pathA, pathB); c != 0 {
+		return c
+	}
+	volumeA, restA := splitString(restA)
+	volumeB, restB := splitString(restB)
+	return cmp.Or(bytes.Compare(volumeA, volumeB), bytes.Compare(restA, restB))
+}
+
+// splitKey takes the path from an encoded record that this process encoded.
+func splitKey(encoded []byte) (path, rest []byte) {
+	_, n := binary.Uvarint(encoded)
+	return splitString(encoded[n:])
+}
+
+func splitString(b []byte) (s, rest []byte) {
+	size, n := binary.Uvarint(b)
+	return b[n : n+int(size)], b[n+int(size):]
+}
+
+// counter counts what passes.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}
