@@ -140,11 +140,6 @@ func (b *Baseline) verifyBody() error {
 
 // Records gives every record in order. It ends after the first error.
 func (b *Baseline) Records() iter.Seq2[*Record, error] {
-	return b.records(0)
-}
-
-// records starts with block first.
-func (b *Baseline) records(first int) iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
 		z, err := newBlockDecoder()
 		if err != nil {
@@ -154,15 +149,13 @@ func (b *Baseline) records(first int) iter.Seq2[*Record, error] {
 		defer z.Close()
 		var off int64
 		var packed, block []byte
-		for i, at := range b.Header.Body.Blocks {
-			if i >= first {
-				if packed, block, err = b.readBlock(z, off, at.Size, packed, block); err != nil {
-					yield(nil, err)
-					return
-				}
-				if !eachRecord(block, yield) {
-					return
-				}
+		for _, at := range b.Header.Body.Blocks {
+			if packed, block, err = b.readBlock(z, off, at.Size, packed, block); err != nil {
+				yield(nil, err)
+				return
+			}
+			if !eachRecord(block, yield) {
+				return
 			}
 			off += at.Size
 		}

@@ -1,0 +1,177 @@
+package baseline
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"sync"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// Source is a tree of files to capture.
+type Source interface {
+	// Machine says whose files they are; valid before and after Scan, where
+	// volumes may have been added.
+	Machine() filewatch.Machine
+	// Scan visits every object once, from any number of goroutines, and returns
+	// what it could not see. It asks want about each regular file whether its
+	// content is needed. visit gets an object with its names in the guest,
+	// sorted (nil when no directory names it), the content when it was wanted
+	// and can be read, and what is wrong with the object. Objects, names and
+	// content are valid during the call. Scan itself fails only when nothing
+	// sensible could be read, when ctx ends, or with visit's error.
+	Scan(ctx context.Context, want WantFunc, visit VisitFunc) ([]filewatch.Gap, error)
+}
+
+// WantFunc and VisitFunc are the two halves of [Source.Scan].
+type (
+	WantFunc  = func(o *filewatch.Object, names []string) bool
+	VisitFunc = func(o *filewatch.Object, names []string, content io.Reader, damage error) error
+)
+
+// CaptureOptions steer a capture. The zero value takes every object with every
+// attribute.
+type CaptureOptions struct {
+	// Rules choose objects and digests; nil takes everything.
+	Rules *filewatch.Rules
+	// TempDir is where records are sorted when they do not fit in memory;
+	// default: the system's directory for temporary files.
+	TempDir string
+	// Progress, if not nil, is called after each object with the size of what
+	// was read of it, from several goroutines.
+	Progress func(bytes int64)
+	// Limit, if not nil, is told of every piece of content before it is hashed
+	// and may wait: it throttles the capture.
+	Limit func(ctx context.Context, bytes int) error
+	// growing holds what to compare while content streams by.
+	growing map[filewatch.ID]*prefix
+}
+
+// prefix is the old content of a growing file.
+type prefix struct {
+	size int64
+	want Digest
+	kept bool // set during the capture: the old content is still there
+}
+
+// Snapshot is the state of a tree at one time: sorted records, not yet signed.
+type Snapshot struct {
+	Machine filewatch.Machine
+	Gaps    []filewatch.Gap
+	Objects uint64
+	Unread  uint64
+	Bytes   int64 // of content read
+	rules   *filewatch.Rules
+	growing map[filewatch.ID]*prefix
+	sorter  *sorter
+}
+
+// Capture reads a tree. The caller closes the snapshot.
+func Capture(ctx context.Context, src Source, o *CaptureOptions) (*Snapshot, error) {
+	if o == nil {
+		o = &CaptureOptions{}
+	}
+	c := &capture{o: o, snap: &Snapshot{rules: o.Rules, growing: o.growing, sorter: newSorter(o.TempDir)}}
+	c.hashers.New = func() any { return newHasher() }
+	gaps, err := src.Scan(ctx, c.want, func(obj *filewatch.Object, names []string, content io.Reader, damage error) error {
+		return c.visit(ctx, obj, names, content, damage)
+	})
+	if err != nil {
+		c.snap.Close()
+		return nil, err
+	}
+	c.snap.Machine = src.Machine()
+	c.snap.Gaps = gaps
+	return c.snap, nil
+}
+
+type capture struct {
+	o       *CaptureOptions
+	hashers sync.Pool
+	mu      sync.Mutex // guards the counters of snap
+	snap    *Snapshot
+}
+
+func (c *capture) want(o *filewatch.Object, names []string) bool {
+	return contentAttributes&c.o.Rules.MatchNames(names, o).Check != 0
+}
+
+// contentAttributes are those that need the content read.
+const contentAttributes = filewatch.AttrContent | filewatch.AttrSHA256 | filewatch.AttrGrowing
+
+func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []string, content io.Reader, damage error) error {
+	rule := c.o.Rules.MatchNames(names, obj)
+	if rule.Level == filewatch.Ignore {
+		return nil
+	}
+	r := Record{Object: *obj, Names: names}
+	if len(names) == 0 {
+		// The way fsck names what no directory does.
+		r.Names = []string{fmt.Sprintf("#%d", obj.Inode)}
+	}
+	h := c.hashers.Get().(*hasher)
+	defer c.hashers.Put(h)
+	var read int64
+	switch {
+	case damage != nil:
+		r.Unread = damage.Error()
+	case content != nil:
+		var err error
+		h.ctx, h.limit, h.old = ctx, c.o.Limit, c.o.growing[obj.ID()]
+		if read, err = h.sum(&r, content, rule.Check); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			r.BLAKE3, r.SHA256, r.Unread = Digest{}, Digest{}, err.Error()
+		}
+	case obj.Type == filewatch.TypeFile && contentAttributes&rule.Check != 0:
+		r.Unread = "content not read"
+	}
+	if c.o.Progress != nil {
+		c.o.Progress(read)
+	}
+	c.count(&r, read)
+	h.encoded = appendRecord(h.encoded[:0], &r, &h.scratch)
+	return c.snap.sorter.add(h.encoded)
+}
+
+func (c *capture) count(r *Record, read int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.snap.Objects++
+	c.snap.Bytes += read
+	if r.Unread != "" {
+		c.snap.Unread++
+	}
+}
+
+// Records gives the records in order.
+func (s *Snapshot) Records() iter.Seq2[*Record, error] {
+	return func(yield func(*Record, error) bool) {
+		errStop := errors.New("stop")
+		err := s.sorter.each(func(encoded []byte) error {
+			_, n := binary.Uvarint(encoded)
+			r, err := decodeRecord(encoded[n:])
+			if err != nil {
+				return err
+			}
+			if !yield(r, nil) {
+				return errStop
+			}
+			return nil
+		})
+		if err != nil && err != errStop {
+			yield(nil, err)
+		}
+	}
+}
+
+// Incomplete says that not everything the rules ask for could be read.
+func (s *Snapshot) Incomplete() bool { return s.Unread > 0 || len(s.Gaps) > 0 }
+
+// Close frees the snapshot's temporary file.
+func (s *Snapshot) Close() { s.sorter.close() }

@@ -1,0 +1,272 @@
+package baseline
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// Report is what comparing two states came to.
+type Report struct {
+	Machine filewatch.Machine
+	// Version and Created are the baseline's.
+	Baseline Header
+	// Changes are sorted by path; those of kind [Unmeasured] say what could not
+	// be compared.
+	Changes []*Change
+	Objects uint64 // compared, in the new state
+	Bytes   int64  // of content read
+}
+
+// Outcome is fail when a change counts, incomplete when something could not be
+// compared, pass otherwise.
+func (r *Report) Outcome() string {
+	outcome := "pass"
+	for _, c := range r.Changes {
+		if c.Counts() {
+			return "fail"
+		}
+		if c.Kind == Unmeasured {
+			outcome = "incomplete"
+		}
+	}
+	return outcome
+}
+
+// Mask is AIDE's exit code: 1 for added, 2 for removed, 4 for changed objects
+// among the changes that count.
+func (r *Report) Mask() int {
+	mask := 0
+	for _, c := range r.Changes {
+		if c.Counts() {
+			mask |= map[Kind]int{Added: 1, Removed: 2, Changed: 4}[c.Kind]
+		}
+	}
+	return mask
+}
+
+// Count is the number of changes of a kind.
+func (r *Report) Count(kind Kind) int {
+	n := 0
+	for _, c := range r.Changes {
+		if c.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// Compare sets a snapshot against a baseline. rules nil means those the
+// snapshot was captured with.
+func Compare(b *Baseline, s *Snapshot) (*Report, error) {
+	c := newComparer(s.rules)
+	c.gaps(b.Header.Gaps, "when the baseline was made: ")
+	c.gaps(s.Gaps, "")
+	c.prefixes = s.growing
+	if err := c.run(b.Records(), s.Records()); err != nil {
+		return nil, err
+	}
+	return &Report{Machine: s.Machine, Baseline: b.Header, Changes: c.changes, Objects: s.Objects, Bytes: s.Bytes}, nil
+}
+
+// Diff sets two baselines against each other under the newer one's rules.
+func Diff(old, new *Baseline) (*Report, error) {
+	rules, err := new.Header.ParseRules()
+	if err != nil {
+		return nil, err
+	}
+	c := newComparer(rules)
+	c.gaps(old.Header.Gaps, "in the older baseline: ")
+	c.gaps(new.Header.Gaps, "in the newer baseline: ")
+	if err := c.run(old.Records(), new.Records()); err != nil {
+		return nil, err
+	}
+	return &Report{Machine: new.Header.Machine, Baseline: old.Header, Changes: c.changes, Objects: new.Header.Objects}, nil
+}
+
+type comparer struct {
+	rules    *filewatch.Rules
+	changes  []*Change
+	prefixes map[filewatch.ID]*prefix
+	blind    map[string]bool // volumes with gaps
+	// left are objects without a partner of the same path and identity.
+	left struct{ old, new []*Record }
+	// rotations are the places of logs that were moved aside.
+	rotations map[string]bool
+}
+
+func newComparer(rules *filewatch.Rules) *comparer {
+	return &comparer{rules: rules, blind: map[string]bool{}, rotations: map[string]bool{}}
+}
+
+func (c *comparer) gaps(gaps []filewatch.Gap, when string) {
+	for _, g := range gaps {
+		c.blind[g.Volume] = true
+		c.changes = append(c.changes, &Change{Path: g.What, Kind: Unmeasured, Level: filewatch.Verify, Explanation: when + g.Reason})
+	}
+}
+
+// run joins the two sorted streams by path and identity, then pairs what is
+// left by identity, then by path.
+func (c *comparer) run(old, new iter.Seq2[*Record, error]) error {
+	nextOld, stopOld := iter.Pull2(old)
+	defer stopOld()
+	nextNew, stopNew := iter.Pull2(new)
+	defer stopNew()
+	a, errA, okA := nextOld()
+	b, errB, okB := nextNew()
+	for okA || okB {
+		if err := cmp.Or(errA, errB); err != nil {
+			return err
+		}
+		order := 0
+		switch {
+		case !okA:
+			order = 1
+		case !okB:
+			order = -1
+		default:
+			order = compareRecords(a, b)
+		}
+		switch {
+		case order < 0:
+			c.left.old = append(c.left.old, a)
+		case order > 0:
+			c.left.new = append(c.left.new, b)
+		default:
+			c.pair(a, b)
+		}
+		if order <= 0 {
+			a, errA, okA = nextOld()
+		}
+		if order >= 0 {
+			b, errB, okB = nextNew()
+		}
+	}
+	c.pairLeft()
+	slices.SortStableFunc(c.changes, func(a, b *Change) int { return strings.Compare(a.Path, b.Path) })
+	return nil
+}
+
+// compareRecords is the order of a baseline, extended by the generation.
+func compareRecords(a, b *Record) int {
+	return cmp.Or(strings.Compare(a.Path(), b.Path()), strings.Compare(a.Volume, b.Volume),
+		cmp.Compare(a.Inode, b.Inode), cmp.Compare(a.Generation, b.Generation))
+}
+
+func (c *comparer) pair(old, new *Record) {
+	got := &Observed{Record: *new}
+	if p := c.prefixes[old.ID()]; p != nil && new.Unread == "" {
+		got.Prefix = PrefixGone
+		if p.kept {
+			got.Prefix = PrefixKept
+		}
+	}
+	c.add(Judge(c.rules, new.Path(), old, got))
+}
+
+func (c *comparer) add(change *Change) {
+	if change != nil {
+		c.changes = append(c.changes, change)
+	}
+}
+
+// pairLeft finds renamed objects by identity, replaced ones by path; the rest
+// was added or removed.
+func (c *comparer) pairLeft() {
+	byID := make(map[filewatch.ID]*Record, len(c.left.old))
+	byPath := make(map[string]*Record, len(c.left.old))
+	for _, old := range c.left.old {
+		byID[old.ID()] = old
+	}
+	done := map[*Record]bool{}
+	var rest []*Record
+	for _, new := range c.left.new {
+		if old := byID[new.ID()]; old != nil && !done[old] && sameObject(old, new) {
+			done[old] = true
+			c.moved(old, new)
+			continue
+		}
+		rest = append(rest, new)
+	}
+	for _, old := range c.left.old {
+		if !done[old] {
+			byPath[placeOf(old)] = old
+		}
+	}
+	for _, new := range rest {
+		if old := byPath[placeOf(new)]; old != nil {
+			done[old] = true
+			c.pair(old, new)
+			continue
+		}
+		if new.Type == filewatch.TypeFile && c.rotations[placeOf(new)] {
+			continue
+		}
+		c.add(Judge(c.rules, new.Path(), nil, &Observed{Record: *new}))
+	}
+	for _, old := range c.left.old {
+		if !done[old] {
+			c.removed(old)
+		}
+	}
+}
+
+// placeOf tells volumes apart that are mounted on each other's paths.
+func placeOf(r *Record) string { return r.Path() + "\x00" + r.Volume }
+
+// sameObject says that two records of one identity are one object. Where the
+// volume keeps no generations an inode number may have been used again, so
+// something else must agree as well.
+func sameObject(old, new *Record) bool {
+	if old.Type != new.Type {
+		return false
+	}
+	return new.Generation != 0 || old.BLAKE3 != Digest{} && old.BLAKE3 == new.BLAKE3 || old.Mtime.Equal(new.Mtime)
+}
+
+func (c *comparer) moved(old, new *Record) {
+	if strings.HasPrefix(new.Path(), "#") && c.blind[new.Volume] {
+		c.add(&Change{Path: old.Path(), Kind: Unmeasured, Level: filewatch.Verify, Old: old, New: new,
+			Explanation: "the directory that names it could not be read"})
+		return
+	}
+	if c.rotated(old, new) {
+		return
+	}
+	c.pair(old, new)
+}
+
+// rotated says that a growing log was moved aside with all it had:
+// /var/log/syslog became /var/log/syslog.1 or /var/log/syslog-20260101. What
+// is at the old path now is its successor.
+func (c *comparer) rotated(old, new *Record) bool {
+	p := c.prefixes[old.ID()]
+	if p == nil || !p.kept || path.Dir(old.Path()) != path.Dir(new.Path()) {
+		return false
+	}
+	suffix, ok := strings.CutPrefix(path.Base(new.Path()), logStem(path.Base(old.Path())))
+	if !ok || suffix == "" || strings.Trim(suffix, ".-_0123456789") != "" {
+		return false
+	}
+	c.rotations[placeOf(old)] = true
+	return true
+}
+
+// logStem is a log's name without its rotation number.
+func logStem(name string) string {
+	return strings.TrimRight(name, ".-_0123456789")
+}
+
+func (c *comparer) removed(old *Record) {
+	change := oneSided(c.rules, Removed, old, nil)
+	if change != nil && c.blind[old.Volume] {
+		change.Explanation += fmt.Sprintf(" (parts of volume %s could not be read)", old.Volume)
+	}
+	c.add(change)
+}

@@ -1,0 +1,98 @@
+package baseline
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// hasher has what one worker needs to digest and encode one object after the
+// other without allocating.
+type hasher struct {
+	ctx     context.Context
+	limit   func(context.Context, int) error
+	blake3  *blake3.Hasher
+	sha256  hash.Hash
+	withSHA bool
+	old     *prefix // nil when the object's old content is of no interest
+	read    int64
+	buf     []byte // for contents that cannot write themselves
+	scratch []byte
+	encoded []byte
+}
+
+func newHasher() *hasher { return &hasher{blake3: blake3.New(), sha256: sha256.New()} }
+
+// sum fills the digests the rule asks for and returns how much it read. A
+// content that is shorter than the object's size is an error: it was cut while
+// it was read, or the source lies.
+func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (int64, error) {
+	h.read, h.withSHA = 0, check.Has(filewatch.AttrSHA256)
+	h.blake3.Reset()
+	if h.withSHA {
+		h.sha256.Reset()
+	}
+	if err := h.copy(content); err != nil {
+		return h.read, fmt.Errorf("read content after %d bytes: %w", h.read, err)
+	}
+	if h.read < r.Size {
+		return h.read, fmt.Errorf("content ends after %d of %d bytes: %w", h.read, r.Size, io.ErrUnexpectedEOF)
+	}
+	h.comparePrefix(nil)
+	h.blake3.Sum(r.BLAKE3[:0])
+	if h.withSHA {
+		h.sha256.Sum(r.SHA256[:0])
+	}
+	return h.read, nil
+}
+
+func (h *hasher) copy(content io.Reader) error {
+	if w, ok := content.(io.WriterTo); ok {
+		_, err := w.WriteTo(h)
+		return err
+	}
+	if h.buf == nil {
+		h.buf = make([]byte, 256<<10)
+	}
+	_, err := io.CopyBuffer(h, content, h.buf)
+	return err
+}
+
+// Write digests one piece of content.
+func (h *hasher) Write(piece []byte) (int, error) {
+	if h.limit != nil {
+		if err := h.limit(h.ctx, len(piece)); err != nil {
+			return 0, err
+		}
+	}
+	if err := h.ctx.Err(); err != nil {
+		return 0, err
+	}
+	h.comparePrefix(piece)
+	h.blake3.Write(piece)
+	if h.withSHA {
+		h.sha256.Write(piece)
+	}
+	h.read += int64(len(piece))
+	return len(piece), nil
+}
+
+// comparePrefix looks whether what has been digested so far and the beginning
+// of piece are the old content.
+func (h *hasher) comparePrefix(piece []byte) {
+	old := h.old
+	if old == nil || old.kept || old.size < h.read || old.size > h.read+int64(len(piece)) {
+		return
+	}
+	at := h.blake3.Clone()
+	at.Write(piece[:old.size-h.read])
+	var got Digest
+	at.Sum(got[:0])
+	old.kept = got == old.want
+}
