@@ -138,6 +138,9 @@ func (c *comparer) run(old, new iter.Seq2[*Record, error]) error {
 			c.left.old = append(c.left.old, a)
 		case order > 0:
 			c.left.new = append(c.left.new, b)
+		case a.Generation != 0 && b.Generation != 0 && a.Generation != b.Generation:
+			c.left.old = append(c.left.old, a)
+			c.left.new = append(c.left.new, b)
 		default:
 			c.pair(a, b)
 		}
@@ -153,10 +156,11 @@ func (c *comparer) run(old, new iter.Seq2[*Record, error]) error {
 	return nil
 }
 
-// compareRecords is the order of a baseline, extended by the generation.
+// compareRecords is the order of a baseline. It leaves the generation out, which
+// not every source can read.
 func compareRecords(a, b *Record) int {
 	return cmp.Or(strings.Compare(a.Path(), b.Path()), strings.Compare(a.Volume, b.Volume),
-		cmp.Compare(a.Inode, b.Inode), cmp.Compare(a.Generation, b.Generation))
+		cmp.Compare(a.Inode, b.Inode))
 }
 
 func (c *comparer) pair(old, new *Record) {

@@ -33,7 +33,9 @@ func deltas(old, new *Record, check, known filewatch.Attributes) Deltas {
 	c.names(old.Names, new.Names)
 	c.text(filewatch.AttrInode, "volume", old.Volume, new.Volume)
 	c.number(filewatch.AttrInode, "inode", int64(old.Inode), int64(new.Inode))
-	c.number(filewatch.AttrInode, "generation", int64(old.Generation), int64(new.Generation))
+	if old.Generation != 0 && new.Generation != 0 { // 0: the source could not tell
+		c.number(filewatch.AttrInode, "generation", int64(old.Generation), int64(new.Generation))
+	}
 	c.text(filewatch.AttrMtime, "mtime", formatTime(old.Mtime), formatTime(new.Mtime))
 	c.text(filewatch.AttrCtime, "ctime", formatTime(old.Ctime), formatTime(new.Ctime))
 	if old.Flags != new.Flags {

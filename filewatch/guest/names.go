@@ -1,0 +1,184 @@
+package guest
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// Bounds on what a hostile volume can make of its directories.
+const (
+	maxInode    = 1<<48 - 1 // larger than any volume numbers its inodes
+	maxNameData = 1<<32 - 1<<16
+	maxDepth    = 2048
+	maxPath     = 64 << 10
+	maxCache    = 1 << 15 // directories
+)
+
+// names has every directory entry of a volume: 16 bytes and the name for each.
+// Adding and sorting come first; of and label may then be used concurrently.
+type names struct {
+	root    uint64
+	point   string
+	chunks  [][]name
+	entries []name // sorted by inode
+	text    [][]byte
+
+	mu    sync.Mutex
+	cache map[uint64]string // paths of directories
+}
+
+// name is one directory entry; inode numbers have 48 bits.
+type name struct {
+	inodeLow, parentLow   uint32
+	inodeHigh, parentHigh uint16
+	text                  uint32 // number of the piece and place in it, see put
+}
+
+func (n *name) inode() uint64  { return uint64(n.inodeHigh)<<32 | uint64(n.inodeLow) }
+func (n *name) parent() uint64 { return uint64(n.parentHigh)<<32 | uint64(n.parentLow) }
+
+func newNames(root uint64, point string) *names {
+	return &names{root: root, point: point, cache: map[uint64]string{}}
+}
+
+var errTooMany = errors.New("more directory entries than can be held")
+
+// Entries and their text grow in pieces, so that growing never copies.
+const (
+	chunkLen  = 1 << 16
+	textShift = 16
+	textLen   = 1 << textShift
+)
+
+func (t *names) add(n filewatch.Name) error {
+	if n.Inode > maxInode || n.Parent > maxInode || len(n.Name) > 1<<10 {
+		return fmt.Errorf("directory entry of inode %d in %d: %w", n.Inode, n.Parent, filewatch.ErrCorrupt)
+	}
+	at, err := t.put(n.Name)
+	if err != nil {
+		return err
+	}
+	last := len(t.chunks) - 1
+	if last < 0 || len(t.chunks[last]) == chunkLen {
+		t.chunks = append(t.chunks, make([]name, 0, chunkLen))
+		last++
+	}
+	t.chunks[last] = append(t.chunks[last], name{uint32(n.Inode), uint32(n.Parent), uint16(n.Inode >> 32), uint16(n.Parent >> 32), at})
+	return nil
+}
+
+// put stores the text with its length before it (2 bytes).
+func (t *names) put(text []byte) (uint32, error) {
+	last := len(t.text) - 1
+	if last < 0 || len(t.text[last])+2+len(text) > textLen {
+		if len(t.text) == maxNameData>>textShift {
+			return 0, errTooMany
+		}
+		t.text = append(t.text, make([]byte, 0, textLen))
+		last++
+	}
+	at := len(t.text[last])
+	t.text[last] = append(append(t.text[last], byte(len(text)), byte(len(text)>>8)), text...)
+	return uint32(last)<<textShift | uint32(at), nil
+}
+
+func (t *names) get(at uint32) string {
+	piece := t.text[at>>textShift][at&(textLen-1):]
+	return string(piece[2 : 2+int(piece[0])+int(piece[1])<<8])
+}
+
+// sort ends adding.
+func (t *names) sort() {
+	total := 0
+	for _, c := range t.chunks {
+		total += len(c)
+	}
+	t.entries = make([]name, 0, total)
+	for i, c := range t.chunks {
+		t.entries = append(t.entries, c...)
+		t.chunks[i] = nil
+	}
+	t.chunks = nil
+	slices.SortFunc(t.entries, func(a, b name) int { return cmp.Compare(a.inode(), b.inode()) })
+}
+
+// find is the run of entries that name inode.
+func (t *names) find(inode uint64) []name {
+	first := sort.Search(len(t.entries), func(i int) bool { return t.entries[i].inode() >= inode })
+	end := first
+	for end < len(t.entries) && t.entries[end].inode() == inode {
+		end++
+	}
+	return t.entries[first:end]
+}
+
+// of gives the paths of an inode in the guest, sorted; nil for none.
+func (t *names) of(inode uint64) []string {
+	if inode == t.root {
+		return []string{t.point}
+	}
+	entries := t.find(inode)
+	if len(entries) == 0 {
+		return nil
+	}
+	var out []string
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range entries {
+		if dir, ok := t.dir(entries[i].parent(), 0); ok {
+			out = append(out, join(dir, t.get(entries[i].text)))
+		}
+	}
+	if len(out) > 1 {
+		slices.Sort(out)
+		out = slices.Compact(out)
+	}
+	return out
+}
+
+// dir is the path of a directory; false when it leads nowhere, in circles or
+// too deep.
+func (t *names) dir(inode uint64, depth int) (string, bool) {
+	if inode == t.root {
+		return t.point, true
+	}
+	if path, ok := t.cache[inode]; ok {
+		return path, path != ""
+	}
+	path, ok := "", false
+	if entries := t.find(inode); len(entries) > 0 && depth < maxDepth {
+		if path, ok = t.dir(entries[0].parent(), depth+1); ok {
+			path = join(path, t.get(entries[0].text))
+		}
+		if len(path) > maxPath {
+			path, ok = "", false
+		}
+	}
+	if len(t.cache) >= maxCache {
+		clear(t.cache)
+	}
+	t.cache[inode] = path
+	return path, ok
+}
+
+func join(dir, name string) string {
+	if strings.HasSuffix(dir, "/") {
+		return dir + name
+	}
+	return dir + "/" + name
+}
+
+// label says which directory that is, for people.
+func (t *names) label(inode uint64) string {
+	if paths := t.of(inode); len(paths) > 0 {
+		return filewatch.EscapePath(paths[0])
+	}
+	return fmt.Sprintf("directory inode %d", inode)
+}
