@@ -51,6 +51,21 @@ type CaptureOptions struct {
 	growing map[filewatch.ID]*prefix
 }
 
+// Follow prepares a capture that is compared with b: of files that only grow,
+// the old content is looked for while the new one is read.
+func (o *CaptureOptions) Follow(b *Baseline) error {
+	o.growing = map[filewatch.ID]*prefix{}
+	for r, err := range b.Records() {
+		if err != nil {
+			return err
+		}
+		if r.Type == filewatch.TypeFile && r.BLAKE3 != (Digest{}) && o.Rules.MatchNames(r.Names, &r.Object).Check.Has(filewatch.AttrGrowing) {
+			o.growing[r.ID()] = &prefix{size: r.Size, want: r.BLAKE3}
+		}
+	}
+	return nil
+}
+
 // prefix is the old content of a growing file.
 type prefix struct {
 	size int64

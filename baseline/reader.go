@@ -138,6 +138,27 @@ func (b *Baseline) verifyBody() error {
 	return nil
 }
 
+// Verify reads every record and checks their order and number, which [Open]
+// leaves to the signature.
+func (b *Baseline) Verify() error {
+	var last *Record
+	var objects uint64
+	for r, err := range b.Records() {
+		if err != nil {
+			return err
+		}
+		if last != nil && compareRecords(last, r) > 0 {
+			return fmt.Errorf("%q comes after %q: %w", filewatch.EscapePath(r.Path()), filewatch.EscapePath(last.Path()), ErrDamaged)
+		}
+		last = r
+		objects++
+	}
+	if objects != b.Header.Objects {
+		return fmt.Errorf("%d records, the header says %d: %w", objects, b.Header.Objects, ErrDamaged)
+	}
+	return nil
+}
+
 // Records gives every record in order. It ends after the first error.
 func (b *Baseline) Records() iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {

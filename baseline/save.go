@@ -1,13 +1,9 @@
 package baseline
 
 import (
-	"bufio"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -56,44 +52,28 @@ func rulesDigest(r *filewatch.Rules) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// SaveFile replaces the file at path with what write produces, whole or not at
-// all: the bytes are on the disk under a temporary name before they get theirs.
-func SaveFile(path string, write func(io.Writer) error) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+// Reissue writes the records of b as another edition signed with another key:
+// how a verifier takes over what an agent captured. The decisions kept in b stay.
+func Reissue(b *Baseline, e *Edition, out io.Writer, key sign.Signer) (*Header, error) {
+	header := b.Header
+	header.Tool, header.Created, header.Lineage, header.Version = e.Tool, e.Created.UTC(), e.Lineage, e.Version
+	if e.Name != "" {
+		header.Machine.Name = e.Name
 	}
-	defer func() {
+	w, err := newWriter(out, &header)
+	if err != nil {
+		return nil, err
+	}
+	var encoded, scratch []byte
+	for r, err := range b.Records() {
 		if err != nil {
-			os.Remove(f.Name())
+			return nil, err
 		}
-	}()
-	buffered := bufio.NewWriterSize(f, 256<<10)
-	if err = write(buffered); err == nil {
-		err = buffered.Flush()
+		encoded = appendRecord(encoded[:0], r, &scratch)
+		if err := w.add(encoded); err != nil {
+			return nil, err
+		}
 	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes a rename durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
+	header.Unread = b.Header.Unread
+	return &header, w.finish(key)
 }

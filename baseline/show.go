@@ -5,6 +5,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -28,7 +31,8 @@ type wireRecord struct {
 	Ctime      string            `json:"ctime,omitempty"`
 	Link       string            `json:"link,omitempty"`
 	Rdev       string            `json:"rdev,omitempty"`
-	Flags      string            `json:"flags,omitempty"`
+	Flags      string            `json:"flags,omitempty"`     // lsattr's letters
+	FlagBits   uint32            `json:"flag_bits,omitempty"` // all of them, FS_IOC_GETFLAGS
 	Xattrs     map[string]string `json:"xattrs,omitempty"`
 	BLAKE3     string            `json:"blake3,omitempty"`
 	SHA256     string            `json:"sha256,omitempty"`
@@ -41,13 +45,96 @@ func (r *Record) MarshalJSON() ([]byte, error) {
 		Path: filewatch.EscapePath(r.Path()), Type: r.Type, Volume: r.Volume, Inode: r.Inode, Generation: r.Generation,
 		Nlink: r.Nlink, Mode: formatMode(r.Mode), UID: r.UID, GID: r.GID, Size: r.Size,
 		Mtime: formatTime(r.Mtime), Ctime: formatTime(r.Ctime), Link: filewatch.EscapePath(r.Link),
-		Rdev: r.rdev(), Flags: filewatch.FlagLetters(r.Flags), Xattrs: encodeXattrs(r.Xattrs),
+		Rdev: r.rdev(), Flags: filewatch.FlagLetters(r.Flags), FlagBits: r.Flags, Xattrs: encodeXattrs(r.Xattrs),
 		BLAKE3: r.BLAKE3.String(), SHA256: r.SHA256.String(), Unread: r.Unread,
 	}
 	if len(r.Names) > 1 {
 		w.Names = escapeAll(r.Names)
 	}
 	return json.Marshal(&w)
+}
+
+// UnmarshalJSON reads what MarshalJSON gives.
+func (r *Record) UnmarshalJSON(text []byte) error {
+	var w wireRecord
+	if err := json.Unmarshal(text, &w); err != nil {
+		return fmt.Errorf("read record: %w", err)
+	}
+	d := wireDecoder{}
+	*r = Record{Object: filewatch.Object{Volume: w.Volume, Inode: w.Inode, Generation: w.Generation, Type: w.Type,
+		Mode: d.mode(w.Mode), UID: w.UID, GID: w.GID, Nlink: w.Nlink, Size: w.Size, Mtime: d.time(w.Mtime),
+		Ctime: d.time(w.Ctime), Link: d.path(w.Link), Flags: w.FlagBits, Xattrs: d.xattrs(w.Xattrs)},
+		Names: []string{d.path(w.Path)}, BLAKE3: d.digest(w.BLAKE3), SHA256: d.digest(w.SHA256), Unread: w.Unread}
+	if len(w.Names) > 0 {
+		r.Names = nil
+		for _, name := range w.Names {
+			r.Names = append(r.Names, d.path(name))
+		}
+	}
+	if w.Rdev != "" {
+		_, err := fmt.Sscanf(w.Rdev, "%d:%d", &r.Major, &r.Minor)
+		d.keep(err)
+	}
+	if typeCode(r.Type) == 0 && r.Type != filewatch.TypeUnknown {
+		d.keep(fmt.Errorf("unknown type %q", r.Type))
+	}
+	if r.Size < 0 {
+		d.keep(fmt.Errorf("size %d", r.Size))
+	}
+	if d.err != nil {
+		return fmt.Errorf("read record of %q: %w", w.Path, d.err)
+	}
+	return nil
+}
+
+// wireDecoder reads the text forms; the first error sticks.
+type wireDecoder struct{ err error }
+
+func (d *wireDecoder) keep(err error) {
+	if d.err == nil {
+		d.err = err
+	}
+}
+
+func (d *wireDecoder) mode(s string) uint16 {
+	n, err := strconv.ParseUint(s, 8, 12)
+	d.keep(err)
+	return uint16(n)
+}
+
+func (d *wireDecoder) path(s string) string {
+	raw, err := filewatch.UnescapePath(s)
+	d.keep(err)
+	return raw
+}
+
+func (d *wireDecoder) time(s string) time.Time {
+	if s == "" {
+		return time.Time{}
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
+	d.keep(err)
+	return t.UTC()
+}
+
+func (d *wireDecoder) digest(s string) (out Digest) {
+	b, err := hex.DecodeString(s)
+	if err == nil && len(b) != len(out) && s != "" {
+		err = fmt.Errorf("digest of %d bytes", len(b))
+	}
+	d.keep(err)
+	copy(out[:], b)
+	return out
+}
+
+func (d *wireDecoder) xattrs(m map[string]string) []filewatch.Xattr {
+	var out []filewatch.Xattr
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		value, err := base64.StdEncoding.DecodeString(m[name])
+		d.keep(err)
+		out = append(out, filewatch.Xattr{Name: d.path(name), Value: value})
+	}
+	return out
 }
 
 // String is the digest in hex, "" for none.

@@ -26,8 +26,8 @@ const (
 	blockSize   = 256 << 10 // uncompressed, before the record that fills it
 )
 
-// MediaType is the payload type of a baseline's envelope.
-const MediaType = payloadType
+// Magic is what a baseline's file begins with.
+const Magic = fileMagic
 
 // writer streams records that come in order.
 type writer struct {

@@ -210,3 +210,29 @@ func matchByte(p string, c byte) (int, bool) {
 	}
 	return 1, p[0] == c
 }
+
+// Paths is a set of path patterns as rules have them.
+type Paths struct{ globs []glob }
+
+// ParsePaths reads patterns.
+func ParsePaths(patterns []string) (*Paths, error) {
+	p := &Paths{}
+	for _, pattern := range patterns {
+		globs, err := parseGlobs(pattern)
+		if err != nil {
+			return nil, err
+		}
+		p.globs = append(p.globs, globs...)
+	}
+	return p, nil
+}
+
+// Match says that one of the patterns matches path.
+func (p *Paths) Match(path string) bool {
+	for i := range p.globs {
+		if p.globs[i].match(path) {
+			return true
+		}
+	}
+	return false
+}

@@ -36,6 +36,7 @@ func rootCommand() *cobra.Command {
 	root.AddCommand(
 		agentCommand(),
 		attestCommand(),
+		baselineCommand(),
 		measureCommand(),
 		watchCommand(),
 	)

@@ -123,7 +123,7 @@ const fsIocGetFSUUID = 0x80111500
 func volumeOf(fd int, fs *unix.Statfs_t) string {
 	var u fsUUID2
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsIocGetFSUUID, uintptr(unsafe.Pointer(&u)))
-	if errno == 0 && u.Len == 16 {
+	if errno == 0 && u.Len == 16 && u.UUID != [16]byte{} {
 		h := hex.EncodeToString(u.UUID[:])
 		return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 	}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/sign"
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+func baselineCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "baseline",
+		Short: "Keep and check what the files of a machine should be",
+		Long: `A baseline is one signed file that says of every object on a machine's disks what
+it is: its names, metadata and content digest. It is read from the disk, from
+outside, while the machine runs or not.
+
+The signing key is made on first use at ` + keyPlace + `,
+its public half beside it with the suffix .pub. The newest version used of each
+baseline is remembered under ` + statePlace + `,
+so that an older one is refused.`,
+		Example: `  plumbline baseline create --disk vm.img -f vm.baseline
+  plumbline baseline check --disk vm.img -f vm.baseline`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(
+		baselineAcceptCommand(),
+		baselineCheckCommand(),
+		baselineCreateCommand(),
+		baselineDiffCommand(),
+		baselineShowCommand(),
+		baselineVerifyCommand(),
+	)
+	return cmd
+}
+
+const (
+	keyPlace   = "$XDG_CONFIG_HOME/plumbline/baseline.key (~/.config)"
+	statePlace = "$XDG_STATE_HOME/plumbline/baselines (~/.local/state)"
+)
+
+// defaultKey is where the signing key is.
+func defaultKey() string {
+	dir, err := os.UserConfigDir()
+	if err != nil { // no home: a service
+		dir = "/etc"
+	}
+	return filepath.Join(dir, "plumbline", "baseline.key")
+}
+
+// ledger is the memory of versions used.
+func ledger() baseline.Ledger {
+	dir := os.Getenv("XDG_STATE_HOME")
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return baseline.Ledger{Dir: "/var/lib/plumbline/baselines"}
+		}
+		dir = filepath.Join(home, ".local", "state")
+	}
+	return baseline.Ledger{Dir: filepath.Join(dir, "plumbline", "baselines")}
+}
+
+// keyFlags say which key signs and which keys are trusted.
+type keyFlags struct {
+	key     string
+	trusted []string
+}
+
+func (k *keyFlags) sign(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&k.key, "key", "", "signing key `FILE` (PEM, Ed25519); default "+keyPlace)
+	cmd.MarkFlagFilename("key")
+}
+
+func (k *keyFlags) verify(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&k.trusted, "public-key", nil, "trust the key in `FILE` (PEM); default: the signing key's own")
+	cmd.MarkFlagFilename("public-key")
+}
+
+// signer makes the key on first use at the default place only.
+func (k *keyFlags) signer() (sign.Signer, error) {
+	if k.key != "" {
+		key, err := sign.LoadKey(k.key)
+		if err != nil {
+			return nil, failHint(exitConfig, err, "make one with: openssl genpkey -algorithm ed25519 -out FILE")
+		}
+		return key, nil
+	}
+	key, err := sign.LoadOrCreateKey(defaultKey())
+	if err != nil {
+		return nil, failHint(exitConfig, err, "name a key with --key")
+	}
+	return key, nil
+}
+
+// keys are those whose signatures count.
+func (k *keyFlags) keys() ([]ed25519.PublicKey, error) {
+	var keys []ed25519.PublicKey
+	for _, path := range k.trusted {
+		key, err := sign.LoadPublicKey(path)
+		if err != nil {
+			return nil, fail(exitConfig, err)
+		}
+		keys = append(keys, key)
+	}
+	if keys != nil {
+		return keys, nil
+	}
+	path := k.key
+	if path == "" {
+		path = defaultKey()
+	}
+	if key, err := sign.LoadPublicKey(path + ".pub"); err == nil {
+		return []ed25519.PublicKey{key}, nil
+	}
+	key, err := sign.LoadKey(path)
+	if err != nil {
+		return nil, failHint(exitConfig, fmt.Errorf("no key to verify with: %w", err), "name the signer's public key with --public-key")
+	}
+	return []ed25519.PublicKey{key.Public()}, nil
+}
+
+// opened is a baseline with the file it is read from.
+type opened struct {
+	*baseline.Baseline
+	file *os.File
+}
+
+func (o *opened) Close() { o.file.Close() }
+
+// openBaseline verifies a baseline. machine may be nil.
+func openBaseline(path string, k *keyFlags, machine *filewatch.Machine) (*opened, error) {
+	keys, err := k.keys()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fail(exitIO, err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fail(exitIO, err)
+	}
+	b, err := baseline.Open(f, info.Size(), &baseline.OpenOptions{Trusted: keys, Machine: machine})
+	if err == nil {
+		err = notOlder(&b.Header)
+	}
+	if err != nil {
+		f.Close()
+		return nil, baselineError(path, err)
+	}
+	return &opened{b, f}, nil
+}
+
+// notOlder refuses a version below the newest that was used here.
+func notOlder(h *baseline.Header) error {
+	least, err := ledger().Version(h.Lineage)
+	if err != nil {
+		return err
+	}
+	if err := h.CheckVersion(least); err != nil {
+		return err
+	}
+	return ledger().Raise(h.Lineage, h.Version)
+}
+
+// baselineError gives an error of a baseline its exit code and advice.
+func baselineError(path string, err error) error {
+	var exit *exitError
+	if errors.As(err, &exit) {
+		return err
+	}
+	if path != "" {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	switch {
+	case errors.Is(err, sign.ErrUntrusted):
+		return failHint(exitData, err, "trust another signer with --public-key FILE, if you know the key")
+	case errors.Is(err, sign.ErrSignature):
+		return failHint(exitData, err, "it was changed after it was signed; restore it from a copy")
+	case errors.Is(err, baseline.ErrOtherMachine):
+		return failHint(exitData, err, "check the machine it was made of, or create a baseline of this one")
+	case errors.Is(err, baseline.ErrRollback):
+		return failHint(exitData, err, "someone put an old baseline back; restore the newest one")
+	case errors.Is(err, baseline.ErrDamaged):
+		return fail(exitData, err)
+	case errors.Is(err, filewatch.ErrRules):
+		return fail(exitConfig, err)
+	case errors.Is(err, baseline.ErrNothingAccepted):
+		return failHint(exitArgument, err, "run plumbline baseline check to see the changes")
+	}
+	return fail(exitIO, err)
+}
+
+// fileFlag is -f, which every command about one baseline has.
+func fileFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVarP(to, "file", "f", "", "baseline `FILE`")
+	cmd.MarkFlagFilename("file")
+}
+
+// baselineFile takes the baseline from -f or the only argument.
+func baselineFile(flag string, args []string) (string, error) {
+	if (flag == "") == (len(args) == 0) {
+		return "", failHint(exitArgument, errors.New("which baseline?"), "name it once, as -f FILE")
+	}
+	if flag != "" {
+		return flag, nil
+	}
+	return args[0], nil
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/internal/durable"
+)
+
+type baselineAcceptFlags struct {
+	check          baselineCheckFlags
+	paths          []string
+	all            bool
+	since, until   string
+	reason, author string
+}
+
+func baselineAcceptCommand() *cobra.Command {
+	var flags baselineAcceptFlags
+	cmd := &cobra.Command{
+		Use:   "accept -f FILE (--disk IMAGE | --vm QMP_SOCKET | --root DIR) (--path GLOB | --since TIME | --all) --reason TEXT",
+		Short: "Take chosen changes over into the baseline",
+		Long: `Accept checks the machine and makes the chosen changes right: the next version of
+the baseline has them, with the reason and the author. Everything else stays as
+it was.
+
+--path takes a path or a pattern as in rules; --since and --until take a window
+of change times (RFC 3339). Together they narrow each other.`,
+		Example: `  plumbline baseline accept --disk vm.img -f vm.baseline --path /etc/motd --reason "new greeting"
+  plumbline baseline accept --disk vm.img -f vm.baseline --since 2026-11-23T02:00:00Z --until 2026-11-23T03:00:00Z --reason "nightly upgrade"`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runBaselineAccept(cmd, &flags) },
+	}
+	flags.check.add(cmd)
+	f := cmd.Flags()
+	f.StringSliceVar(&flags.paths, "path", nil, "changes of this path or `GLOB`")
+	f.BoolVar(&flags.all, "all", false, "every change")
+	f.StringVar(&flags.since, "since", "", "changes from `TIME` on")
+	f.StringVar(&flags.until, "until", "", "changes up to `TIME`")
+	f.StringVar(&flags.reason, "reason", "", "why this is right; kept in the baseline")
+	f.StringVar(&flags.author, "author", "", "who says so; default: the user")
+	cmd.MarkFlagRequired("reason")
+	cmd.MarkFlagsOneRequired("path", "since", "until", "all")
+	return cmd
+}
+
+func runBaselineAccept(cmd *cobra.Command, flags *baselineAcceptFlags) error {
+	choose, selection, err := flags.selection()
+	if err != nil {
+		return fail(exitArgument, err)
+	}
+	key, err := flags.check.key.signer()
+	if err != nil {
+		return err
+	}
+	report, b, closeAll, err := runBaselineCheck(cmd.Context(), cmd.ErrOrStderr(), &flags.check)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	var chosen []*baseline.Change
+	for _, c := range report.Changes {
+		if choose(c) {
+			chosen = append(chosen, c)
+		}
+	}
+	decision := &baseline.Decision{Time: time.Now(), Author: flags.who(), Reason: flags.reason, Selection: selection, Tool: "plumbline " + version()}
+	var header *baseline.Header
+	err = durable.Replace(flags.check.file, 0o644, func(w io.Writer) error {
+		header, err = baseline.Accept(b.Baseline, chosen, decision, w, key)
+		return err
+	})
+	if err != nil {
+		return baselineError(flags.check.file, err)
+	}
+	if err := ledger().Raise(header.Lineage, header.Version); err != nil {
+		return fail(exitIO, err)
+	}
+	last := header.Accepted[len(header.Accepted)-1]
+	for _, change := range last.Changes {
+		fmt.Fprintf(cmd.OutOrStdout(), "accepted %s\n", printable(change))
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s: version %d, %d changes accepted, %d left\n", flags.check.file, header.Version,
+		len(last.Changes), len(report.Changes)-len(last.Changes))
+	return nil
+}
+
+func (f *baselineAcceptFlags) who() string {
+	if f.author != "" {
+		return f.author
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return fmt.Sprintf("uid %d", os.Getuid())
+}
+
+// selection turns the flags into a choice and its description.
+func (f *baselineAcceptFlags) selection() (func(*baseline.Change) bool, string, error) {
+	if strings.TrimSpace(f.reason) == "" {
+		return nil, "", errors.New("the reason is empty")
+	}
+	var words []string
+	var paths *filewatch.Paths
+	if len(f.paths) > 0 {
+		var err error
+		if paths, err = filewatch.ParsePaths(f.paths); err != nil {
+			return nil, "", err
+		}
+		words = append(words, "path "+strings.Join(f.paths, " "))
+	}
+	since, err := parseWhen("since", f.since, &words)
+	if err != nil {
+		return nil, "", err
+	}
+	until, err := parseWhen("until", f.until, &words)
+	if err != nil {
+		return nil, "", err
+	}
+	if f.all {
+		words = append(words, "all")
+	}
+	return func(c *baseline.Change) bool {
+		if paths != nil && !paths.Match(c.Path) {
+			return false
+		}
+		if since.IsZero() && until.IsZero() {
+			return true
+		}
+		// A removed object has no time of its own, so no window has it.
+		return c.New != nil && !c.New.Ctime.Before(since) && (until.IsZero() || !c.New.Ctime.After(until))
+	}, strings.Join(words, ", "), nil
+}
+
+func parseWhen(flag, text string, words *[]string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return t, fmt.Errorf("--%s: %w", flag, err)
+	}
+	*words = append(*words, flag+" "+text)
+	return t, nil
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/internal/durable"
+)
+
+type baselineCreateFlags struct {
+	source      sourceFlags
+	key         keyFlags
+	file, rules string
+	output      *string
+}
+
+func baselineCreateCommand() *cobra.Command {
+	var flags baselineCreateFlags
+	cmd := &cobra.Command{
+		Use:   "create -f FILE (--disk IMAGE | --vm QMP_SOCKET | --root DIR)",
+		Short: "Make a signed baseline of a machine's files",
+		Example: `  plumbline baseline create --disk vm.img -f vm.baseline
+  plumbline baseline create --vm /run/vm/qmp.sock --rules server.toml -f vm.baseline`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runBaselineCreate(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), &flags)
+		},
+	}
+	flags.source.add(cmd)
+	flags.key.sign(cmd)
+	fileFlag(cmd, &flags.file)
+	flags.output = outputFlag(cmd, "text", "json", "ndjson")
+	cmd.Flags().StringVar(&flags.rules, "rules", "", "`FILE` of rules (TOML); without it every object with every attribute")
+	cmd.MarkFlagRequired("file")
+	cmd.MarkFlagsOneRequired("disk", "vm", "root")
+	return cmd
+}
+
+func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *baselineCreateFlags) error {
+	rules, err := readRules(flags.rules)
+	if err != nil {
+		return err
+	}
+	if err := replaceable(flags.file); err != nil {
+		return err
+	}
+	key, err := flags.key.signer()
+	if err != nil {
+		return err
+	}
+	src, err := flags.source.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	snap, err := flags.source.capture(ctx, stderr, src, nil, rules)
+	if err != nil {
+		return err
+	}
+	defer snap.Close()
+	edition, err := newEdition(snap, flags.file)
+	if err != nil {
+		return err
+	}
+	var header *baseline.Header
+	err = durable.Replace(flags.file, 0o644, func(w io.Writer) error {
+		header, err = snap.Write(w, edition, key)
+		return err
+	})
+	if err != nil {
+		return failHint(exitIO, fmt.Errorf("write %s: %w", flags.file, err), "what was there before is unchanged")
+	}
+	if err := ledger().Raise(header.Lineage, header.Version); err != nil {
+		return fail(exitIO, err)
+	}
+	if err := printCreated(stdout, flags, header); err != nil {
+		return fail(exitIO, err)
+	}
+	if !snap.Incomplete() {
+		return nil
+	}
+	return incomplete(stderr, header)
+}
+
+// replaceable refuses to overwrite what is not a baseline.
+func replaceable(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fail(exitIO, err)
+	}
+	defer f.Close()
+	head := make([]byte, len(baseline.Magic))
+	n, err := io.ReadFull(f, head)
+	if n == 0 && errors.Is(err, io.EOF) || bytes.Equal(head, []byte(baseline.Magic)) {
+		return nil
+	}
+	return failHint(exitArgument, fmt.Errorf("%s exists and is not a baseline", path), "choose another name with -f")
+}
+
+// newEdition is the next version of the baseline at path. SOURCE_DATE_EPOCH
+// (reproducible-builds.org) makes the result a function of its input.
+func newEdition(snap *baseline.Snapshot, path string) (*baseline.Edition, error) {
+	place, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fail(exitIO, err)
+	}
+	e := &baseline.Edition{Tool: "plumbline " + version(), Created: time.Now(), Lineage: baseline.LineageOf(snap.Machine, place)}
+	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
+		seconds, err := strconv.ParseInt(epoch, 10, 64)
+		if err != nil {
+			return nil, fail(exitArgument, fmt.Errorf("SOURCE_DATE_EPOCH: %w", err))
+		}
+		e.Created = time.Unix(seconds, 0)
+	}
+	used, err := ledger().Version(e.Lineage)
+	if err != nil {
+		return nil, fail(exitIO, err)
+	}
+	e.Version = used + 1
+	return e, nil
+}
+
+func printCreated(w io.Writer, flags *baselineCreateFlags, h *baseline.Header) error {
+	if *flags.output != "text" {
+		short := *h
+		short.Body.Blocks, short.Rules = nil, ""
+		return json.NewEncoder(w).Encode(&short)
+	}
+	_, err := fmt.Fprintf(w, "%s: %d objects, version %d, rules %s\n", flags.file, h.Objects, h.Version, rulesName(flags.rules))
+	return err
+}
+
+func rulesName(path string) string {
+	if path == "" {
+		return "none (everything)"
+	}
+	return path
+}
+
+// incomplete says on stderr what could not be read.
+func incomplete(stderr io.Writer, h *baseline.Header) error {
+	for _, g := range h.Gaps {
+		fmt.Fprintf(stderr, "plumbline: not measured: %s: %s\n", g.What, g.Reason)
+	}
+	if h.Unread > 0 {
+		fmt.Fprintf(stderr, "plumbline: not measured: %d objects could not be read whole; baseline show says why (key unread)\n", h.Unread)
+	}
+	return verdict(exitIncomplete)
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/sign"
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+func baselineShowCommand() *cobra.Command {
+	var key keyFlags
+	var file string
+	var output *string
+	cmd := &cobra.Command{
+		Use:   "show [-f] FILE",
+		Short: "Print what is in a baseline",
+		Example: `  plumbline baseline show vm.baseline
+  plumbline baseline show vm.baseline -o ndjson | jq -r 'select(.mode | startswith("4")) | .path'`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withBaseline(file, args, &key, func(b *opened) error {
+				return printBaseline(cmd.OutOrStdout(), b.Baseline, *output)
+			})
+		},
+	}
+	fileFlag(cmd, &file)
+	output = outputFlag(cmd, "text", "json", "ndjson")
+	key.verify(cmd)
+	return cmd
+}
+
+func baselineVerifyCommand() *cobra.Command {
+	var flags baselineCheckFlags
+	cmd := &cobra.Command{
+		Use:   "verify [-f] FILE [--disk IMAGE | --vm QMP_SOCKET | --root DIR]",
+		Short: "Verify a baseline's signature, records and version",
+		Long: `Verify reads the whole baseline: the signature by a trusted key, the digest of
+every record, the order of the records, and that no newer version has been used
+here. With a source it also says whether the baseline is of that machine.`,
+		Example: `  plumbline baseline verify vm.baseline --public-key signer.pub`,
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withBaseline(flags.file, args, &flags.key, func(b *opened) error {
+				if flags.source.given() {
+					src, err := flags.source.open(cmd.Context())
+					if err != nil {
+						return err
+					}
+					defer src.close()
+					if err := b.Header.CheckMachine(src.Machine()); err != nil {
+						return err
+					}
+				}
+				if err := b.Verify(); err != nil {
+					return err
+				}
+				return printHeader(cmd.OutOrStdout(), b.Baseline, *flags.output)
+			})
+		},
+	}
+	flags.source.add(cmd)
+	flags.key.verify(cmd)
+	fileFlag(cmd, &flags.file)
+	flags.output = outputFlag(cmd, "text", "json", "ndjson")
+	return cmd
+}
+
+func baselineDiffCommand() *cobra.Command {
+	var key keyFlags
+	var output *string
+	cmd := &cobra.Command{
+		Use:   "diff OLD NEW",
+		Short: "Compare two baselines",
+		Long: `Diff compares two baselines of one machine under the newer one's rules. The exit
+code is that of "check".`,
+		Example: `  plumbline baseline diff monday.baseline tuesday.baseline`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			old, err := openBaseline(args[0], &key, nil)
+			if err != nil {
+				return err
+			}
+			defer old.Close()
+			new, err := openBaseline(args[1], &key, &old.Header.Machine)
+			if err != nil {
+				return err
+			}
+			defer new.Close()
+			report, err := baseline.Diff(old.Baseline, new.Baseline)
+			if err != nil {
+				return baselineError("", err)
+			}
+			return printChanges(cmd.OutOrStdout(), report, *output)
+		},
+	}
+	output = outputFlag(cmd, "text", "json", "ndjson")
+	key.verify(cmd)
+	return cmd
+}
+
+// withBaseline opens the baseline that -f or the argument names.
+func withBaseline(flag string, args []string, key *keyFlags, use func(*opened) error) error {
+	path, err := baselineFile(flag, args)
+	if err != nil {
+		return err
+	}
+	b, err := openBaseline(path, key, nil)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if err := use(b); err != nil {
+		return baselineError(path, err)
+	}
+	return nil
+}
+
+// printBaseline prints all records.
+func printBaseline(w io.Writer, b *baseline.Baseline, format string) error {
+	out := bufio.NewWriterSize(w, 64<<10)
+	if err := printRecords(out, b, format); err != nil {
+		return err
+	}
+	return out.Flush()
+}
+
+func printRecords(out *bufio.Writer, b *baseline.Baseline, format string) error {
+	if format == "json" {
+		header := b.Header
+		header.Body.Blocks = nil
+		text, err := json.Marshal(&header)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, `{"header":%s,"objects":[`, text)
+	}
+	first := true
+	for r, err := range b.Records() {
+		if err != nil {
+			return err
+		}
+		if format == "text" {
+			printRecord(out, r)
+			continue
+		}
+		text, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		if format == "json" && !first {
+			out.WriteByte(',')
+		}
+		first = false
+		out.Write(text)
+		if format == "ndjson" {
+			out.WriteByte('\n')
+		}
+	}
+	if format == "json" {
+		out.WriteString("]}\n")
+	}
+	return nil
+}
+
+// printRecord prints a line like ls -l.
+func printRecord(out io.Writer, r *baseline.Record) {
+	arrow := ""
+	if r.Link != "" {
+		arrow = " -> " + filewatch.PrintablePath(r.Link)
+	}
+	digest := r.BLAKE3.String()
+	if digest == "" {
+		digest = "-"
+	}
+	fmt.Fprintf(out, "%-7s %04o %5d %5d %12d %s %.16s %s%s\n", r.Type, r.Mode, r.UID, r.GID, r.Size,
+		r.Mtime.Format("2006-01-02T15:04:05Z"), digest, filewatch.PrintablePath(r.Path()), arrow)
+	if r.Unread != "" {
+		fmt.Fprintf(out, "        not read whole: %s\n", printable(r.Unread))
+	}
+}
+
+// printHeader prints what a verified baseline is.
+func printHeader(w io.Writer, b *baseline.Baseline, format string) error {
+	h := b.Header
+	if format != "text" {
+		h.Body.Blocks = nil
+		return json.NewEncoder(w).Encode(&h)
+	}
+	fmt.Fprintf(w, "good signature by %s\n", sign.KeyID(b.Signer))
+	fmt.Fprintf(w, "version %d, made %s by %s\n", h.Version, h.Created.Format("2006-01-02 15:04:05 UTC"), printable(h.Tool))
+	fmt.Fprintf(w, "%d objects on volumes %q\n", h.Objects, h.Machine.Volumes)
+	for _, a := range h.Accepted {
+		fmt.Fprintf(w, "version %d: %d changes accepted by %s: %s\n", a.Version, len(a.Changes), printable(a.Author), printable(a.Reason))
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/disk"
+	"github.com/plumbline-sec/plumbline/filewatch/guest"
+	"github.com/plumbline-sec/plumbline/filewatch/tree"
+	"github.com/plumbline-sec/plumbline/filewatch/volume"
+)
+
+// sourceFlags say where files are read from.
+type sourceFlags struct {
+	disks    []string
+	vm, root string
+	name     string
+	progress string
+}
+
+func (s *sourceFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringSliceVar(&s.disks, "disk", nil, "disk `IMAGE` or block device; several make one machine")
+	f.StringVar(&s.vm, "vm", "", "the disks of the running machine behind QEMU's QMP `SOCKET`")
+	f.StringVar(&s.root, "root", "", "mounted tree at `DIR`")
+	f.StringVar(&s.name, "target", "", "`NAME` of the machine, kept in the baseline")
+	f.StringVar(&s.progress, "progress", "auto", "show progress on standard error: auto (on a terminal, after two seconds), always or never")
+	f.Lookup("progress").NoOptDefVal = "always"
+	cmd.MarkFlagsMutuallyExclusive("disk", "vm", "root")
+	cmd.MarkFlagFilename("disk")
+	cmd.MarkFlagDirname("root")
+}
+
+func (s *sourceFlags) given() bool { return len(s.disks) > 0 || s.vm != "" || s.root != "" }
+
+var errNoSource = errors.New("which files? name one of --disk IMAGE, --vm QMP_SOCKET or --root DIR")
+
+// source is an open source and what closes it.
+type source struct {
+	baseline.Source
+	close func() error
+}
+
+func (s *sourceFlags) open(ctx context.Context) (*source, error) {
+	switch {
+	case s.root != "":
+		t, err := tree.Open(s.root)
+		if err != nil {
+			return nil, fail(exitIO, err)
+		}
+		return s.named(t, t.Close), nil
+	case s.vm != "":
+		set, err := disk.OpenVM(ctx, s.vm)
+		if err != nil {
+			return nil, fail(exitIO, err)
+		}
+		return s.guest(set)
+	case len(s.disks) > 0:
+		set, err := disk.OpenImages(ctx, s.disks)
+		if err != nil {
+			return nil, fail(exitIO, err)
+		}
+		return s.guest(set)
+	}
+	return nil, fail(exitArgument, errNoSource)
+}
+
+// guest finds the volumes on open disks.
+func (s *sourceFlags) guest(set *disk.Set) (*source, error) {
+	var sources []volume.Source
+	for _, d := range set.Disks {
+		sources = append(sources, volume.Source{Name: d.Name, Disk: d, Size: d.Size})
+	}
+	volumes, err := volume.OpenAll(sources)
+	if err == nil {
+		var g *guest.Guest
+		if g, err = guest.New(volumes); err == nil {
+			return s.named(g, set.Close), nil
+		}
+	}
+	set.Close()
+	if errors.Is(err, guest.ErrNoFileSystem) {
+		return nil, failHint(exitIO, err, "ext2, ext3, ext4, XFS and FAT are read, alone or in partitions")
+	}
+	return nil, fail(exitIO, err)
+}
+
+func (s *sourceFlags) named(src baseline.Source, close func() error) *source {
+	return &source{namedSource{src, s.name}, close}
+}
+
+// namedSource gives a machine the name from the command line.
+type namedSource struct {
+	baseline.Source
+	name string
+}
+
+func (n namedSource) Machine() filewatch.Machine {
+	m := n.Source.Machine()
+	m.Name = n.name
+	return m
+}
+
+// readRules reads --rules; "" is nil, which takes everything.
+func readRules(path string) (*filewatch.Rules, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fail(exitConfig, fmt.Errorf("rules: %w", err))
+	}
+	rules, err := filewatch.ParseRules(text)
+	if err != nil {
+		return nil, fail(exitConfig, fmt.Errorf("%s: %w", path, err))
+	}
+	return rules, nil
+}
+
+// capture reads a source with a progress line on stderr.
+func (s *sourceFlags) capture(ctx context.Context, stderr io.Writer, src baseline.Source, b *baseline.Baseline, rules *filewatch.Rules) (*baseline.Snapshot, error) {
+	p, err := newProgress(stderr, s.progress)
+	if err != nil {
+		return nil, err
+	}
+	defer p.stop()
+	o := &baseline.CaptureOptions{Rules: rules, Progress: p.add}
+	if b != nil {
+		if err := o.Follow(b); err != nil {
+			return nil, baselineError("", err)
+		}
+	}
+	snap, err := baseline.Capture(ctx, src, o)
+	if err != nil {
+		return nil, baselineError("", err)
+	}
+	return snap, nil
+}

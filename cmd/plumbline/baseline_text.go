@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// wireChanges is a whole report in JSON.
+type wireChanges struct {
+	Target      filewatch.Machine  `json:"target"`
+	Outcome     string             `json:"outcome"`
+	Version     uint64             `json:"baseline_version"`
+	Objects     uint64             `json:"objects"`
+	Added       int                `json:"added"`
+	Removed     int                `json:"removed"`
+	Changed     int                `json:"changed"`
+	NotMeasured int                `json:"not_measured"`
+	Changes     []*baseline.Change `json:"changes"`
+}
+
+// printChanges prints a report and gives its exit code.
+func printChanges(w io.Writer, r *baseline.Report, format string) error {
+	out := bufio.NewWriter(w)
+	var err error
+	switch format {
+	case "json":
+		err = json.NewEncoder(out).Encode(&wireChanges{r.Machine, r.Outcome(), r.Baseline.Version, r.Objects,
+			r.Count(baseline.Added), r.Count(baseline.Removed), r.Count(baseline.Changed), r.Count(baseline.Unmeasured), notNil(r.Changes)})
+	case "ndjson":
+		encoder := json.NewEncoder(out)
+		for _, c := range r.Changes {
+			if err == nil {
+				err = encoder.Encode(c)
+			}
+		}
+	default:
+		printChangesText(out, r)
+	}
+	if err == nil {
+		err = out.Flush()
+	}
+	if err != nil {
+		return fail(exitIO, err)
+	}
+	if code := r.Mask(); code != 0 {
+		return verdict(code)
+	}
+	if r.Outcome() == "incomplete" {
+		return verdict(exitIncomplete)
+	}
+	return nil
+}
+
+// notNil makes an empty list [] and not null.
+func notNil(changes []*baseline.Change) []*baseline.Change {
+	if changes == nil {
+		return []*baseline.Change{}
+	}
+	return changes
+}
+
+func printChangesText(w io.Writer, r *baseline.Report) {
+	for _, c := range r.Changes {
+		fmt.Fprintf(w, "%-12s %s  [%s]\n", c.Kind, filewatch.PrintablePath(c.Path), c.Level)
+		for _, d := range c.Attributes {
+			fmt.Fprintf(w, "             %-10s %s -> %s\n", d.Name, show(d.Old), show(d.New))
+		}
+		fmt.Fprintf(w, "             %s\n", printable(c.Explanation))
+	}
+	fmt.Fprintf(w, "%s: %d objects compared with version %d: %d added, %d removed, %d changed, %d not measured\n",
+		r.Outcome(), r.Objects, r.Baseline.Version, r.Count(baseline.Added), r.Count(baseline.Removed),
+		r.Count(baseline.Changed), r.Count(baseline.Unmeasured))
+}
+
+// show puts an attribute's value on one line.
+func show(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "-"
+	case string:
+		return printable(v)
+	case int64:
+		return fmt.Sprint(v)
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return printable(string(text))
+}
+
+// printable keeps what a guest wrote from moving the cursor; its backslashes
+// are already those of escapes.
+func printable(s string) string {
+	var b strings.Builder
+	for i, part := range strings.Split(s, `\`) {
+		if i > 0 {
+			b.WriteByte('\\')
+		}
+		b.WriteString(filewatch.PrintablePath(part))
+	}
+	return b.String()
+}
