@@ -15,7 +15,7 @@ func exportsOf(img *Image) map[string]uint64 {
 			value := entry + uint64(int64(int32(c.U32())))
 			name := entry + 4 + uint64(int64(int32(c.U32())))
 			c.Skip(4)
-			if s := cString(img.at(name, 512), 0); s != "" {
+			if s := cString(img.At(name, 512), 0); s != "" {
 				exports[s] = value
 			}
 		}

@@ -130,7 +130,7 @@ func (img *Image) load(f *elfFile) error {
 		return err
 	}
 	if at, ok := img.Symbols.Address("linux_banner"); ok {
-		if words := strings.Fields(cString(img.at(at, 256), 0)); len(words) > 2 && words[0] == "Linux" {
+		if words := strings.Fields(cString(img.At(at, 256), 0)); len(words) > 2 && words[0] == "Linux" {
 			img.Release = words[2]
 		}
 	}
@@ -175,8 +175,9 @@ func (img *Image) flatten(name string, start, end uint64) (span, error) {
 	return out, nil
 }
 
-// at returns up to n bytes of the file at an address, nil if none are there.
-func (img *Image) at(addr uint64, n int) []byte {
+// At returns up to n bytes of the file at an address it is linked for, nil if
+// none are there. Pointers among them are link-time addresses too.
+func (img *Image) At(addr uint64, n int) []byte {
 	for _, s := range img.spans {
 		if s.holds(addr, 1) {
 			return s.data[addr-s.addr : min(s.end(), addr+uint64(n))-s.addr]
@@ -192,7 +193,7 @@ func (img *Image) between(start, stop string) span {
 	if !ok || !ok2 || to <= from || to-from > maxKernelFile {
 		return span{}
 	}
-	b := img.at(from, int(to-from))
+	b := img.At(from, int(to-from))
 	if len(b) != int(to-from) {
 		return span{}
 	}
