@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/plumbline-sec/plumbline/measure"
@@ -15,7 +16,30 @@ type measureRefs struct {
 }
 
 func measureReferences(flags *measureFlags) (*measureRefs, error) {
-	return &measureRefs{}, nil
+	refs := &measureRefs{}
+	if flags.kernel != "" {
+		image, err := kernel.OpenImage(flags.kernel, &kernel.ImageOptions{CacheDir: kernel.DefaultCacheDir()})
+		if err != nil {
+			return nil, imageError(err)
+		}
+		refs.image, refs.Images = image, refs
+	}
+	if flags.modules != "" {
+		modules, err := kernel.OpenModules(flags.modules)
+		if err != nil {
+			return nil, imageError(err)
+		}
+		refs.Modules = modules
+	}
+	return refs, nil
+}
+
+// imageError gives an error of reading reference values its exit code.
+func imageError(err error) error {
+	if errors.Is(err, kernel.ErrFormat) || errors.Is(err, kernel.ErrTooLarge) || errors.Is(err, kernel.ErrNoModule) {
+		return failHint(exitData, err, "--kernel takes a vmlinuz, --modules a lib/modules/VERSION directory")
+	}
+	return fail(exitIO, err)
 }
 
 // Image implements [check.ImageSource].

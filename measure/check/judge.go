@@ -62,6 +62,7 @@ type judging struct {
 	image    *kernel.Image // nil if imageErr
 	imageErr error
 	code     code
+	text     *expectedText // made by expected
 }
 
 // Judge turns observations into a report. It is a pure function of its

@@ -30,6 +30,9 @@ type check struct {
 func table() []check {
 	return []check{
 		modulesCheck(),
+		textCheck(),
+		rodataCheck(),
+		moduleTextCheck(),
 		idtCheck(),
 		syscallsCheck(),
 		kvmCheck(),

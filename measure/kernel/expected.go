@@ -11,32 +11,11 @@ import (
 // their files, at the addresses they run at, and what is known about the places
 // where the kernel patches itself. It is for one goroutine.
 type Expected struct {
-	image     *Image
-	slide     uint64
-	kernel    *Text
-	modules   []*Text
-	facts     PatchFacts
-	constants map[string][]byte // runtime constants, as first seen
-}
-
-// PatchFacts is what the target's memory says of its own patching. Nothing of
-// it is believed further than to name the one encoding that is then checked.
-type PatchFacts struct {
-	Kprobes     []Kprobe     `json:"kprobes,omitempty"`
-	Trampolines []Trampoline `json:"trampolines,omitempty"`
-}
-
-// Kprobe is an enabled probe from the kernel's table of them.
-type Kprobe struct {
-	Addr   uint64 `json:"addr"`
-	Opcode byte   `json:"opcode"` // first byte of the instruction it replaced
-}
-
-// Trampoline is executable memory that the kernel made for one user of ftrace.
-type Trampoline struct {
-	Start uint64 `json:"start"`
-	Size  uint64 `json:"size"`
-	Func  uint64 `json:"func"` // the function it calls
+	image   *Image
+	slide   uint64
+	kernel  *Text
+	modules []*Text
+	facts   PatchFacts
 }
 
 // Text is the expected text of a kernel or a module.
@@ -56,7 +35,7 @@ type Text struct {
 // NewExpected returns what img's text holds where it runs slide bytes above
 // its link address.
 func NewExpected(img *Image, slide uint64, facts PatchFacts) *Expected {
-	e := &Expected{image: img, slide: slide, facts: facts, constants: make(map[string][]byte)}
+	e := &Expected{image: img, slide: slide, facts: facts}
 	e.kernel = &Text{
 		Start: mem.Virt(img.text.addr + slide), Pages: len(img.text.data) / mem.PageSize,
 		obj: &img.object, symbols: img.Symbols, slide: slide,
@@ -75,11 +54,11 @@ func (img *Image) moved(s span, slide uint64) []byte {
 // Kernel is the kernel's own text.
 func (e *Expected) Kernel() *Text { return e.kernel }
 
-// Lookup names an address in the kernel or one of the modules.
+// Lookup names an address in the kernel or in the text of one of the modules.
 func (e *Expected) Lookup(addr uint64) (name string, offset uint64, ok bool) {
 	t := e.textOf(addr)
 	if t == nil {
-		return "", 0, false
+		t = e.kernel
 	}
 	name, start, ok := t.symbols.Lookup(addr - t.slide)
 	if t.Name != "" {
@@ -149,6 +128,29 @@ func (e *Expected) returnThunk(addr uint64) bool {
 	return false
 }
 
+// paravirtFunction returns what pv_ops has for a call through it: FF 15, then
+// the distance to its entry.
+func (e *Expected) paravirtFunction(at uint64, code []byte) (uint64, bool) {
+	if len(code) < 6 || code[0] != 0xff || code[1] != 0x15 {
+		return 0, false
+	}
+	index := (at + 6 + uint64(int64(rel32(code[2:]))) - uint64(e.facts.ParavirtAt)) / 8
+	if index >= uint64(len(e.facts.Paravirt)) {
+		return 0, false
+	}
+	return e.facts.Paravirt[index], true
+}
+
+// doesNothing reports whether addr is a function that paravirt patching leaves
+// out.
+func (e *Expected) doesNothing(addr uint64) bool {
+	switch e.nameAt(addr) {
+	case "_paravirt_nop", "paravirt_nop", "nop_func":
+		return true
+	}
+	return false
+}
+
 // tracer says what an instrumented function may call: ftrace's own entry, or a
 // trampoline that the kernel made for one tracer.
 func (e *Expected) tracer(addr uint64) (string, bool) {
@@ -156,8 +158,8 @@ func (e *Expected) tracer(addr uint64) (string, bool) {
 		return "traced by ftrace: call to " + name, true
 	}
 	for _, t := range e.facts.Trampolines {
-		if t.Start == addr {
-			return fmt.Sprintf("traced by ftrace: call to the trampoline of %s", e.symbol(t.Func)), true
+		if uint64(t.Start) == addr {
+			return "traced by ftrace: call to the trampoline of " + e.symbol(uint64(t.Func)), true
 		}
 	}
 	return "", false

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"bytes"
-	"fmt"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -77,7 +76,7 @@ func (x *explainer) page(page int, seen []byte) {
 		}
 		i = next
 	}
-	x.runs(lo, seen, left, "no patch site is here: the bytes should be those of the file")
+	x.find(runs(x.text.Start+mem.Virt(lo), seen, left, "no patch site is here: the bytes should be those of the file"))
 }
 
 // group explains the overlapping sites [i, next), which cover [start, end). It
@@ -104,7 +103,7 @@ func (x *explainer) group(i, next, start, end, lo int, seen []byte) bool {
 		}
 	}
 	if start >= lo { // else the page before has said it
-		x.runsOf(start, now, nearest, fmt.Sprintf("%s: the bytes are none that the kernel writes here", names(group)))
+		x.find(runs(x.text.Start+mem.Virt(start), now, nearest, names(group)+": the bytes are none that the kernel writes here"))
 	}
 	return true
 }
@@ -127,7 +126,7 @@ const maxCandidates = 512
 // or not, in the kernel's order, may leave.
 func (x *explainer) candidates(group []site, start int, want, now []byte) [][]byte {
 	out := [][]byte{want}
-	for kind := siteParavirt; kind <= siteTrace; kind++ {
+	for kind := siteParavirt; kind < siteKinds; kind++ {
 		for _, s := range group {
 			if s.kind != kind || s.size == 0 {
 				continue
@@ -167,20 +166,29 @@ func (x *explainer) across(start, end, lo int, seen []byte) []byte {
 	return now
 }
 
-// withoutProbes returns the page with the breakpoints of registered kprobes
-// replaced by what they replaced, and notes them.
+// withoutProbes returns the page with the instructions that registered kprobes
+// replaced put back, and notes them.
 func (x *explainer) withoutProbes(lo int, seen, want []byte) []byte {
 	out := seen
 	for _, k := range x.env.facts.Kprobes {
-		off := k.Addr - uint64(x.text.Start) - uint64(lo)
-		if off >= uint64(len(seen)) || seen[off] != opInt3 || want[off] == opInt3 {
+		off := uint64(k.Addr-x.text.Start) - uint64(lo)
+		if off >= uint64(len(seen)) || seen[off] == want[off] {
 			continue
 		}
-		if &out[0] == &seen[0] {
-			out = append([]byte(nil), seen...)
+		put, explanation := []byte{k.Opcode}, "breakpoint of a registered kprobe"
+		switch {
+		case seen[off] == opInt3:
+		case seen[off] == opJump && len(k.Copied) == 4 && off+5 <= uint64(len(seen)) &&
+			bytes.Equal(seen[off:off+5], branch(opJump, uint64(k.Addr), uint64(k.Jump))):
+			put, explanation = append(put, k.Copied...), "jump of an optimized kprobe"
+		default:
+			continue
 		}
-		out[off] = k.Opcode
-		x.note(k.Addr, []byte{opInt3}, "breakpoint of a registered kprobe")
+		x.note(uint64(k.Addr), seen[off:off+uint64(len(put))], explanation)
+		if &out[0] == &seen[0] {
+			out = bytes.Clone(seen)
+		}
+		copy(out[off:], put)
 	}
 	return out
 }
@@ -195,15 +203,16 @@ func (x *explainer) note(at uint64, observed []byte, explanation string) {
 		Expected: bytes.Clone(x.text.want[off : off+uint64(len(observed))]), Explanation: explanation})
 }
 
-// runsOf reports what differs in a group that starts at off. The bytes are not
-// reported again for the page as a whole.
-func (x *explainer) runsOf(off int, seen, want []byte, explanation string) {
-	x.runs(off, seen, want, explanation)
+// find adds findings, as far as there is room.
+func (x *explainer) find(list []Difference) {
+	room := max(maxFindings-len(x.out.Findings), 0)
+	x.out.Findings = append(x.out.Findings, list[:min(len(list), room)]...)
 }
 
-// runs adds a finding for each run of bytes that differ; runs that are less
-// than 8 bytes apart are one.
-func (x *explainer) runs(off int, seen, want []byte, explanation string) {
+// runs returns a difference for each run of bytes that differ; runs that are
+// less than 8 bytes apart are one.
+func runs(at mem.Virt, seen, want []byte, explanation string) []Difference {
+	var out []Difference
 	for i := 0; i < len(seen); i++ {
 		if seen[i] == want[i] {
 			continue
@@ -214,14 +223,11 @@ func (x *explainer) runs(off int, seen, want []byte, explanation string) {
 				end = j + 1
 			}
 		}
-		if len(x.out.Findings) < maxFindings {
-			x.out.Findings = append(x.out.Findings, Difference{
-				Addr:     x.text.Start + mem.Virt(off+i),
-				Observed: bytes.Clone(seen[i:end]), Expected: bytes.Clone(want[i:end]), Explanation: explanation,
-			})
-		}
+		out = append(out, Difference{Addr: at + mem.Virt(i), Observed: bytes.Clone(seen[i:end]),
+			Expected: bytes.Clone(want[i:end]), Explanation: explanation})
 		i = end
 	}
+	return out
 }
 
 // changed counts the bytes that differ.

@@ -22,6 +22,10 @@ func imageObject(img *Image) (object, error) {
 		if strings.HasPrefix(s.Name, "__SCT__") {
 			t.trampolines = append(t.trampolines, s.Addr)
 		}
+		switch s.Name {
+		case "ftrace_call", "ftrace_regs_call", "ftrace_graph_call":
+			t.tracers = append(t.tracers, s.Addr)
+		}
 		if name, ok := strings.CutPrefix(s.Name, "__start_runtime_"); ok {
 			c := img.between(s.Name, "__stop_runtime_"+name)
 			c.name = "runtime_" + name

@@ -23,10 +23,12 @@ const (
 	siteTrampoline                  // __SCT__*, from 5.10
 	siteJump                        // __start___jump_table
 	siteTrace                       // __start_mcount_loc
+	siteTracer                      // ftrace_call, ftrace_regs_call, ftrace_graph_call
+	siteKinds
 )
 
 var siteNames = [...]string{"paravirt call", "indirect branch", "return", "alternative", "IBT seal", "lock prefix",
-	"runtime constant", "static call", "static call trampoline", "jump label", "ftrace location"}
+	"runtime constant", "static call", "static call trampoline", "jump label", "ftrace location", "call of ftrace's user"}
 
 func (k siteKind) String() string { return siteNames[k] }
 
@@ -45,8 +47,14 @@ type alternative struct {
 	replacement uint64 // link-time address
 	size        uint8  // of the replacement
 	feature     uint16 // X86_FEATURE_*
-	flags       uint16 // ALT_FLAG_*: 1 not, 2 direct call
+	flags       uint16 // ALT_FLAG_*
 }
+
+// Flags of an alternative.
+const (
+	altNot        = 1 // applies where the CPU does not have the feature
+	altDirectCall = 2 // the replacement calls what pv_ops has, from 6.8 on
+)
 
 // object is what a kernel or a module has of text and patch sites, at the
 // addresses it was linked for or, for a module, loaded at.
@@ -67,7 +75,7 @@ type tables struct {
 	alternatives, paravirt, retpolines, returns, seals, locks span
 	calls, jumps, trace                                       span
 	constants                                                 []span
-	trampolines                                               []uint64
+	trampolines, tracers                                      []uint64
 }
 
 // maxSites bounds the sites of one object: Debian's 6.12 has 520,000.
@@ -89,6 +97,9 @@ func (o *object) build(t *tables) error {
 	o.addStaticCalls(t.calls)
 	for _, at := range t.trampolines {
 		o.add(at, siteTrampoline, 0)
+	}
+	for _, at := range t.tracers {
+		o.add(at, siteTracer, 0)
 	}
 	o.addJumps(t.jumps)
 	for c := bin.Little(t.trace.data); c.Len() >= 8; {
@@ -175,8 +186,8 @@ func (k siteKind) length(code []byte) int {
 		} else if jump || nopLength(code) == 5 {
 			return 5
 		}
-	case siteTrace:
-		if call || nopLength(code) == 5 {
+	case siteTrace, siteTracer:
+		if call || jump || nopLength(code) == 5 {
 			return 5
 		}
 	}
@@ -212,7 +223,7 @@ func (o *object) alternativesOf(t span, size int, found func(at uint64, length i
 		if size == 14 {
 			a.flags = c.U16()
 		} else if a.feature&(1<<15) != 0 { // ALTINSTR_FLAG_INV, from 5.13 on
-			a.feature, a.flags = a.feature&^(1<<15), 1
+			a.feature, a.flags = a.feature&^(1<<15), altNot
 		}
 		length := int(c.U8())
 		a.size = c.U8()

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strings"
 )
 
@@ -13,7 +14,7 @@ import (
 func (x *explainer) variants(s site, at uint64, cur, seen []byte) [][]byte {
 	switch s.kind {
 	case siteParavirt:
-		return x.paravirt(at, seen)
+		return x.paravirt(at, cur, seen)
 	case siteRetpoline:
 		return x.retpoline(at, cur)
 	case siteReturn:
@@ -29,51 +30,61 @@ func (x *explainer) variants(s site, at uint64, cur, seen []byte) [][]byte {
 			return [][]byte{{opDS}}
 		}
 	case siteConstant:
-		return x.constant(s, cur, seen)
+		return x.constant(s, seen)
 	case siteStaticCall, siteTrampoline:
 		return x.staticCall(s, at, cur, seen)
 	case siteJump:
 		return x.jump(x.obj.targets[s.arg], at, len(cur))
 	case siteTrace:
 		return x.trace(at, seen)
+	case siteTracer:
+		return x.tracer(at, seen)
 	}
 	return nil
 }
 
-// paravirt: an indirect call through pv_ops became a direct one, followed by
-// NOPs (arch/x86/kernel/paravirt.c, paravirt_patch).
-func (x *explainer) paravirt(at uint64, seen []byte) [][]byte {
-	op, target, ok := branchTarget(seen, at)
-	if ok && op == opCall && x.env.approved(target) && isPadding(seen[5:]) {
+// paravirt: an indirect call through pv_ops became a direct one to the function
+// that pv_ops holds, or nothing at all where that does nothing, followed by NOPs
+// (arch/x86/kernel/paravirt.c, paravirt_patch; from 6.8 on alt_replace_call).
+func (x *explainer) paravirt(at uint64, cur, seen []byte) [][]byte {
+	function, known := x.env.paravirtFunction(at, cur)
+	if known && !x.env.approved(function) {
+		return nil
+	}
+	if op, target, ok := branchTarget(seen, at); ok && op == opCall && isPadding(seen[5:]) {
+		if known && target != function || !x.env.approved(target) {
+			return nil
+		}
 		return [][]byte{seen}
 	}
-	// 5.10 copies the native instruction itself (paravirt_patch.c).
-	for _, native := range paravirtNative {
-		if bytes.HasPrefix(seen, native) && isPadding(seen[len(native):]) {
+	if isPadding(seen) && known && x.env.doesNothing(function) {
+		return [][]byte{seen}
+	}
+	for _, native := range paravirtNative[x.env.nameAt(function)] {
+		if known && bytes.HasPrefix(seen, native) && isPadding(seen[len(native):]) {
 			return [][]byte{seen}
 		}
 	}
 	return nil
 }
 
-// paravirtNative are the instructions that 5.10 inlines for pv_ops that have
-// their native value (arch/x86/kernel/paravirt_patch.c, patch_data_xxl and
-// patch_data_lock).
-var paravirtNative = [][]byte{
-	{0xfa},                               // cli
-	{0xfb},                               // sti
-	{0x9c, 0x58},                         // pushf; pop %rax
-	{0x57, 0x9d},                         // push %rdi; popf
-	{0x0f, 0x20, 0xd0},                   // mov %cr2, %rax
-	{0x0f, 0x20, 0xd8},                   // mov %cr3, %rax
-	{0x0f, 0x22, 0xdf},                   // mov %rdi, %cr3
-	{0x0f, 0x09},                         // wbinvd
-	{0x0f, 0x01, 0xf8},                   // swapgs
-	{0x0f, 0x01, 0xf8, 0x48, 0x0f, 0x07}, // swapgs; sysretq
-	{0x48, 0x89, 0xf8},                   // mov %rdi, %rax
-	{0xc6, 0x07, 0x00},                   // movb $0, (%rdi)
-	{0x31, 0xc0},                         // xor %eax, %eax
-	{0x0f, 0x0b},                         // ud2: no function
+// paravirtNative are the instructions that are inlined instead of a call, by
+// the function in pv_ops: up to 5.10 all that are short enough
+// (arch/x86/kernel/paravirt_patch.c), later only the identity.
+var paravirtNative = map[string][][]byte{
+	"_paravirt_ident_64":          {{0x48, 0x89, 0xf8}}, // mov %rdi, %rax
+	"native_irq_disable":          {{0xfa}},             // cli
+	"native_irq_enable":           {{0xfb}},             // sti
+	"native_save_fl":              {{0x9c, 0x58}},       // pushf; pop %rax
+	"native_restore_fl":           {{0x57, 0x9d}},       // push %rdi; popf
+	"native_read_cr2":             {{0x0f, 0x20, 0xd0}}, // mov %cr2, %rax
+	"__native_read_cr3":           {{0x0f, 0x20, 0xd8}}, // mov %cr3, %rax
+	"native_write_cr3":            {{0x0f, 0x22, 0xdf}}, // mov %rdi, %cr3
+	"native_wbinvd":               {{0x0f, 0x09}},
+	"native_swapgs":               {{0x0f, 0x01, 0xf8}},
+	"native_usergs_sysret64":      {{0x0f, 0x01, 0xf8, 0x48, 0x0f, 0x07}}, // swapgs; sysretq
+	"__native_queued_spin_unlock": {{0xc6, 0x07, 0x00}},                   // movb $0, (%rdi)
+	"__native_vcpu_is_preempted":  {{0x31, 0xc0}},                         // xor %eax, %eax
 }
 
 // retpoline: a branch to __x86_indirect_thunk_REG became the indirect branch
@@ -140,10 +151,8 @@ func (x *explainer) alternatives(a alternative, at uint64, cur, seen []byte) [][
 	if tail := trailingNops(cur); tail > 0 && isPadding(seen[len(cur)-tail:]) {
 		out = append(out, append(cur[:len(cur)-tail:len(cur)-tail], seen[len(cur)-tail:]...))
 	}
-	if a.flags&2 != 0 { // ALT_FLAG_DIRECT_CALL: like paravirt above
-		if op, target, ok := branchTarget(seen, at); ok && op == opCall && x.env.approved(target) && isPadding(seen[5:]) {
-			out = append(out, seen)
-		}
+	if a.flags&altDirectCall != 0 {
+		out = append(out, x.paravirt(at, cur, seen)...)
 	}
 	if len(cur) < int(a.size) {
 		return out
@@ -213,14 +222,20 @@ func relativeOperand(code []byte, i int) bool {
 }
 
 // constant: the immediate operand became the value that the kernel computed at
-// boot. All sites of one constant must have the same.
-func (x *explainer) constant(s site, cur, seen []byte) [][]byte {
-	first, ok := x.env.constants[x.obj.constants[s.arg]]
+// boot, which it also keeps in a variable of the same name.
+func (x *explainer) constant(s site, seen []byte) [][]byte {
+	value, ok := x.env.facts.Constants[constantName(x.obj.constants[s.arg])]
 	if !ok {
-		first = append([]byte(nil), seen...)
-		x.env.constants[x.obj.constants[s.arg]] = first
+		return nil
 	}
-	return [][]byte{first}
+	return [][]byte{binary.LittleEndian.AppendUint64(nil, value)[:len(seen)]}
+}
+
+// constantName returns the variable's name from that of the table: "runtime_",
+// the kind of constant, the name.
+func constantName(table string) string {
+	_, name, _ := strings.Cut(strings.TrimPrefix(table, "runtime_"), "_")
+	return name
 }
 
 // staticCall: the call goes straight to the function, or was turned off
@@ -237,7 +252,7 @@ func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
 		if cur[1] != seen[1] {
 			return nil
 		}
-		if target := at + 6 + uint64(int64(rel32(seen[2:]))); x.env.approved(target) || x.env.returnThunk(target) {
+		if target := at + 6 + uint64(int64(rel32(seen[2:]))); x.calls(s, target) || x.env.returnThunk(target) {
 			return [][]byte{seen}
 		}
 		return nil
@@ -247,10 +262,21 @@ func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
 		return out
 	}
 	tail := len(cur) > 0 && cur[0] != opCall
-	if x.env.approved(target) && (op == opJump) == tail || op == opJump && x.env.returnThunk(target) {
+	if x.calls(s, target) && (op == opJump) == tail || op == opJump && x.env.returnThunk(target) {
 		out = append(out, seen)
 	}
 	return out
+}
+
+// calls reports whether a static call's site may call target: what its key has,
+// where that is known.
+func (x *explainer) calls(s site, target uint64) bool {
+	if s.kind == siteStaticCall {
+		if function, ok := x.env.facts.StaticCalls[x.obj.keys[s.arg]+x.slide]; ok && function != target {
+			return false
+		}
+	}
+	return x.env.approved(target)
 }
 
 // jump: a static branch is a jump or a NOP (arch/x86/kernel/jump_label.c).
@@ -274,6 +300,20 @@ func (x *explainer) trace(at uint64, seen []byte) [][]byte {
 		out = append(out, seen)
 	}
 	return out
+}
+
+// tracer: in ftrace's own entry the call to ftrace_stub goes to whoever traces
+// (update_ftrace_func).
+func (x *explainer) tracer(at uint64, seen []byte) [][]byte {
+	if bytes.Equal(seen, nop(5)) {
+		return [][]byte{seen}
+	}
+	_, target, ok := branchTarget(seen, at)
+	if !ok || !x.env.approved(target) {
+		return nil
+	}
+	x.note(at, seen, "traced by ftrace: its entry calls "+x.env.symbol(target))
+	return [][]byte{seen}
 }
 
 func nops(n int) []byte {

@@ -1,0 +1,156 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// expectedText is what all text of the target should be, made once a judgement:
+// the kernel's text calls into modules and theirs into the kernel's.
+type expectedText struct {
+	env     *kernel.Expected
+	modules map[string]*kernel.Text
+	why     map[string]error // modules with nothing to compare with
+	err     error
+}
+
+var errNoModules = errors.New("no modules' files to compare with")
+
+// expected makes what the target's text should be.
+func (j *judging) expected() (*expectedText, error) {
+	if j.text == nil {
+		j.text = j.makeExpected()
+	}
+	return j.text, j.text.err
+}
+
+func (j *judging) makeExpected() *expectedText {
+	t := &expectedText{modules: make(map[string]*kernel.Text), why: make(map[string]error)}
+	if j.image == nil {
+		t.err = j.imageErr
+		return t
+	}
+	slide, err := strconv.ParseUint(strings.TrimPrefix(j.obs.Kernel.Slide, "0x"), 16, 64)
+	if err != nil || slide%mem.PageSize != 0 {
+		t.err = fmt.Errorf("observation is malformed: slide %q", j.obs.Kernel.Slide)
+		return t
+	}
+	var facts textData
+	if item := j.obs.Item(textName); item != nil && item.Data != nil {
+		if t.err = decode(item.Data, &facts); t.err != nil {
+			return t
+		}
+	}
+	t.env = kernel.NewExpected(j.image, slide, facts.Patching.facts())
+	// The list has the newest first; what a module needs was loaded before it.
+	for _, m := range slices.Backward(j.code.modules) {
+		text, err := j.expectModule(t.env, m)
+		if err != nil {
+			t.why[m.Name] = err
+		} else {
+			t.modules[m.Name] = text
+		}
+	}
+	return t
+}
+
+func (j *judging) expectModule(env *kernel.Expected, m moduleFact) (*kernel.Text, error) {
+	if j.refs.Modules == nil {
+		return nil, errNoModules
+	}
+	file, err := j.refs.Modules.Module(m.Name, m.BuildID)
+	if err != nil {
+		return nil, err
+	}
+	return env.AddModule(file, m.loaded())
+}
+
+// loaded is the fact in the form that the kernel package takes.
+func (m *moduleFact) loaded() *kernel.LoadedModule {
+	out := &kernel.LoadedModule{Name: m.Name, At: mem.Virt(m.At), BuildID: m.BuildID, Live: m.Live, PerCPU: mem.Virt(m.PerCPU)}
+	for _, a := range m.Areas {
+		out.Areas = append(out.Areas, kernel.Area{Kind: a.Kind, Start: mem.Virt(a.Start), Size: a.Size})
+	}
+	for _, s := range m.Sections {
+		out.Sections = append(out.Sections, kernel.ModuleSection{Name: s.Name, Addr: mem.Virt(s.At)})
+	}
+	return out
+}
+
+// explain judges the pages of a text. Pages that were accepted before, with the
+// same bytes and the same facts, need no bytes.
+func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check) error {
+	if err := r.validate(); err != nil {
+		return err
+	}
+	if mem.Virt(r.Start) != t.Start || r.pages() != t.Pages {
+		return fmt.Errorf("the scan read %d pages at %v, the text is %d pages at %v", r.pages(), r.Start, t.Pages, t.Start)
+	}
+	env := j.text.env
+	var pages []int
+	keys := make(map[int]PageKey)
+	for i := range t.Pages {
+		d, ok := r.digest(i)
+		if !ok {
+			return fmt.Errorf("the page at %v could not be read", r.page(i))
+		}
+		key := j.pageKey(out.Name, d, env.Anchor(t, i))
+		if j.accepted(key) {
+			continue
+		}
+		if _, ok := j.page(d); ok {
+			pages = append(pages, i)
+			keys[i] = key
+		}
+	}
+	x := env.Explain(t, pages, func(page int) []byte {
+		if page < 0 || page >= r.pages() {
+			return nil
+		}
+		d, _ := r.digest(page)
+		b, _ := j.page(d)
+		return b
+	})
+	for _, list := range [][]kernel.Difference{x.Findings, x.Notes} {
+		for _, f := range list {
+			delete(keys, int(f.Addr-t.Start)/mem.PageSize)
+		}
+	}
+	if len(x.Need) == 0 {
+		for _, key := range keys {
+			j.accept(key)
+		}
+	}
+	out.Findings = append(out.Findings, j.differences(x.Findings)...)
+	out.Notes = append(out.Notes, j.differences(x.Notes)...)
+	return nil
+}
+
+// pageKey stands for a page that a check has judged: its bytes, the kernel, and
+// whatever else the judgement depended on.
+func (j *judging) pageKey(check string, d Digest, anchor []byte) PageKey {
+	b := fmt.Appendf(nil, "%s\x00%s\x00%s\x00", check, j.obs.Kernel.BuildID, j.obs.Kernel.Slide)
+	b = append(b, d[:]...)
+	return PageKey(DigestOf(append(b, anchor...)))
+}
+
+// differences turns runs of bytes into findings.
+func (j *judging) differences(list []kernel.Difference) []measure.Finding {
+	var out []measure.Finding
+	for _, d := range list {
+		f := measure.Finding{Address: d.Addr.String(), Observed: fmt.Sprintf("%x", d.Observed),
+			Expected: fmt.Sprintf("%x", d.Expected), Explanation: d.Explanation}
+		if name, offset, ok := j.text.env.Lookup(uint64(d.Addr)); ok {
+			f.Symbol = withOffset(name, offset)
+		}
+		out = append(out, f)
+	}
+	return out
+}

@@ -1,0 +1,203 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/internal/bin"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// patchingData are the facts from which a kernel patches its own text. See
+// [kernel.PatchFacts] for what they are believed.
+type patchingData struct {
+	Paravirt    address          `json:"paravirt,omitempty"` // of pv_ops
+	ParavirtOps []address        `json:"paravirt_ops,omitempty"`
+	StaticCalls []staticCallFact `json:"static_calls,omitempty"`
+	Constants   []constantFact   `json:"constants,omitempty"`
+	Kprobes     []kprobeFact     `json:"kprobes,omitempty"`
+	Trampolines []trampolineFact `json:"trampolines,omitempty"`
+	// Unread says which facts could not be read, and why.
+	Unread []string `json:"unread,omitempty"`
+}
+
+type staticCallFact struct {
+	Key  address `json:"key"`
+	Func address `json:"func"`
+}
+
+type constantFact struct {
+	Name  string  `json:"name"`
+	Value address `json:"value"`
+}
+
+type kprobeFact struct {
+	At     address `json:"at"`
+	Opcode byte    `json:"opcode"`
+	Jump   address `json:"jump,omitempty"`
+	Copied []byte  `json:"copied,omitempty"`
+}
+
+type trampolineFact struct {
+	At   address `json:"at"`
+	Size uint64  `json:"size"`
+	Ops  address `json:"ops"`
+	Func address `json:"func"`
+}
+
+// Limits on what a target may claim.
+const (
+	maxParavirtOps = 512
+	maxStaticCalls = 1 << 16 // sites of one table
+	maxKprobes     = 4096
+	maxTrampolines = 1024
+)
+
+// patching reads the facts. What cannot be read is left out and named.
+func (c *collector) patching() patchingData {
+	var d patchingData
+	for _, part := range []struct {
+		name string
+		read func(*patchingData) error
+	}{
+		{"paravirt", c.paravirt}, {"static calls", c.staticCallKeys}, {"runtime constants", c.constants},
+		{"kprobes", c.kprobes}, {"ftrace", c.trampolines},
+	} {
+		if err := part.read(&d); err != nil {
+			d.Unread = append(d.Unread, fmt.Sprintf("%s: %v", part.name, err))
+		}
+	}
+	return d
+}
+
+// facts are the same in the form that explaining text takes.
+func (d *patchingData) facts() kernel.PatchFacts {
+	f := kernel.PatchFacts{ParavirtAt: mem.Virt(d.Paravirt), StaticCalls: make(map[uint64]uint64, len(d.StaticCalls)),
+		Constants: make(map[string]uint64, len(d.Constants))}
+	for _, a := range d.ParavirtOps {
+		f.Paravirt = append(f.Paravirt, uint64(a))
+	}
+	for _, s := range d.StaticCalls {
+		f.StaticCalls[uint64(s.Key)] = uint64(s.Func)
+	}
+	for _, v := range d.Constants {
+		f.Constants[v.Name] = uint64(v.Value)
+	}
+	for _, k := range d.Kprobes {
+		f.Kprobes = append(f.Kprobes, kernel.Kprobe{Addr: mem.Virt(k.At), Opcode: k.Opcode, Jump: mem.Virt(k.Jump), Copied: k.Copied})
+	}
+	for _, t := range d.Trampolines {
+		f.Trampolines = append(f.Trampolines, kernel.Trampoline{Start: mem.Virt(t.At), Size: t.Size, Ops: mem.Virt(t.Ops), Func: mem.Virt(t.Func)})
+	}
+	return f
+}
+
+// paravirt reads pv_ops, of the size that struct paravirt_patch_template has.
+func (c *collector) paravirt(d *patchingData) error {
+	at, ok := c.profile.Symbol("pv_ops")
+	if !ok {
+		return nil // built without paravirt
+	}
+	size, err := c.profile.Types.Size("paravirt_patch_template")
+	if err != nil {
+		return err
+	}
+	words, err := c.words(at, min(size/8, maxParavirtOps))
+	if err != nil {
+		return err
+	}
+	d.Paravirt = address(at)
+	for _, w := range words {
+		d.ParavirtOps = append(d.ParavirtOps, address(w))
+	}
+	return nil
+}
+
+// staticCallKeys reads, of each key that the tables of static calls name, the
+// function it calls: the first word of struct static_call_key.
+func (c *collector) staticCallKeys(d *patchingData) error {
+	keys := make(map[mem.Virt]bool)
+	start, ok1 := c.profile.Symbol("__start_static_call_sites")
+	stop, ok2 := c.profile.Symbol("__stop_static_call_sites")
+	if !ok1 || !ok2 || stop < start {
+		return nil // built without, or out of line
+	}
+	errs := []error{c.keysOf(start, uint64(stop-start)/8, keys)}
+	count, err := c.profile.Types.Offset("module", "num_static_call_sites")
+	sites, err2 := c.profile.Types.Offset("module", "static_call_sites")
+	for i := 0; err == nil && err2 == nil && i < len(c.modules); i++ {
+		at := c.modules[i].At
+		n, err := c.space.U32(at + mem.Virt(count))
+		table, err2 := c.space.U64(at + mem.Virt(sites))
+		if err == nil && err2 == nil {
+			err = c.keysOf(mem.Virt(table), uint64(n), keys)
+		}
+		errs = append(errs, err, err2)
+	}
+	for _, key := range sorted(keys) {
+		function, err := c.space.U64(key)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		d.StaticCalls = append(d.StaticCalls, staticCallFact{address(key), address(function)})
+	}
+	return errors.Join(errs...)
+}
+
+// keysOf reads a table of struct static_call_site (two 32-bit distances, the
+// second to the key with two flag bits).
+func (c *collector) keysOf(at mem.Virt, count uint64, keys map[mem.Virt]bool) error {
+	if count > maxStaticCalls {
+		return fmt.Errorf("%d static call sites", count)
+	}
+	raw := make([]byte, count*8)
+	if err := c.space.Read(raw, at); err != nil {
+		return err
+	}
+	for cur := bin.Little(raw); cur.Len() >= 8; {
+		cur.Skip(4)
+		field := at + mem.Virt(cur.Offset())
+		keys[(field+mem.Virt(int64(int32(cur.U32()))))&^3] = true
+	}
+	return nil
+}
+
+// constants reads the variables of which runtime constants are copies; each has
+// a table named after it (include/asm-generic/vmlinux.lds.h, RUNTIME_CONST).
+func (c *collector) constants(d *patchingData) error {
+	var errs []error
+	for s := range c.profile.Symbols.All() {
+		kind, ok := strings.CutPrefix(s.Name, "__start_runtime_")
+		if !ok {
+			continue
+		}
+		_, name, _ := strings.Cut(kind, "_")
+		at, ok := c.profile.Symbol(name)
+		if !ok {
+			errs = append(errs, fmt.Errorf("%w: no %s", kernel.ErrNoSymbols, name))
+			continue
+		}
+		value, err := c.space.U64(at)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		d.Constants = append(d.Constants, constantFact{name, address(value)})
+	}
+	return errors.Join(errs...)
+}
+
+func (c *collector) words(at mem.Virt, n uint64) ([]uint64, error) {
+	raw := make([]byte, n*8)
+	if err := c.space.Read(raw, at); err != nil {
+		return nil, err
+	}
+	words := make([]uint64, 0, n)
+	for cur := bin.Little(raw); cur.Len() >= 8; {
+		words = append(words, cur.U64())
+	}
+	return words, nil
+}

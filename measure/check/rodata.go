@@ -1,0 +1,72 @@
+package check
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// linux.rodata: every byte of the kernel's read-only data is what its file
+// says, except what the kernel sets at boot.
+//
+// Proves: that constant tables (system calls, operations, exception and symbol
+// tables, BTF) are those of the image. Trusts: the image. It says nothing of
+// the range that is set at boot, [__start_ro_after_init, __end_ro_after_init),
+// whose size the reason names: pointers in it are for the checks of each table.
+const rodataName = "linux.rodata"
+
+func rodataCheck() check {
+	return check{name: rodataName, collect: collectRodata, judge: judgeRodata}
+}
+
+func collectRodata(c *collector) (any, measure.Coverage, error) {
+	r, err := c.between("rodata", "__start_rodata", "__end_rodata")
+	if err != nil {
+		return nil, measure.Coverage{}, err
+	}
+	return r, r.coverage(), nil
+}
+
+func judgeRodata(j *judging, raw json.RawMessage, out *measure.Check) error {
+	var r region
+	if err := decode(raw, &r); err != nil {
+		return err
+	}
+	if err := r.validate(); err != nil {
+		return err
+	}
+	text, err := j.expected()
+	if err != nil {
+		return err
+	}
+	want := text.env.Rodata()
+	if mem.Virt(r.Start) != want.Start || r.pages() != want.Pages {
+		return fmt.Errorf("the scan read %d pages at %v, the read-only data is %d pages at %v", r.pages(), r.Start, want.Pages, want.Start)
+	}
+	for i := range r.pages() {
+		d, ok := r.digest(i)
+		if !ok {
+			return fmt.Errorf("the page at %v could not be read", r.page(i))
+		}
+		key := j.pageKey(rodataName, d, fmt.Appendf(nil, "%d", i))
+		if j.accepted(key) {
+			continue
+		}
+		seen, ok := j.page(d)
+		if !ok {
+			continue
+		}
+		diffs := want.Compare(i, seen)
+		out.Findings = append(out.Findings, j.differences(diffs)...)
+		if len(diffs) == 0 {
+			j.accept(key)
+		}
+	}
+	if want.SetAtBoot.Size > 0 {
+		out.Coverage.Bytes -= int64(want.SetAtBoot.Size)
+		out.Reason = fmt.Sprintf("%d bytes at %v, which the kernel sets at boot, are not compared", want.SetAtBoot.Size, want.SetAtBoot.Start)
+	}
+	return nil
+}

@@ -1,0 +1,36 @@
+package kernel
+
+import (
+	"encoding/binary"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// Anchor returns the facts that decide how a page of text may be patched, as
+// bytes that are equal only if the facts are: a page that was explained once
+// stays explained while its bytes and its anchor stay.
+func (e *Expected) Anchor(t *Text, page int) []byte {
+	out := binary.LittleEndian.AppendUint64(nil, uint64(t.Start)+uint64(page)*mem.PageSize)
+	if page >= len(t.obj.first) {
+		return out
+	}
+	paravirt, end := false, uint32(page+1)*mem.PageSize
+	for i := int(t.obj.first[page]); i < len(t.obj.sites) && t.obj.sites[i].off < end; i++ {
+		switch s := t.obj.sites[i]; s.kind {
+		case siteStaticCall:
+			out = binary.LittleEndian.AppendUint64(out, e.facts.StaticCalls[t.obj.keys[s.arg]+t.slide])
+		case siteParavirt:
+			paravirt = true
+		case siteAlternative:
+			paravirt = paravirt || t.obj.alts[s.arg].flags&altDirectCall != 0
+		case siteConstant:
+			out = binary.LittleEndian.AppendUint64(out, e.facts.Constants[constantName(t.obj.constants[s.arg])])
+		}
+	}
+	if paravirt {
+		for _, f := range e.facts.Paravirt {
+			out = binary.LittleEndian.AppendUint64(out, f)
+		}
+	}
+	return out
+}

@@ -1,0 +1,42 @@
+package kernel
+
+import "github.com/plumbline-sec/plumbline/measure/mem"
+
+// PatchFacts is what the target's memory says of its own patching: the values
+// from which it computed what it wrote into its text. They pin the encodings
+// that have a free part. Each is checked in turn: a function pointer must land
+// on the start of a function in expected text. Where a fact is missing, the
+// patch site alone is checked.
+type PatchFacts struct {
+	// Paravirt is pv_ops, the table of functions that paravirt sites call, one
+	// word each; the sites give their place in it.
+	Paravirt []uint64
+	// ParavirtAt is the address of pv_ops.
+	ParavirtAt mem.Virt
+	// StaticCalls gives the current function of each static call by its key's
+	// address.
+	StaticCalls map[uint64]uint64
+	// Constants are the variables that runtime constants are copies of.
+	Constants map[string]uint64
+	Kprobes   []Kprobe
+	// Trampolines are those of ftrace.
+	Trampolines []Trampoline
+}
+
+// Kprobe is a probe from the kernel's table of them.
+type Kprobe struct {
+	Addr   mem.Virt
+	Opcode byte // first byte of the instruction that its breakpoint replaced
+	// Jump and Copied are of an optimized probe: five bytes became a jump to
+	// Jump, and Copied are the last four of what they were.
+	Jump   mem.Virt
+	Copied []byte
+}
+
+// Trampoline is executable memory that the kernel made for one user of ftrace.
+type Trampoline struct {
+	Start mem.Virt
+	Size  uint64   // bytes
+	Ops   mem.Virt // the struct ftrace_ops it is for
+	Func  mem.Virt // the function it calls
+}

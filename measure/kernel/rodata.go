@@ -1,0 +1,51 @@
+package kernel
+
+import (
+	"bytes"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// Rodata is the kernel's expected read-only data.
+type Rodata struct {
+	Start mem.Virt // page-aligned
+	Pages int
+	// SetAtBoot is the part that the kernel sets once before it makes the data
+	// read-only, [__start_ro_after_init, __end_ro_after_init). The file says
+	// nothing about it. It may be empty.
+	SetAtBoot Area
+
+	want []byte
+}
+
+// Rodata returns what the kernel's read-only data should hold.
+func (e *Expected) Rodata() *Rodata {
+	r := &Rodata{
+		Start: mem.Virt(e.image.rodata.addr + e.slide), Pages: len(e.image.rodata.data) / mem.PageSize,
+		SetAtBoot: Area{Kind: AreaROAfterInit}, want: e.image.moved(e.image.rodata, e.slide),
+	}
+	from, ok1 := e.image.Symbols.Address("__start_ro_after_init")
+	to, ok2 := e.image.Symbols.Address("__end_ro_after_init")
+	if ok1 && ok2 && from >= e.image.rodata.addr && to > from && to <= e.image.rodata.end() {
+		r.SetAtBoot.Start, r.SetAtBoot.Size = mem.Virt(from+e.slide), to-from
+	}
+	return r
+}
+
+// Compare returns what differs in a page outside of [Rodata.SetAtBoot].
+func (r *Rodata) Compare(page int, seen []byte) []Difference {
+	if page < 0 || page >= r.Pages || len(seen) != mem.PageSize {
+		return nil
+	}
+	at := r.Start + mem.Virt(page)*mem.PageSize
+	want := r.want[page*mem.PageSize : (page+1)*mem.PageSize]
+	if bytes.Equal(seen, want) {
+		return nil
+	}
+	if s := r.SetAtBoot; at < s.End() && s.Start < at+mem.PageSize {
+		from, to := max(s.Start, at)-at, min(s.End(), at+mem.PageSize)-at
+		want = bytes.Clone(want)
+		copy(want[from:to], seen[from:to])
+	}
+	return runs(at, seen, want, "read-only data differs from the file")
+}
