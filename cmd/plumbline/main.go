@@ -37,6 +37,7 @@ func rootCommand() *cobra.Command {
 		agentCommand(),
 		attestCommand(),
 		baselineCommand(),
+		manCommand(),
 		measureCommand(),
 		watchCommand(),
 	)

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+)
+
+// TestMain lets scripts run this very program as "plumbline".
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"plumbline": func() { os.Exit(run(context.Background(), os.Args[1:])) },
+	})
+}
+
+// TestScript runs testdata/script: each file is one story at the command line.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("XDG_STATE_HOME", e.WorkDir+"/state")
+			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/config")
+			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/cache")
+			return nil
+		},
+	})
+}
+
+// TestEveryCommandIsExplained holds the promise of --help with an example.
+func TestEveryCommandIsExplained(t *testing.T) {
+	var visit func(*cobra.Command)
+	visit = func(c *cobra.Command) {
+		if c.Runnable() && c.Name() != "help" && c.Example == "" && !c.Hidden {
+			t.Errorf("%s has no example", c.CommandPath())
+		}
+		if c.Short == "" {
+			t.Errorf("%s says nothing about itself", c.CommandPath())
+		}
+		for _, sub := range c.Commands() {
+			visit(sub)
+		}
+	}
+	visit(rootCommand())
+}
