@@ -20,32 +20,35 @@ func measureReferences(flags *measureFlags) (*measureRefs, error) {
 	if flags.kernel != "" {
 		image, err := kernel.OpenImage(flags.kernel, &kernel.ImageOptions{CacheDir: kernel.DefaultCacheDir()})
 		if err != nil {
-			return nil, imageError(err)
+			return nil, measureFileError("--kernel", err)
 		}
-		refs.image, refs.Images = image, refs
+		refs.image = image
+		refs.Images = refs
 	}
 	if flags.modules != "" {
 		modules, err := kernel.OpenModules(flags.modules)
 		if err != nil {
-			return nil, imageError(err)
+			return nil, measureFileError("--modules", err)
 		}
 		refs.Modules = modules
 	}
 	return refs, nil
 }
 
-// imageError gives an error of reading reference values its exit code.
-func imageError(err error) error {
-	if errors.Is(err, kernel.ErrFormat) || errors.Is(err, kernel.ErrTooLarge) || errors.Is(err, kernel.ErrNoModule) {
-		return failHint(exitData, err, "--kernel takes a vmlinuz, --modules a lib/modules/VERSION directory")
+// measureFileError tells a wrong file from one that cannot be read.
+func measureFileError(flag string, err error) error {
+	for _, wrong := range []error{kernel.ErrFormat, kernel.ErrTooLarge, kernel.ErrNoModule} {
+		if errors.Is(err, wrong) {
+			return fail(exitArgument, fmt.Errorf("%s: %w", flag, err))
+		}
 	}
-	return fail(exitIO, err)
+	return fail(exitIO, fmt.Errorf("%s: %w", flag, err))
 }
 
 // Image implements [check.ImageSource].
 func (r *measureRefs) Image(buildID string) (*kernel.Image, error) {
 	if r.image.BuildID != buildID {
-		return nil, fmt.Errorf("%w: the target runs build %s, the image is %s", kernel.ErrOtherBuild, buildID, r.image.BuildID)
+		return nil, fmt.Errorf("%w: the target runs build %s, the file is build %s", kernel.ErrOtherBuild, buildID, r.image.BuildID)
 	}
 	return r.image, nil
 }

@@ -73,6 +73,7 @@ func withOffset(name string, offset uint64) string {
 type code struct {
 	kernel  textRange
 	modules []moduleFact
+	slide   uint64          // of the kernel from where the expected image was linked
 	symbols *kernel.Symbols // of the expected image, at the target's addresses; nil without one
 }
 
@@ -99,7 +100,8 @@ func (j *judging) approved() code {
 	if !ok || err != nil {
 		return c
 	}
-	c.symbols = j.image.Symbols.Slide(at - base)
+	c.slide = at - base
+	c.symbols = j.image.Symbols.Slide(c.slide)
 	start, ok1 := c.symbols.Address("_stext")
 	end, ok2 := c.symbols.Address("_etext")
 	if ok1 && ok2 {
@@ -175,5 +177,9 @@ func (j *judging) trusts() string {
 // expectedPointer returns the pointer that the expected image has at an address
 // of its constant data.
 func (j *judging) expectedPointer(at address) (address, bool) {
-	return 0, false
+	if j.code.symbols == nil {
+		return 0, false
+	}
+	value, ok := j.image.Pointer(uint64(at), j.code.slide)
+	return address(value), ok
 }
