@@ -6,7 +6,7 @@ import "encoding/binary"
 // data, both as they are when the kernel runs slide higher than it was linked.
 // It is false where the image holds nothing or no address of the kernel.
 func (img *Image) Pointer(at, slide uint64) (uint64, bool) {
-	b := img.at(at-slide, 8)
+	b := img.At(at-slide, 8)
 	if len(b) < 8 {
 		return 0, false
 	}
