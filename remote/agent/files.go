@@ -2,9 +2,85 @@ package agent
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/sign"
+	"github.com/plumbline-sec/plumbline/internal/durable"
+	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
 
+// baseline captures the target's files from its disks and spools the manifest's
+// digest; the verifier asks for the manifest itself. What the verifier makes of
+// it, the first baseline or a comparison, is its own affair.
 func (t *target) baseline(ctx context.Context, command uint64) error {
-	return errors.New("baselines are not wired yet")
+	path := filepath.Join(t.agent.config.State, "manifest-"+t.config.Name)
+	objects, err := t.capture(ctx, path)
+	if err != nil {
+		return fmt.Errorf("capture files: %w", err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	digest := remote.DigestOf(data)
+	t.agent.outbox.bodies.keepFile(digest, path)
+	return put(t.agent.outbox, remote.KindBaseline,
+		remote.Baseline{Target: t.config.Name, Command: command, Manifest: digest, Objects: int64(objects)})
+}
+
+// capture writes a manifest to path and returns how many objects it holds.
+func (t *target) capture(ctx context.Context, path string) (uint64, error) {
+	rulesFile := t.config.Files.Rules
+	if rulesFile == "" {
+		rulesFile = t.config.Watch.Rules
+	}
+	rules, err := loadRules(rulesFile)
+	if err != nil {
+		return 0, err
+	}
+	// The signature says which agent wrote the manifest and no more: the
+	// verifier signs what it takes over with its own key.
+	key, err := sign.LoadOrCreateKey(filepath.Join(t.agent.config.State, "manifest.key"))
+	if err != nil {
+		return 0, err
+	}
+	files, err := t.openFiles(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer files.Close()
+	snapshot, err := baseline.Capture(ctx, files, &baseline.CaptureOptions{Rules: rules, TempDir: t.agent.config.State})
+	if err != nil {
+		return 0, err
+	}
+	defer snapshot.Close()
+	edition := &baseline.Edition{
+		Tool: "plumbline agent " + t.agent.version, Created: time.Now(), Version: 1,
+		Lineage: baseline.LineageOf(files.Machine(), "capture"), Name: t.config.Name,
+	}
+	var header *baseline.Header
+	err = durable.Replace(path, 0o600, func(w io.Writer) error {
+		header, err = snapshot.Write(w, edition, key)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	t.agent.log.Info("files captured", "target", t.config.Name, "objects", header.Objects, "unread", header.Unread)
+	return header.Objects, nil
+}
+
+func (t *target) openFiles(ctx context.Context) (*vm.Files, error) {
+	if len(t.config.Files.Disks) == 0 {
+		// The disks are found through the monitor.
+		t.monitor.Lock()
+		defer t.monitor.Unlock()
+	}
+	return vm.OpenFiles(ctx, t.config.Name, t.config.QMP, t.config.Files.Disks)
 }
