@@ -4,6 +4,7 @@ package vm_test
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
@@ -117,13 +119,13 @@ func (w *watched) stop() {
 // wait returns when have says so of the events.
 func (w *watched) wait(have func() bool) {
 	w.t.Helper()
-	late := time.AfterFunc(time.Minute, func() { w.add(func() { w.marks = -1 }) })
+	late := time.AfterFunc(3*time.Minute, func() { w.add(func() { w.marks = -1 }) })
 	defer late.Stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for !have() {
 		if w.marks < 0 {
-			w.t.Fatalf("no such event after a minute; there are %d, alerts %v", len(w.events), w.alerts)
+			w.t.Fatalf("no such event in time; there are %d, alerts %v", len(w.events), w.alerts)
 		}
 		w.grown.Wait()
 	}
@@ -152,6 +154,9 @@ func (w *watched) run(script string) (string, []*filewatch.Event) {
 	defer w.mu.Unlock()
 	var below []*filewatch.Event
 	for _, e := range w.events[from:at] {
+		if e.Follows != 0 {
+			continue // of an earlier script
+		}
 		if strings.HasPrefix(e.Path, "/t/") || strings.HasPrefix(e.NewPath, "/t/") {
 			below = append(below, e)
 		}
@@ -190,6 +195,7 @@ func TestWatchedMachine(t *testing.T) {
 	t.Run("rules", func(t *testing.T) { testRules(t, m) })
 	t.Run("protect", func(t *testing.T) { testProtect(t, m) })
 	t.Run("two clients", func(t *testing.T) { testTwoClients(t, m) })
+	t.Run("settled", func(t *testing.T) { testSettled(t, m) })
 	t.Run("reset", func(t *testing.T) { testReset(t, m) })
 }
 
@@ -404,6 +410,73 @@ func testTwoClients(t *testing.T, m *lab.Machine) {
 	if _, events := b.run("rmdir /t"); len(events) != 0 && events[0].Path != "/t" {
 		t.Errorf("events %q", lines(events))
 	}
+}
+
+// testSettled: a changed content is read once it is on disk, the page cache and
+// the journal notwithstanding, and not before. Overwriting in place with the
+// times put back is the case where the inode on disk looks settled long before
+// the content is.
+func testSettled(t *testing.T, m *lab.Machine) {
+	w := watch(t, m, nil)
+	w.run(`mkdir /t; printf 'first content' >/t/a`)
+	first := w.settled("/t/a")
+	if first.Object.Size != 13 || digest(first) != hex.EncodeToString(blake("first content")) {
+		t.Errorf("settled with size %d and %s", first.Object.Size, digest(first))
+	}
+	w.run(`touch -r /t/a /t/stamp; printf 'evil' | dd of=/t/a conv=notrunc status=none; touch -r /t/stamp /t/a`)
+	second := w.settled("/t/a")
+	if second.Follows <= first.Sequence || digest(second) != hex.EncodeToString(blake("evilt content")) {
+		t.Errorf("event %d follows %d with %s, the one before was %d", second.Sequence, second.Follows, digest(second), first.Sequence)
+	}
+	if !second.Object.Mtime.Equal(first.Object.Mtime) {
+		t.Errorf("times were not put back: %v, %v", first.Object.Mtime, second.Object.Mtime)
+	}
+	w.run(`echo new >/t/new; mv /t/new /t/a; ln /t/a /t/b; rm /t/stamp; mkdir /t/d; ln -s x /t/l`)
+	if e := w.settled("/t/a"); digest(e) != hex.EncodeToString(blake("new\n")) || e.Object.Nlink != 2 {
+		t.Errorf("after the replacement: %s, %d links", digest(e), e.Object.Nlink)
+	}
+	if e := w.settled("/t/l"); e.Object.Link != "x" {
+		t.Errorf("link to %q", e.Object.Link)
+	}
+	w.run("rm -r /t")
+}
+
+// settled waits for the event that completes the last one on path.
+func (w *watched) settled(path string) *filewatch.Event {
+	w.t.Helper()
+	var last uint64
+	w.mu.Lock()
+	for _, e := range w.events {
+		if e.Follows == 0 && (e.Path == path || e.NewPath == path) {
+			last = e.Sequence
+		}
+	}
+	w.mu.Unlock()
+	begin := time.Now()
+	var found *filewatch.Event
+	w.wait(func() bool {
+		for _, e := range w.events {
+			if e.Follows == last {
+				found = e
+				return true
+			}
+		}
+		return false
+	})
+	w.t.Logf("%s settled after %v: %s", path, time.Since(begin).Round(time.Millisecond), found.Verdict.Reason)
+	return found
+}
+
+func digest(e *filewatch.Event) string {
+	if len(e.Hashes) == 0 {
+		return "nothing: " + e.Verdict.Reason
+	}
+	return hex.EncodeToString(e.Hashes[0].Value)
+}
+
+func blake(content string) []byte {
+	d := blake3.Sum256([]byte(content))
+	return d[:]
 }
 
 // testReset: a reset shows as a gap and an alert, and the next kernel, at
