@@ -80,6 +80,12 @@ func Diff(old, new *Baseline) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	return DiffUnder(rules, old, new)
+}
+
+// DiffUnder is Diff under given rules: those of whoever judges, where the newer
+// baseline comes from the machine that is judged.
+func DiffUnder(rules *filewatch.Rules, old, new *Baseline) (*Report, error) {
 	c := newComparer(rules)
 	c.gaps(old.Header.Gaps, "in the older baseline: ")
 	c.gaps(new.Header.Gaps, "in the newer baseline: ")

@@ -66,7 +66,8 @@ type Files struct {
 	Baseline   string    `json:"baseline,omitempty"` // digest of the signed manifest
 	Objects    int64     `json:"objects,omitempty"`
 	BaselineAt time.Time `json:"baseline_at,omitzero"`
-	Violations int       `json:"violations"` // open review items
+	Origin     string    `json:"origin,omitempty"` // how the baseline came to be, in words
+	Violations int       `json:"violations"`       // open review items
 	Events     int64     `json:"events"`
 	LastEvent  time.Time `json:"last_event,omitzero"`
 }
@@ -163,35 +164,60 @@ const (
 // Review is one thing that waits for a person: a changed file, or a machine
 // that asks to be enrolled.
 type Review struct {
-	ID        string    `json:"id"`
-	Kind      string    `json:"kind"` // "file" or "enrolment"
-	Machine   string    `json:"machine"`
-	Subject   string    `json:"subject"` // path, or the EK digest
-	Summary   string    `json:"summary"`
-	Detail    string    `json:"detail,omitempty"`
-	Level     string    `json:"level,omitempty"`
-	Count     int       `json:"count"` // events behind it
-	First     time.Time `json:"first"`
-	Last      time.Time `json:"last"`
-	State     string    `json:"state"` // open, accepted, rejected
+	ID      string    `json:"id"`
+	Kind    string    `json:"kind"` // "file" or "enrolment"
+	Machine string    `json:"machine"`
+	Subject string    `json:"subject"` // path, or the EK digest
+	Summary string    `json:"summary"`
+	Detail  string    `json:"detail,omitempty"`
+	Level   string    `json:"level,omitempty"`
+	Count   int       `json:"count"` // events behind it
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
+	// State is open, accepted, rejected, restored (the object is again as in
+	// the baseline) or replaced (by a new baseline).
+	State string `json:"state"`
+	// Rejected says that a person called the change wrong. A file's item stays
+	// open, and the machine untrusted, until the file is restored.
+	Rejected  bool      `json:"rejected,omitempty"`
 	DecidedBy string    `json:"decided_by,omitempty"`
 	DecidedAt time.Time `json:"decided_at,omitzero"`
 	Reason    string    `json:"reason,omitempty"`
+	// Changes is the change as "baseline check" prints it.
+	Changes json.RawMessage `json:"changes,omitempty"`
 }
 
 // Decision is the body of POST /v1/review/{id}.
 type Decision struct {
-	Accept bool   `json:"accept"`
+	Accept bool   `json:"accept"` // false rejects
 	Reason string `json:"reason"` // required
 }
 
+// Severity of a moment; alert sinks choose by it.
+type Severity string
+
+// Severities, rising.
+const (
+	SeverityInfo    Severity = "info"
+	SeverityNotice  Severity = "notice"
+	SeverityWarning Severity = "warning"
+	SeverityAlert   Severity = "alert"
+)
+
 // Moment is one line of a machine's timeline, and of the stream.
 type Moment struct {
-	ID      string    `json:"id"`
-	Time    time.Time `json:"time"`
-	Machine string    `json:"machine,omitempty"`
-	Kind    string    `json:"kind"`     // enrolment, boot, scan, file, state, loss, alert, review
-	Level   string    `json:"severity"` // info, notice, warning, alert
-	Text    string    `json:"text"`
-	Ref     string    `json:"ref,omitempty"` // id of the scan, appraisal or event
+	ID       string    `json:"id"`
+	Time     time.Time `json:"time"`
+	Machine  string    `json:"machine,omitempty"`
+	Kind     string    `json:"kind"` // enrolment, boot, scan, file, state, loss, agent, review
+	Severity Severity  `json:"severity"`
+	Text     string    `json:"text"`
+	Ref      string    `json:"ref,omitempty"` // id of the scan, appraisal or event
+}
+
+// Notice is the data of one event of GET /v1/stream. The event's name says
+// what changed: machine, scan, event, review, moment or appraisal.
+type Notice struct {
+	ID      string `json:"id"`
+	Machine string `json:"machine,omitempty"`
 }

@@ -57,15 +57,9 @@ func Seal(payloadType string, payload []byte, s Signer) ([]byte, error) {
 // Open returns the payload of an envelope that one of the trusted keys signed,
 // and that key.
 func Open(payloadType string, data []byte, trusted []ed25519.PublicKey) ([]byte, ed25519.PublicKey, error) {
-	var e envelope
-	if err := json.Unmarshal(data, &e); err != nil {
-		return nil, nil, fmt.Errorf("read envelope: %w", err)
-	}
-	if e.PayloadType != payloadType {
-		return nil, nil, fmt.Errorf("read envelope: payload is %q, want %q: %w", e.PayloadType, payloadType, ErrSignature)
-	}
-	if n := len(e.Signatures); n == 0 || n > maxSignatures {
-		return nil, nil, fmt.Errorf("read envelope: %d signatures, want 1 to %d: %w", n, maxSignatures, ErrSignature)
+	e, err := readEnvelope(payloadType, data)
+	if err != nil {
+		return nil, nil, err
 	}
 	known := false
 	message := preAuth(e.PayloadType, e.Payload)
@@ -81,6 +75,30 @@ func Open(payloadType string, data []byte, trusted []ed25519.PublicKey) ([]byte,
 		return nil, nil, fmt.Errorf("%w: %s", ErrUntrusted, e.Signatures[0].KeyID)
 	}
 	return nil, nil, ErrSignature
+}
+
+// Payload returns the payload of an envelope whoever signed it: for what came
+// on a channel that says by itself who speaks.
+func Payload(payloadType string, data []byte) ([]byte, error) {
+	e, err := readEnvelope(payloadType, data)
+	if err != nil {
+		return nil, err
+	}
+	return e.Payload, nil
+}
+
+func readEnvelope(payloadType string, data []byte) (*envelope, error) {
+	var e envelope
+	if err := json.Unmarshal(data, &e); err != nil {
+		return nil, fmt.Errorf("read envelope: %w", err)
+	}
+	if e.PayloadType != payloadType {
+		return nil, fmt.Errorf("read envelope: payload is %q, want %q: %w", e.PayloadType, payloadType, ErrSignature)
+	}
+	if n := len(e.Signatures); n == 0 || n > maxSignatures {
+		return nil, fmt.Errorf("read envelope: %d signatures, want 1 to %d: %w", n, maxSignatures, ErrSignature)
+	}
+	return &e, nil
 }
 
 // preAuth is DSSE's PAE: what is signed.

@@ -37,8 +37,13 @@ func rootCommand() *cobra.Command {
 		agentCommand(),
 		attestCommand(),
 		baselineCommand(),
+		eventsCommand(),
+		hostsCommand(),
 		manCommand(),
 		measureCommand(),
+		reviewCommand(),
+		scanCommand(),
+		verifierCommand(),
 		watchCommand(),
 	)
 	return root

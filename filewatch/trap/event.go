@@ -2,7 +2,6 @@ package trap
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -27,38 +26,30 @@ func (s *Source) event(r *Record) *filewatch.Event {
 		return nil
 	}
 	e.Level, e.Rule = rule.Level, rule.Name
-	e.Status, e.Detail = r.status()
+	e.Verdict = r.verdict()
 	return e
 }
 
-// status says how the operation stands, and what is unusual about the record.
-func (r *Record) status() (filewatch.Status, string) {
-	status := filewatch.Done
+// verdict says what the record alone lets one say: nothing yet, or why less
+// than usual is known.
+func (r *Record) verdict() filewatch.Verdict {
+	reason := ""
 	switch {
 	case r.Marks&Denied != 0:
-		status = filewatch.Denied
+		reason = "refused by the protect rule before it happened"
 	case r.Marks&NotSettled != 0:
-		status = filewatch.Attempted
-	case r.Stage == Ongoing:
-		status = filewatch.Ongoing
+		reason = "attempted: its result was not seen"
+	case r.Marks&PathTruncated != 0:
+		reason = "the path could not be read whole"
+	case r.Marks&Unlinked != 0:
+		reason = "the object has no name any more"
+	case r.Op == filewatch.OpWrite && r.Stage == Ongoing:
+		reason = "still open for writing"
 	}
-	var words []string
-	if r.Op == filewatch.OpSetXattr || r.Op == filewatch.OpSetACL {
-		words = append(words, r.Detail)
+	if reason == "" {
+		return filewatch.Verdict{}
 	}
-	if r.Marks&PathTruncated != 0 {
-		words = append(words, "the path could not be read whole")
-	}
-	if r.Marks&Unlinked != 0 {
-		words = append(words, "the object has no name any more")
-	}
-	if r.Marks&NoMount != 0 {
-		words = append(words, "the path is within a volume that is not mounted whole")
-	}
-	if r.Replaced.Number != 0 && r.Op == filewatch.OpRename {
-		words = append(words, fmt.Sprintf("replaced inode %d", r.Replaced.Number))
-	}
-	return status, strings.Join(words, "; ")
+	return filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: reason}
 }
 
 func (r *Record) object() *filewatch.Object {

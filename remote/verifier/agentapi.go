@@ -1,0 +1,284 @@
+package verifier
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/store"
+)
+
+// maxWait bounds how long a request is held, in seconds.
+const maxWait = 60
+
+// maxCommands bounds one answer; the rest follows in the next.
+const maxCommands = 100
+
+// handleCommands is GET /v1/agent/commands.
+func (v *Verifier) handleCommands(_ http.ResponseWriter, r *http.Request) (any, error) {
+	agent, err := v.agentOf(r)
+	if err != nil {
+		return nil, err
+	}
+	wait, err := intParameter(r, "wait", 0, maxWait)
+	if err != nil {
+		return nil, err
+	}
+	after, err := intParameter(r, "after", 0, math.MaxInt)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.forgetCommands(r.Context(), agent.Name, uint64(after)); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(wait)*time.Second)
+	defer cancel()
+	var open []remote.Command
+	err = v.hub.until(ctx, concerns(inCommands, agent.Name), func() (bool, error) {
+		open, err = v.openCommands(r.Context(), agent.Name)
+		return len(open) > 0, err
+	})
+	return remote.Commands{Commands: open}, err
+}
+
+// concerns selects the changes of a machine's documents in a collection.
+func concerns(collection, machine string) func(store.Change) bool {
+	return func(c store.Change) bool { return c.Collection == collection && c.Machine == machine }
+}
+
+// openCommands are an agent's commands, oldest first.
+func (v *Verifier) openCommands(ctx context.Context, agent string) ([]remote.Command, error) {
+	docs, err := list[remote.Command](ctx, v.store, store.Query{Collection: inCommands, Machine: agent})
+	if err != nil {
+		return nil, err
+	}
+	open := make([]remote.Command, 0, min(len(docs), maxCommands))
+	for i := len(docs) - 1; i >= 0 && len(open) < maxCommands; i-- {
+		open = append(open, docs[i].V)
+	}
+	return open, nil
+}
+
+func (v *Verifier) forgetCommands(ctx context.Context, agent string, upTo uint64) error {
+	docs, err := list[remote.Command](ctx, v.store, store.Query{Collection: inCommands, Machine: agent})
+	if err != nil {
+		return err
+	}
+	var changes []store.Change
+	for _, d := range docs {
+		if d.V.ID <= upTo {
+			changes = append(changes, remove(inCommands, d.Key))
+		}
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	return v.store.Apply(ctx, nil, changes...)
+}
+
+// command makes the changes that give an agent something to do.
+func (v *Verifier) command(ctx context.Context, agent string, c remote.Command) ([]store.Change, error) {
+	counter, err := loadOrNew[uint64](ctx, v.store, inCounters, "commands")
+	if err != nil {
+		return nil, err
+	}
+	counter.V++
+	counter.Time = v.now()
+	c.ID = counter.V
+	key := fmt.Sprintf("%s/%020d", agent, c.ID)
+	return []store.Change{counter.change(), create(inCommands, key, agent, v.now(), c)}, nil
+}
+
+// commandID is the number of the command among the changes that make it.
+func commandID(changes []store.Change) uint64 {
+	var c remote.Command
+	for _, change := range changes {
+		if change.Collection == inCommands && json.Unmarshal(change.Value, &c) == nil {
+			return c.ID
+		}
+	}
+	return 0
+}
+
+// handleRecords is POST /v1/agent/records. Its answer follows the durable
+// commit.
+func (v *Verifier) handleRecords(w http.ResponseWriter, r *http.Request) (any, error) {
+	agent, err := v.agentOf(r)
+	if err != nil {
+		return nil, err
+	}
+	var req remote.RecordsRequest
+	if err := readJSON(w, r, remote.MaxRequestBytes, &req); err != nil {
+		return nil, err
+	}
+	if err := checkRecords(&req); err != nil {
+		return nil, err
+	}
+	stream := store.Stream{Agent: agent.Name, Spool: req.Spool}
+	receipt, err := v.store.Append(r.Context(), stream, v.now(), req.Records)
+	if errors.Is(err, store.ErrOrder) {
+		return nil, apiError(http.StatusConflict, remote.CodeSequence, err.Error(), "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.metrics.records.Add(float64(receipt.Added))
+	if err := v.noteReceipt(r.Context(), agent, stream, receipt); err != nil {
+		return nil, err
+	}
+	v.fast.poke()
+	v.slow.poke()
+	need, err := v.needed(r.Context(), req.Records)
+	if err != nil {
+		return nil, err
+	}
+	return remote.RecordsReply{Acked: receipt.Acked, Need: need}, nil
+}
+
+func checkRecords(req *remote.RecordsRequest) error {
+	if err := remote.CheckName(req.Spool); err != nil {
+		return badRequest(fmt.Errorf("spool: %w", err))
+	}
+	if len(req.Records) > remote.MaxRecords {
+		return apiError(http.StatusRequestEntityTooLarge, remote.CodeTooLarge,
+			fmt.Sprintf("%d records, at most %d", len(req.Records), remote.MaxRecords), "")
+	}
+	for i := range req.Records {
+		rec := &req.Records[i]
+		switch {
+		case rec.Seq > math.MaxInt64:
+			return badRequest(fmt.Errorf("record %d: number out of range", rec.Seq))
+		case len(rec.Body) > remote.MaxRecordBytes:
+			return apiError(http.StatusRequestEntityTooLarge, remote.CodeTooLarge, fmt.Sprintf("record %d is too large", rec.Seq), "")
+		case rec.Time.Year() < 1970 || rec.Time.Year() > 2200:
+			return badRequest(fmt.Errorf("record %d: time %s is out of range", rec.Seq, rec.Time))
+		case !knownKind(rec.Kind):
+			return badRequest(fmt.Errorf("record %d: unknown kind %q", rec.Seq, rec.Kind))
+		}
+	}
+	return nil
+}
+
+func knownKind(k remote.Kind) bool {
+	switch k {
+	case remote.KindAttestation, remote.KindScan, remote.KindEvent, remote.KindStatus, remote.KindBaseline:
+		return true
+	}
+	return false
+}
+
+// noteReceipt keeps what a receipt says beyond the acknowledgement: a new
+// spool, numbers that never came, and numbers that came twice with other
+// content.
+func (v *Verifier) noteReceipt(ctx context.Context, agent *machine, stream store.Stream, receipt store.Receipt) error {
+	if agent.Spool == stream.Spool && len(receipt.Gaps) == 0 && len(receipt.Altered) == 0 {
+		return nil
+	}
+	return v.changeMachine(ctx, agent.Name, nil, func(m *machine) ([]store.Change, error) {
+		var changes []store.Change
+		note := func(s remote.Severity, format string, args ...any) {
+			changes = append(changes, v.moment(remote.Moment{Machine: m.Name, Kind: "loss", Severity: s, Text: fmt.Sprintf(format, args...)})...)
+		}
+		if m.Spool != stream.Spool {
+			if m.Spool != "" {
+				note(remote.SeverityWarning, "the agent on %s began a new spool: records that waited in the old one are lost", m.Name)
+			}
+			m.Spool = stream.Spool
+		}
+		for _, g := range receipt.Gaps {
+			note(remote.SeverityAlert, "records %d to %d of the agent on %s never arrived", g.From, g.To, m.Name)
+		}
+		for _, n := range receipt.Altered {
+			note(remote.SeverityAlert, "the agent on %s sent record %d again with another content; the first was kept", m.Name, n)
+		}
+		if len(receipt.Gaps) == 0 {
+			return changes, nil
+		}
+		more, err := v.command(ctx, m.Name, remote.Command{Kind: remote.CommandRescan, Reason: "records were lost"})
+		return append(changes, more...), err
+	})
+}
+
+// needed are the bodies that records name and the store does not have.
+func (v *Verifier) needed(ctx context.Context, records []remote.Record) ([]remote.Digest, error) {
+	var named []remote.Digest
+	for _, rec := range records {
+		if rec.Kind != remote.KindBaseline {
+			continue
+		}
+		var b remote.Baseline
+		if json.Unmarshal(rec.Body, &b) == nil && b.Manifest != (remote.Digest{}) {
+			named = append(named, b.Manifest)
+		}
+	}
+	return v.store.Missing(ctx, named)
+}
+
+// handleBody is PUT /v1/agent/bodies/{digest}.
+func (v *Verifier) handleBody(w http.ResponseWriter, r *http.Request) (any, error) {
+	if _, err := v.agentOf(r); err != nil {
+		return nil, err
+	}
+	digest, err := remote.ParseDigest(r.PathValue("digest"))
+	if err != nil {
+		return nil, badRequest(err)
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, remote.MaxBodyBytes))
+	if err != nil {
+		return nil, bodyError(err)
+	}
+	if got := remote.DigestOf(body); got != digest {
+		return nil, badRequest(errors.New("the body's BLAKE3 is " + got.String() + ", not the one in the path"))
+	}
+	return nil, v.storeBodies(r.Context(), map[remote.Digest][]byte{digest: body})
+}
+
+// handleBundle is POST /v1/agent/bodies.
+func (v *Verifier) handleBundle(w http.ResponseWriter, r *http.Request) (any, error) {
+	if _, err := v.agentOf(r); err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, remote.MaxBodyBytes+4*remote.MaxBundle))
+	if err != nil {
+		return nil, bodyError(err)
+	}
+	list, err := remote.DecodeBundle(data)
+	if err != nil {
+		return nil, badRequest(err)
+	}
+	bodies := make(map[remote.Digest][]byte, len(list))
+	for _, body := range list {
+		bodies[remote.DigestOf(body)] = body
+	}
+	return nil, v.storeBodies(r.Context(), bodies)
+}
+
+func (v *Verifier) storeBodies(ctx context.Context, bodies map[remote.Digest][]byte) error {
+	if err := v.store.PutBodies(ctx, bodies); err != nil {
+		return err
+	}
+	v.metrics.bodies.Add(float64(len(bodies)))
+	v.fast.poke()
+	v.slow.poke()
+	return nil
+}
+
+// clientAddress is what attempts are counted by.
+func clientAddress(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+func tooMany() *remote.Error {
+	return apiError(http.StatusTooManyRequests, remote.CodeRateLimited, "too many attempts, wait a while", "")
+}

@@ -1,0 +1,284 @@
+package verifier
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/store"
+)
+
+// eventRun is the longest beginning of pending that holds file events of one
+// agent about one target, so that a burst costs one commit.
+func eventRun(pending []store.Record) []store.Record {
+	target := ""
+	for i, r := range pending {
+		if r.Record.Kind != remote.KindEvent || r.Stream != pending[0].Stream {
+			return pending[:i]
+		}
+		var e struct {
+			Target string `json:"target"`
+		}
+		if json.Unmarshal(r.Record.Body, &e) != nil {
+			e.Target = ""
+		}
+		if i == 0 {
+			target = e.Target
+		} else if e.Target != target {
+			return pending[:i]
+		}
+	}
+	return pending
+}
+
+// taking is the handling of one run of events.
+type taking struct {
+	v       *Verifier
+	ctx     context.Context
+	m       *machine
+	files   *filesOf
+	changes []store.Change
+	events  map[string]*remote.FileEvent // written in this run, by ID
+	reviews map[string]*doc[reviewEntry] // read or changed in this run
+	objects map[string]json.RawMessage   // the object behind a review
+}
+
+// takeEvents judges a run of file events.
+func (v *Verifier) takeEvents(ctx context.Context, run []store.Record) error {
+	var first remote.Event
+	err := json.Unmarshal(run[0].Record.Body, &first)
+	if err != nil {
+		err = &badRecordError{fmt.Errorf("body of the event record: %w", err)}
+	} else {
+		err = v.targetOf(ctx, run[0], first.Target)
+	}
+	if bad, ok := asBadRecord(err); ok {
+		for _, r := range run {
+			if err := v.refuseRecord(ctx, r, bad); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ids := make([]int64, len(run))
+	for i, r := range run {
+		ids[i] = r.ID
+	}
+	return v.changeMachine(ctx, first.Target, ids, func(m *machine) ([]store.Change, error) {
+		files, err := v.filesOf(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		t := &taking{v: v, ctx: ctx, m: m, files: files, events: make(map[string]*remote.FileEvent), reviews: make(map[string]*doc[reviewEntry])}
+		for _, r := range run {
+			if err := t.take(r); err != nil {
+				return nil, err
+			}
+		}
+		return t.result(), nil
+	})
+}
+
+// take handles one event record; one that is malformed is noted and skipped.
+func (t *taking) take(r store.Record) error {
+	var e remote.Event
+	event := new(filewatch.Event)
+	err := json.Unmarshal(r.Record.Body, &e)
+	if err == nil && e.Follows == 0 {
+		err = json.Unmarshal(e.Event, event)
+	}
+	if err == nil {
+		err = remote.CheckName(e.Stream)
+	}
+	if err != nil {
+		t.note("file", remote.SeverityAlert, "", "a file event of %s was refused: %v", t.m.Name, err)
+		return nil
+	}
+	t.m.LastSeen, t.m.Files.Watched = r.Received, true
+	if e.Follows != 0 {
+		return t.complete(&e)
+	}
+	fresh, err := t.sequence(&e)
+	if err != nil || !fresh {
+		return err
+	}
+	return t.add(&e, event, r)
+}
+
+// sequence follows the numbers of a stream and says whether e is new.
+func (t *taking) sequence(e *remote.Event) (fresh bool, err error) {
+	m := t.m
+	if m.Stream != e.Stream {
+		if m.Stream != "" {
+			t.note("loss", remote.SeverityWarning, "", "the watch on %s began anew: what happened in between was not seen", m.Name)
+			err = t.lose("the watch began anew")
+		}
+		m.Stream, m.Sequence = e.Stream, 0
+	}
+	switch {
+	case err != nil:
+		return false, err
+	case e.Sequence <= m.Sequence:
+		return false, nil
+	case e.Sequence > m.Sequence+1:
+		t.note("loss", remote.SeverityAlert, "", "file events %d to %d of %s never arrived", m.Sequence+1, e.Sequence-1, m.Name)
+		err = t.lose("file events were lost")
+	}
+	m.Sequence = e.Sequence
+	return true, err
+}
+
+// lose asks for a rescan, once.
+func (t *taking) lose(why string) error {
+	if !t.m.Lost.IsZero() || t.m.Files.Baseline == "" {
+		return nil
+	}
+	t.m.Lost = t.v.now()
+	changes, err := t.v.askFiles(t.ctx, t.m, remote.CommandRescan, "", why)
+	t.changes = append(t.changes, changes...)
+	return err
+}
+
+// add stores a new event with what can be said of it at once.
+func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) error {
+	rule := t.files.rules.Match(event.Path, event.Object)
+	f := &remote.FileEvent{
+		ID: eventID(t.m.Name, e.Stream, e.Sequence), Machine: t.m.Name, Sequence: e.Sequence,
+		Time: event.Time, Received: r.Received, Op: event.Op.String(),
+		Path: filewatch.PrintablePath(event.Path), NewPath: filewatch.PrintablePath(event.NewPath),
+		Actor: actorWords(&event.Actor), Level: rule.Level.String(), Event: e.Event,
+	}
+	t.events[f.ID] = f
+	t.m.Files.Events++
+	t.m.Files.LastEvent = event.Time
+	t.v.metrics.events.WithLabelValues(f.Level).Inc()
+	if rule.Level == filewatch.Protect {
+		t.note("file", remote.SeverityAlert, f.ID, "%s of protected %s on %s by %s", f.Op, f.Path, t.m.Name, f.Actor)
+	}
+	switch {
+	case rule.Level <= filewatch.Record:
+		f.Verdict = remote.VerdictRecorded
+	case t.files.base == nil:
+		f.Verdict, f.Detail = remote.VerdictUnknown, "there is no baseline to compare with"
+	case event.Op == filewatch.OpUnlink || event.Op == filewatch.OpRmdir:
+		return t.judge(f, event, nil)
+	default:
+		f.Verdict, f.Detail = remote.VerdictPending, "its content is compared once it is on disk"
+	}
+	return nil
+}
+
+// complete judges an event with the object as it was found on disk.
+func (t *taking) complete(e *remote.Event) error {
+	id := eventID(t.m.Name, e.Stream, e.Follows)
+	f := t.events[id]
+	if f == nil {
+		d, err := load[remote.FileEvent](t.ctx, t.v.store, inEvents, id)
+		if isNotFound(err) {
+			return nil // the event itself was lost, which is known already
+		}
+		if err != nil {
+			return err
+		}
+		f = &d.V
+		t.events[id] = f
+	}
+	event := new(filewatch.Event)
+	if err := json.Unmarshal(f.Event, event); err != nil {
+		return fmt.Errorf("stored event %s: %w", id, err)
+	}
+	if t.files.base == nil || f.Verdict == remote.VerdictRecorded {
+		return nil
+	}
+	var found *baseline.Record
+	if len(e.Object) > 0 && string(e.Object) != "null" {
+		found = new(baseline.Record)
+		if err := json.Unmarshal(e.Object, found); err != nil {
+			t.note("file", remote.SeverityAlert, id, "the object behind a file event of %s was refused: %v", t.m.Name, err)
+			return nil
+		}
+	}
+	return t.judge(f, event, found)
+}
+
+// judge compares the object, nil when it is gone, with the baseline.
+func (t *taking) judge(f *remote.FileEvent, event *filewatch.Event, found *baseline.Record) error {
+	path := event.Path
+	if event.NewPath != "" {
+		path = event.NewPath
+	}
+	want, err := t.files.wanted(path, event, found)
+	if err != nil {
+		return err
+	}
+	var observed *baseline.Observed
+	if found != nil {
+		observed = &baseline.Observed{Record: *found}
+	}
+	change := baseline.Judge(t.files.rules, path, want, observed)
+	verdict := baseline.VerdictOf(change)
+	f.Verdict, f.Detail, f.Changes = verdictWord(change, verdict), verdict.Reason, nil
+	if change != nil {
+		f.Changes = encode(change)
+	}
+	subject := path
+	if want != nil {
+		subject = want.Path()
+	}
+	return t.review(subject, f, change)
+}
+
+// verdictWord says in one word what comparing came to.
+func verdictWord(c *baseline.Change, verdict filewatch.Verdict) string {
+	switch {
+	case c == nil:
+		return remote.VerdictUnchanged
+	case c.Kind == baseline.Unmeasured:
+		return remote.VerdictUnknown
+	case verdict.Outcome == filewatch.Pass:
+		return remote.VerdictRecorded
+	}
+	return string(c.Kind)
+}
+
+// result is everything that the run wrote.
+func (t *taking) result() []store.Change {
+	for id, f := range t.events {
+		t.changes = append(t.changes, put(inEvents, id, f.Machine, f.Time, f))
+	}
+	for _, r := range t.reviews {
+		t.changes = append(t.changes, r.change())
+	}
+	return t.changes
+}
+
+func (t *taking) note(kind string, s remote.Severity, ref, format string, args ...any) {
+	t.changes = append(t.changes, t.v.moment(remote.Moment{Machine: t.m.Name, Kind: kind, Severity: s,
+		Text: fmt.Sprintf(format, args...), Ref: ref})...)
+}
+
+// eventID sorts by number within a stream.
+func eventID(machine, stream string, sequence uint64) string {
+	return fmt.Sprintf("%s.%s.%016x", machine, stream, sequence)
+}
+
+// reviewID is the same for every event about one object of one machine.
+func reviewID(machine, path string) string {
+	sum := sha256.Sum256([]byte(machine + "\x00" + path))
+	return hex.EncodeToString(sum[:8])
+}
+
+func actorWords(a *filewatch.Actor) string {
+	if a.Unknown != "" {
+		return "unknown: " + a.Unknown
+	}
+	return fmt.Sprintf("%s (pid %d, uid %d)", filewatch.PrintablePath(a.Name), a.PID, a.UID)
+}

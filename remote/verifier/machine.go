@@ -1,0 +1,174 @@
+package verifier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/store"
+)
+
+// machine is what is stored of one host or target, beyond what people see.
+type machine struct {
+	remote.Machine
+
+	EKPublic []byte `json:"ek_public,omitempty"`
+	AKPublic []byte `json:"ak_public,omitempty"`
+
+	// Spool is the one that its agent sends from.
+	Spool string `json:"spool,omitempty"`
+	// Appraised is the TPM's reset count that the last boot appraisal saw.
+	Appraised  uint32 `json:"appraised_reset,omitempty"`
+	HasReset   bool   `json:"has_reset,omitempty"`
+	BootID     string `json:"boot_id,omitempty"`
+	BootPolicy bool   `json:"boot_policy,omitempty"`
+
+	// RebootingSince is zero unless the machine is known to be restarting.
+	RebootingSince time.Time `json:"rebooting_since,omitzero"`
+	// Off says that the machine was switched off through its BMC.
+	Off bool `json:"off,omitempty"`
+
+	// Streams maps the streams of file events to the last sequence seen.
+	Stream   string `json:"stream,omitempty"`
+	Sequence uint64 `json:"sequence,omitempty"`
+	// BaselineAsked is when the first baseline was last asked for.
+	BaselineAsked time.Time `json:"baseline_asked,omitzero"`
+	// Lost says since when events are missing and no rescan has made up for it.
+	Lost time.Time `json:"lost,omitzero"`
+	// Verdict is when the scan was fired that Scan tells of.
+	Verdict time.Time `json:"verdict,omitzero"`
+}
+
+// enrolled says whether a TPM stands for the machine.
+func (m *machine) enrolled() bool { return len(m.AKPublic) > 0 }
+
+// loadMachine reads a machine, or makes one that nobody has heard of.
+func (v *Verifier) loadMachine(ctx context.Context, name string) (*doc[machine], error) {
+	d, err := loadOrNew[machine](ctx, v.store, inMachines, name)
+	if err != nil {
+		return nil, err
+	}
+	if d.Version == 0 {
+		h := v.config.host(name)
+		d.Machine = name // of the document
+		d.Time = v.now()
+		d.V.Machine = remote.Machine{Name: name, Role: remote.RoleGuest, MeasuredBy: h.MeasuredBy, State: remote.StateUnknown, Since: v.now()}
+		if v.measuresOthers(name) {
+			d.V.Role = remote.RoleHost
+		}
+	}
+	v.refresh(&d.V)
+	return d, nil
+}
+
+// measuresOthers says whether any configured target is measured by name.
+func (v *Verifier) measuresOthers(name string) bool {
+	return slices.ContainsFunc(v.config.Hosts, func(h Host) bool { return h.MeasuredBy == name })
+}
+
+// refresh sets what follows from the configuration of today.
+func (v *Verifier) refresh(m *machine) {
+	h := v.config.host(m.Name)
+	if h.MeasuredBy != "" {
+		m.MeasuredBy = h.MeasuredBy
+	}
+	m.Boot.Enabled, m.Boot.Missing = false, ""
+	switch {
+	case !m.enrolled():
+		m.Boot.Missing = "no agent with a TPM has enrolled as " + m.Name
+	case v.policies[m.Name] == nil:
+		m.Boot.Missing = "no attestation policy: set policy = \"FILE\" for this host"
+	default:
+		m.Boot.Enabled = true
+	}
+	m.Scan.Enabled, m.Scan.Missing = h.BMC != nil, ""
+	if h.BMC == nil {
+		m.Scan.Missing = "no BMC to fire a scan through: set [host.bmc] for this host"
+	}
+}
+
+// errNothing tells changeMachine that there is nothing to write.
+var errNothing = errors.New("nothing to change")
+
+// changeMachine reads a machine, lets decide change it and say what else to
+// write, and applies it all with processed in one commit; then it tells the
+// stream. decide runs again when another writer was faster.
+func (v *Verifier) changeMachine(ctx context.Context, name string, processed []int64, decide func(*machine) ([]store.Change, error)) error {
+	err := again(func() error {
+		d, err := v.loadMachine(ctx, name)
+		if err != nil {
+			return err
+		}
+		changes, err := decide(&d.V)
+		if err != nil {
+			return err
+		}
+		moment, err := v.reassess(ctx, &d.V)
+		if err != nil {
+			return err
+		}
+		changes = append(changes, moment...)
+		return v.apply(ctx, processed, append(changes, d.change())...)
+	})
+	if err != nil && !errors.Is(err, errNothing) {
+		return fmt.Errorf("machine %s: %w", name, err)
+	}
+	return nil
+}
+
+// reassess derives the machine's state and, when it changed, says so.
+func (v *Verifier) reassess(ctx context.Context, m *machine) ([]store.Change, error) {
+	var host *machine
+	if m.MeasuredBy != "" {
+		d, err := v.loadMachine(ctx, m.MeasuredBy)
+		if err != nil {
+			return nil, err
+		}
+		host = &d.V
+	}
+	state, reasons := v.assess(m, host, v.now())
+	m.Reasons = reasons
+	if state == m.State {
+		return nil, nil
+	}
+	text := fmt.Sprintf("%s is now %s (was %s)", m.Name, state, m.State)
+	if len(reasons) > 0 {
+		text += ": " + reasons[0]
+	}
+	severity := remote.SeverityNotice
+	if state == remote.StateUntrusted {
+		severity = remote.SeverityAlert
+	}
+	m.State, m.Since = state, v.now()
+	return v.moment(remote.Moment{Machine: m.Name, Kind: "state", Severity: severity, Text: text}), nil
+}
+
+// apply writes and then tells the stream what was written.
+func (v *Verifier) apply(ctx context.Context, processed []int64, changes ...store.Change) error {
+	if err := v.store.Apply(ctx, processed, changes...); err != nil {
+		return err
+	}
+	for _, c := range changes {
+		v.hub.tell(c)
+	}
+	return nil
+}
+
+// moment makes the changes that put a line on the timeline and, when it
+// matters enough, into the outbox of alerts.
+func (v *Verifier) moment(m remote.Moment) []store.Change {
+	if m.Time.IsZero() {
+		m.Time = v.now()
+	}
+	if m.ID == "" {
+		m.ID = newID()
+	}
+	changes := []store.Change{put(inMoments, m.ID, m.Machine, m.Time, m)}
+	if m.Severity != remote.SeverityInfo && v.alerts != nil {
+		changes = append(changes, put(inOutbox, m.ID, m.Machine, m.Time, m))
+	}
+	return changes
+}

@@ -1,0 +1,184 @@
+package verifier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/measure/check"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/store"
+)
+
+// references are the reference kernels and modules of every machine, and the
+// pages that were judged clean before.
+type references struct {
+	config *Config
+
+	mu      sync.Mutex
+	images  map[string]*openedImage // by path
+	modules map[string]check.ModuleSource
+	known   map[check.PageKey]bool
+}
+
+type openedImage struct {
+	once  sync.Once
+	image *kernel.Image
+	err   error
+}
+
+// openReferences checks that every file that the configuration names is there.
+// Kernels are unpacked when they are first needed.
+func openReferences(c *Config) (*references, error) {
+	r := &references{config: c, images: make(map[string]*openedImage), modules: make(map[string]check.ModuleSource),
+		known: make(map[check.PageKey]bool)}
+	for _, h := range c.Hosts {
+		h = c.host(h.Name)
+		for _, path := range h.Kernels {
+			r.images[path] = &openedImage{}
+			if _, err := os.Stat(path); err != nil {
+				return nil, fmt.Errorf("reference kernel: %w", err)
+			}
+		}
+		for _, dir := range h.Modules {
+			if r.modules[dir] != nil {
+				continue
+			}
+			source, err := kernel.OpenModules(dir)
+			if err != nil {
+				return nil, fmt.Errorf("reference modules: %w", err)
+			}
+			r.modules[dir] = source
+		}
+	}
+	return r, nil
+}
+
+// of gives the references that a machine is judged against.
+func (r *references) of(machine string, pages check.PageSource, accepted check.Accepted) *check.References {
+	h := r.config.host(machine)
+	refs := &check.References{Pages: pages, Accepted: accepted}
+	if len(h.Kernels) > 0 {
+		refs.Images = imagesOf{r, h.Kernels}
+	}
+	if len(h.Modules) > 0 {
+		refs.Modules = modulesOf{r, h.Modules}
+	}
+	return refs
+}
+
+// imagesOf finds a kernel among those of one machine by its build-id.
+type imagesOf struct {
+	r     *references
+	paths []string
+}
+
+// Image implements check.ImageSource.
+func (s imagesOf) Image(buildID string) (*kernel.Image, error) {
+	var errs []error
+	for _, path := range s.paths {
+		opened := s.r.images[path]
+		opened.once.Do(func() {
+			opened.image, opened.err = kernel.OpenImage(path, &kernel.ImageOptions{CacheDir: kernel.DefaultCacheDir()})
+		})
+		switch {
+		case opened.err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", path, opened.err))
+		case opened.image.BuildID == buildID:
+			return opened.image, nil
+		default:
+			errs = append(errs, fmt.Errorf("%s: %w", path, kernel.ErrOtherBuild))
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// modulesOf finds a module in the trees of one machine.
+type modulesOf struct {
+	r    *references
+	dirs []string
+}
+
+// Module implements check.ModuleSource.
+func (s modulesOf) Module(name, buildID string) (*kernel.ModuleFile, error) {
+	var errs []error
+	for _, dir := range s.dirs {
+		m, err := s.r.modules[dir].Module(name, buildID)
+		if err == nil {
+			return m, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// storedPages reads pages that an agent has sent.
+type storedPages struct {
+	ctx   context.Context
+	store store.Store
+}
+
+// Page implements check.PageSource.
+func (p storedPages) Page(d check.Digest) ([]byte, bool) {
+	body, err := p.store.Body(p.ctx, remote.Digest(d))
+	return body, err == nil
+}
+
+// acceptedPages remembers pages across scans: in memory for speed, in the
+// store for other verifiers and the next process.
+type acceptedPages struct {
+	ctx   context.Context
+	store store.Store
+	refs  *references
+	fresh []check.PageKey
+}
+
+func (r *references) acceptedPages(ctx context.Context, s store.Store) *acceptedPages {
+	return &acceptedPages{ctx: ctx, store: s, refs: r}
+}
+
+func pageName(k check.PageKey) string { return check.Digest(k).String() }
+
+// Accepted implements check.Accepted.
+func (a *acceptedPages) Accepted(k check.PageKey) bool {
+	a.refs.mu.Lock()
+	known := a.refs.known[k]
+	a.refs.mu.Unlock()
+	if known {
+		return true
+	}
+	if _, err := a.store.Get(a.ctx, inPages, pageName(k)); err != nil {
+		return false
+	}
+	a.refs.mu.Lock()
+	a.refs.known[k] = true
+	a.refs.mu.Unlock()
+	return true
+}
+
+// Accept implements check.Accepted. It takes effect with save.
+func (a *acceptedPages) Accept(k check.PageKey) { a.fresh = append(a.fresh, k) }
+
+// save keeps what was accepted, once the verdict that it came from is kept.
+func (a *acceptedPages) save(ctx context.Context, now time.Time) error {
+	if len(a.fresh) == 0 {
+		return nil
+	}
+	changes := make([]store.Change, 0, len(a.fresh))
+	for _, k := range a.fresh {
+		changes = append(changes, put(inPages, pageName(k), "", now, true))
+	}
+	if err := a.store.Apply(ctx, nil, changes...); err != nil {
+		return err
+	}
+	a.refs.mu.Lock()
+	defer a.refs.mu.Unlock()
+	for _, k := range a.fresh {
+		a.refs.known[k] = true
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package verifier
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/store"
+)
+
+// takeStatus handles an agent's remark.
+func (v *Verifier) takeStatus(ctx context.Context, r store.Record, s *remote.Status) error {
+	name := s.Target
+	if name == "" {
+		name = r.Stream.Agent
+	}
+	if err := v.targetOf(ctx, r, name); err != nil {
+		return err
+	}
+	return v.changeMachine(ctx, name, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
+		m.LastSeen = r.Received
+		note := func(severity remote.Severity, kind, text string) []store.Change {
+			return v.moment(remote.Moment{Machine: m.Name, Kind: kind, Severity: severity, Text: text, Time: r.Received})
+		}
+		switch s.State {
+		case remote.AgentRunning:
+			return nil, nil
+		case remote.AgentStarted:
+			return v.agentStarted(ctx, m, s, note)
+		case remote.AgentStopping:
+			return note(remote.SeverityInfo, "agent", "the agent on "+m.Name+" stops"), nil
+		case remote.TargetRebooting:
+			m.RebootingSince, m.Off = r.Received, false
+			return note(remote.SeverityNotice, "boot", m.Name+" is being restarted"), nil
+		case remote.TargetRunning:
+			m.RebootingSince, m.Off = noTime, false
+			return note(remote.SeverityInfo, "boot", m.Name+" runs"), nil
+		case remote.TargetOff:
+			m.RebootingSince, m.Off = noTime, true
+			return note(remote.SeverityNotice, "boot", m.Name+" was powered off"), nil
+		case remote.WatchStarted:
+			m.Files.Watched = true
+			changes := note(remote.SeverityInfo, "file", "file operations on "+m.Name+" are watched")
+			more, err := v.askFirstBaseline(ctx, m)
+			return append(changes, more...), err
+		case remote.WatchInterrupted:
+			m.Files.Watched = false
+			return note(remote.SeverityWarning, "loss", "file operations on "+m.Name+" are no longer watched: "+s.Detail), nil
+		case remote.WatchNotice:
+			return note(remote.SeverityWarning, "loss", "the watch on "+m.Name+": "+s.Detail), nil
+		case remote.CommandFailed:
+			return v.commandFailed(ctx, m, s, note)
+		}
+		return nil, &badRecordError{fmt.Errorf("unknown state %q", s.State)}
+	})
+}
+
+type noteFunc func(severity remote.Severity, kind, text string) []store.Change
+
+// agentStarted asks a machine that may have booted anew to attest.
+func (v *Verifier) agentStarted(ctx context.Context, m *machine, s *remote.Status, note noteFunc) ([]store.Change, error) {
+	text := "the agent on " + m.Name + " started"
+	if s.Version != "" {
+		text += ", version " + s.Version
+	}
+	if m.BootID != "" && m.BootID != s.BootID {
+		text += ", after a restart of the machine"
+	}
+	m.BootID, m.RebootingSince, m.Off = s.BootID, noTime, false
+	changes := note(remote.SeverityInfo, "agent", text)
+	more, err := v.askAttestation(ctx, m, "its agent started")
+	return append(changes, more...), err
+}
+
+// commandFailed notes what an agent could not do; a scan that waits for pages
+// it no longer has cannot be judged.
+func (v *Verifier) commandFailed(ctx context.Context, m *machine, s *remote.Status, note noteFunc) ([]store.Change, error) {
+	changes := note(remote.SeverityWarning, "agent", fmt.Sprintf("the agent on %s could not do as asked: %s", m.Name, s.Detail))
+	more, err := v.abandonScan(ctx, s.Command, s.Detail)
+	return append(changes, more...), err
+}

@@ -1,0 +1,177 @@
+package verifier
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/store"
+)
+
+// maxBatch bounds the records a worker takes at once.
+const maxBatch = 256
+
+// retryPause is how long a worker rests after an error of the store.
+const retryPause = time.Second
+
+// sweepEvery is how often a worker looks without being woken: for records that
+// another verifier took in, or that were left by an earlier process.
+const sweepEvery = 5 * time.Second
+
+// workFast handles remarks and file events, which must be quick.
+func (v *Verifier) workFast(ctx context.Context) {
+	v.work(ctx, v.fast, func(ctx context.Context) error {
+		if err := v.takeRecords(ctx, remote.KindStatus, remote.KindEvent, remote.KindBaseline); err != nil {
+			return err
+		}
+		return v.takeManifests(ctx)
+	})
+}
+
+// workSlow handles what takes long to judge.
+func (v *Verifier) workSlow(ctx context.Context) {
+	v.work(ctx, v.slow, func(ctx context.Context) error {
+		if err := v.takeRecords(ctx, remote.KindAttestation, remote.KindScan); err != nil {
+			return err
+		}
+		return v.judgeWaiting(ctx)
+	})
+}
+
+func (v *Verifier) work(ctx context.Context, wake poke, step func(context.Context) error) {
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	for {
+		pause := time.Duration(0)
+		if err := step(ctx); err != nil && ctx.Err() == nil {
+			v.log.Error("work on stored records", "error", err)
+			pause = retryPause
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-wake:
+		case <-sweep.C:
+		}
+	}
+}
+
+// takeRecords handles everything pending of the given kinds, in order.
+func (v *Verifier) takeRecords(ctx context.Context, kinds ...remote.Kind) error {
+	for {
+		pending, err := v.store.Pending(ctx, maxBatch, kinds...)
+		if err != nil || len(pending) == 0 {
+			return err
+		}
+		for len(pending) > 0 {
+			n, err := v.takeSome(ctx, pending)
+			if err != nil {
+				return err
+			}
+			pending = pending[n:]
+		}
+	}
+}
+
+// takeSome handles the first record, or the first run of file events of one
+// target, and returns how many it handled.
+func (v *Verifier) takeSome(ctx context.Context, pending []store.Record) (int, error) {
+	if run := eventRun(pending); len(run) > 0 {
+		return len(run), v.takeEvents(ctx, run)
+	}
+	return 1, v.takeOrRefuse(ctx, pending[0])
+}
+
+func (v *Verifier) takeOrRefuse(ctx context.Context, r store.Record) error {
+	err := v.takeOne(ctx, r)
+	if bad, ok := asBadRecord(err); ok {
+		return v.refuseRecord(ctx, r, bad)
+	}
+	return err
+}
+
+func (v *Verifier) takeOne(ctx context.Context, r store.Record) error {
+	switch r.Record.Kind {
+	case remote.KindStatus:
+		return takeBody(ctx, r, v.takeStatus)
+	case remote.KindAttestation:
+		return takeBody(ctx, r, v.takeAttestation)
+	case remote.KindScan:
+		return takeBody(ctx, r, v.takeScan)
+	case remote.KindBaseline:
+		return takeBody(ctx, r, v.takeBaseline)
+	}
+	return &badRecordError{fmt.Errorf("unknown kind %q", r.Record.Kind)}
+}
+
+// takeBody decodes a record's body for take.
+func takeBody[T any](ctx context.Context, r store.Record, take func(context.Context, store.Record, *T) error) error {
+	var body T
+	if err := json.Unmarshal(r.Record.Body, &body); err != nil {
+		return &badRecordError{fmt.Errorf("body of the %s record: %w", r.Record.Kind, err)}
+	}
+	return take(ctx, r, &body)
+}
+
+// badRecordError is a record that cannot be believed or understood. It is
+// noted, marked as processed, and changes nothing else.
+type badRecordError struct{ err error }
+
+func (e *badRecordError) Error() string { return e.err.Error() }
+func (e *badRecordError) Unwrap() error { return e.err }
+
+func asBadRecord(err error) (*badRecordError, bool) {
+	var bad *badRecordError
+	ok := errors.As(err, &bad)
+	return bad, ok
+}
+
+func (v *Verifier) refuseRecord(ctx context.Context, r store.Record, bad *badRecordError) error {
+	v.metrics.refused.WithLabelValues(string(r.Record.Kind)).Inc()
+	v.log.Warn("record refused", "agent", r.Stream.Agent, "seq", r.Record.Seq, "kind", r.Record.Kind, "error", bad.err)
+	changes := v.moment(remote.Moment{Machine: r.Stream.Agent, Kind: string(r.Record.Kind), Severity: remote.SeverityAlert,
+		Text: fmt.Sprintf("a record of the agent on %s was refused: %v", r.Stream.Agent, bad.err)})
+	return v.apply(ctx, []int64{r.ID}, changes...)
+}
+
+// targetOf checks that the agent that sent r may report about name.
+func (v *Verifier) targetOf(ctx context.Context, r store.Record, name string) error {
+	if err := remote.CheckName(name); err != nil {
+		return &badRecordError{fmt.Errorf("target: %w", err)}
+	}
+	agent, err := v.loadMachine(ctx, r.Stream.Agent)
+	if err != nil {
+		return err
+	}
+	target, err := v.loadMachine(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := mayReport(&agent.V, &target.V); err == nil {
+		return nil
+	} else if target.V.MeasuredBy != "" || agent.V.Role != remote.RoleHost || v.config.host(name).MeasuredBy != "" {
+		return &badRecordError{err}
+	}
+	return v.adopt(ctx, agent.Key, name)
+}
+
+// adopt lets the first host that reports about a target nobody configured be
+// the one that measures it, and says so.
+func (v *Verifier) adopt(ctx context.Context, host, target string) error {
+	return v.changeMachine(ctx, target, nil, func(m *machine) ([]store.Change, error) {
+		if m.MeasuredBy != "" && m.MeasuredBy != host {
+			return nil, &badRecordError{fmt.Errorf("%s %w: %s", host, errNotItsTarget, target)}
+		}
+		m.MeasuredBy = host
+		return v.moment(remote.Moment{Machine: target, Kind: "enrolment", Severity: remote.SeverityNotice,
+			Text: fmt.Sprintf("%s reports about %s from now on: nobody else did", host, target)}), nil
+	})
+}
