@@ -23,6 +23,32 @@ type Event struct {
 	// Source names what saw the event: "trap", "tap", "scan".
 	Source  string
 	Verdict Verdict
+	// Status says how the operation stands; Detail what else is worth saying,
+	// such as the name of an extended attribute or why a path is incomplete.
+	Status Status
+	Detail string
+	// Follows is the Sequence of the event that this one completes: the object
+	// as it was found on disk afterwards. 0 for an event of its own.
+	Follows uint64
+	// Hashes are of the object's content, as found on disk.
+	Hashes []Hash
+}
+
+// Status says how an operation stands.
+type Status string
+
+// The statuses.
+const (
+	Done      Status = ""          // the guest's kernel returned success
+	Ongoing   Status = "ongoing"   // a file is being written and still open
+	Attempted Status = "attempted" // begun; its result was not seen
+	Denied    Status = "denied"    // refused before it happened
+)
+
+// Hash is one digest of a content.
+type Hash struct {
+	Algorithm string // "BLAKE3", "SHA-256"
+	Value     []byte
 }
 
 // Judgement is what comparing with a baseline came to.

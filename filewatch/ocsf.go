@@ -1,6 +1,7 @@
 package filewatch
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -37,6 +38,10 @@ type wireEvent struct {
 	Rule         string    `json:"rule,omitempty"`
 	Source       string    `json:"source,omitempty"`
 	Verdict      *Verdict  `json:"verdict,omitempty"`
+	StatusID     int       `json:"status_id"`
+	Status       Status    `json:"status,omitempty"`
+	StatusDetail string    `json:"status_detail,omitempty"`
+	Follows      uint64    `json:"follows,omitempty"`
 }
 
 type wireMeta struct {
@@ -66,6 +71,14 @@ type wireFile struct {
 	Mtime      *time.Time `json:"modified_time_dt,omitempty"`
 	Ctime      *time.Time `json:"changed_time_dt,omitempty"`
 	Link       string     `json:"link,omitempty"`
+	Hashes     []wireHash `json:"hashes,omitempty"`
+}
+
+// wireHash is OCSF's Fingerprint object.
+type wireHash struct {
+	Algorithm   string `json:"algorithm"`
+	AlgorithmID int    `json:"algorithm_id"`
+	Value       string `json:"value"` // hex
 }
 
 // MarshalJSON gives the event as one OCSF File System Activity.
@@ -83,10 +96,33 @@ func (e *Event) MarshalJSON() ([]byte, error) {
 		result := fileOf(e.NewPath, e.Object)
 		w.FileResult = &result
 	}
+	for _, h := range e.Hashes {
+		w.File.Hashes = append(w.File.Hashes, wireHash{h.Algorithm, ocsfHash(h.Algorithm), hex.EncodeToString(h.Value)})
+	}
+	w.StatusID, w.Status, w.StatusDetail, w.Follows = e.Status.ocsf(), e.Status, EscapePath(e.Detail), e.Follows
 	if e.Verdict.Outcome != NotJudged {
 		w.Verdict = &e.Verdict
 	}
 	return json.Marshal(w)
+}
+
+// ocsf is status_id: 0 unknown, 1 success, 2 failure.
+func (s Status) ocsf() int {
+	switch s {
+	case Done, Ongoing:
+		return 1
+	case Denied:
+		return 2
+	}
+	return 0
+}
+
+// ocsfHash is Fingerprint.algorithm_id: 3 SHA-256, 99 other.
+func ocsfHash(algorithm string) int {
+	if algorithm == "SHA-256" {
+		return 3
+	}
+	return 99
 }
 
 // severity maps to OCSF's scale: 1 informational, 2 low, 3 medium, 4 high, 5
@@ -113,11 +149,21 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 		return fmt.Errorf("read event: class %d is not File System Activity (%d)", w.ClassUID, ocsfClass)
 	}
 	*e = Event{Target: w.Target, Sequence: w.Sequence, Time: w.TimeDT.UTC(), Op: w.Operation,
-		Actor: w.Actor, Level: w.Level, Rule: w.Rule, Source: w.Source}
+		Actor: w.Actor, Level: w.Level, Rule: w.Rule, Source: w.Source, Status: w.Status, Follows: w.Follows}
 	if w.Verdict != nil {
 		e.Verdict = *w.Verdict
 	}
 	var err error
+	for _, h := range w.File.Hashes {
+		value, err := hex.DecodeString(h.Value)
+		if err != nil {
+			return fmt.Errorf("read event: hash: %w", err)
+		}
+		e.Hashes = append(e.Hashes, Hash{h.Algorithm, value})
+	}
+	if e.Detail, err = UnescapePath(w.StatusDetail); err != nil {
+		return fmt.Errorf("read event: %w", err)
+	}
 	if e.Path, err = UnescapePath(w.File.Path); err != nil {
 		return fmt.Errorf("read event: %w", err)
 	}

@@ -54,16 +54,37 @@ func (r *Report) summary() string {
 	return strings.Join(parts, ", ")
 }
 
+// What WriteText shows of one check; the JSON form has all of it.
+const (
+	maxShown = 20 // findings, and notes
+	maxValue = 96 // characters of an observed or expected value
+)
+
+func shorten(value string) string {
+	if len(value) <= maxValue {
+		return value
+	}
+	return fmt.Sprintf("%s... (%d characters)", value[:maxValue], len(value))
+}
+
 func (c *Check) writeText(b *bytes.Buffer, width int) {
 	mark := map[Outcome]string{Pass: "pass", Fail: "FAIL", NotMeasured: "not measured"}[c.Outcome]
 	fmt.Fprintf(b, "  %-12s  %-*s  %s\n", mark, width, c.Name, c.Coverage)
 	if c.Reason != "" {
 		fmt.Fprintf(b, "  %-12s  %s\n", "", c.Reason)
 	}
-	for _, f := range c.Findings {
+	for i, f := range c.Findings {
+		if i == maxShown {
+			fmt.Fprintf(b, "  %-12s  and %d more findings\n", "", len(c.Findings)-i)
+			break
+		}
 		f.writeText(b)
 	}
-	for _, n := range c.Notes {
+	for i, n := range c.Notes {
+		if i == maxShown {
+			fmt.Fprintf(b, "  %-12s  and %d more notes\n", "", len(c.Notes)-i)
+			break
+		}
 		fmt.Fprintf(b, "  %-12s  note: %s\n", "", strings.TrimSpace(n.place()+" "+n.Explanation))
 	}
 }
@@ -92,10 +113,10 @@ func (f *Finding) writeText(b *bytes.Buffer) {
 	const indent = "                "
 	fmt.Fprintf(b, "%s%s\n", indent, strings.TrimSpace(f.place()+": "+f.Explanation))
 	if f.Observed != "" {
-		fmt.Fprintf(b, "%s  observed  %s\n", indent, f.Observed)
+		fmt.Fprintf(b, "%s  observed  %s\n", indent, shorten(f.Observed))
 	}
 	if f.Expected != "" {
-		fmt.Fprintf(b, "%s  expected  %s\n", indent, f.Expected)
+		fmt.Fprintf(b, "%s  expected  %s\n", indent, shorten(f.Expected))
 	}
 }
 

@@ -76,7 +76,7 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 }
 
 func compareNow(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags, b *opened, rules *filewatch.Rules) (*baseline.Report, error) {
-	src, err := flags.source.open(ctx)
+	src, err := flags.source.open(ctx, stderr)
 	if err != nil {
 		return nil, err
 	}

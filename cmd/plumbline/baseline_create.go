@@ -60,7 +60,7 @@ func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *bas
 	if err != nil {
 		return err
 	}
-	src, err := flags.source.open(ctx)
+	src, err := flags.source.open(ctx, stderr)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ here. With a source it also says whether the baseline is of that machine.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withBaseline(flags.file, args, &flags.key, func(b *opened) error {
 				if flags.source.given() {
-					src, err := flags.source.open(cmd.Context())
+					src, err := flags.source.open(cmd.Context(), cmd.ErrOrStderr())
 					if err != nil {
 						return err
 					}

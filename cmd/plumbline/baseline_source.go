@@ -45,35 +45,44 @@ var errNoSource = errors.New("which files? name one of --disk IMAGE, --vm QMP_SO
 // source is an open source and what closes it.
 type source struct {
 	baseline.Source
-	close func() error
+	release func() error
+	stderr  io.Writer
 }
 
-func (s *sourceFlags) open(ctx context.Context) (*source, error) {
+// close releases the source. What that leaves behind does not change the
+// result, but someone should know.
+func (s *source) close() {
+	if err := s.release(); err != nil {
+		fmt.Fprintf(s.stderr, "plumbline: close source: %v\n", err)
+	}
+}
+
+func (s *sourceFlags) open(ctx context.Context, stderr io.Writer) (*source, error) {
 	switch {
 	case s.root != "":
 		t, err := tree.Open(s.root)
 		if err != nil {
 			return nil, fail(exitIO, err)
 		}
-		return s.named(t, t.Close), nil
+		return s.named(t, t.Close, stderr), nil
 	case s.vm != "":
 		set, err := disk.OpenVM(ctx, s.vm)
 		if err != nil {
 			return nil, fail(exitIO, err)
 		}
-		return s.guest(set)
+		return s.guest(set, stderr)
 	case len(s.disks) > 0:
 		set, err := disk.OpenImages(ctx, s.disks)
 		if err != nil {
 			return nil, fail(exitIO, err)
 		}
-		return s.guest(set)
+		return s.guest(set, stderr)
 	}
 	return nil, fail(exitArgument, errNoSource)
 }
 
 // guest finds the volumes on open disks.
-func (s *sourceFlags) guest(set *disk.Set) (*source, error) {
+func (s *sourceFlags) guest(set *disk.Set, stderr io.Writer) (*source, error) {
 	var sources []volume.Source
 	for _, d := range set.Disks {
 		sources = append(sources, volume.Source{Name: d.Name, Disk: d, Size: d.Size})
@@ -82,7 +91,7 @@ func (s *sourceFlags) guest(set *disk.Set) (*source, error) {
 	if err == nil {
 		var g *guest.Guest
 		if g, err = guest.New(volumes); err == nil {
-			return s.named(g, set.Close), nil
+			return s.named(g, set.Close, stderr), nil
 		}
 	}
 	set.Close()
@@ -92,8 +101,8 @@ func (s *sourceFlags) guest(set *disk.Set) (*source, error) {
 	return nil, fail(exitIO, err)
 }
 
-func (s *sourceFlags) named(src baseline.Source, close func() error) *source {
-	return &source{namedSource{src, s.name}, close}
+func (s *sourceFlags) named(src baseline.Source, close func() error, stderr io.Writer) *source {
+	return &source{namedSource{src, s.name}, close, stderr}
 }
 
 // namedSource gives a machine the name from the command line.

@@ -105,6 +105,7 @@ func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, erro
 		return nil, err
 	}
 	refs.Pages = result.Pages
+	refs.Checks = flags.checks
 	return check.Judge(result.Observations, &refs.References)
 }
 

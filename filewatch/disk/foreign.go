@@ -2,14 +2,115 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/filewatch/disk/nbd"
 )
 
+// openForeign has qemu-nbd read an image format. The format is always named to
+// it, and an image that refers to other files is refused: which files those are
+// would be the choice of whoever wrote the image's first bytes, which on a raw
+// disk is the guest.
 func (s *Set) openForeign(ctx context.Context, path, format string) error {
-	return fmt.Errorf("open disk %s: format %s: %w", path, format, ErrNotSupported)
+	fail := func(err error) error { return fmt.Errorf("open disk %s (%s): %w", path, format, err) }
+	program, err := exec.LookPath("qemu-nbd")
+	if err != nil {
+		return fail(fmt.Errorf("%w without qemu-nbd (Debian package qemu-utils)", ErrNotSupported))
+	}
+	dir, err := os.MkdirTemp("", "plumbline-nbd-*")
+	if err != nil {
+		return fail(err)
+	}
+	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "nbd.sock")
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return fail(err)
+	}
+	var complaint tail
+	cmd := exec.Command(program, "--read-only", "--persistent", "--shared=4", "--socket="+socket, "--image-opts",
+		fmt.Sprintf("driver=%s,file.driver=file,file.locking=off,file.filename=%s%s", format, escapeOption(absolute), noBacking(format)))
+	cmd.Stderr = &complaint
+	if err := cmd.Start(); err != nil {
+		return fail(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	s.closers = append(s.closers, func() error {
+		cmd.Process.Kill()
+		<-ended
+		return nil
+	})
+	client, err := dialWhenUp(ctx, socket, ended)
+	if err != nil {
+		ended <- nil // for the closer
+		return fail(errors.Join(err, complaint.err()))
+	}
+	s.closers = append(s.closers, client.Close)
+	s.Disks = append(s.Disks, &Disk{client, path, client.Size})
+	return nil
 }
 
-// OpenVM opens the disks of a running machine.
-func OpenVM(ctx context.Context, qmp string) (*Set, error) {
-	return nil, fmt.Errorf("disks of %s: %w", qmp, ErrNotSupported)
+// noBacking keeps QEMU from opening what the image says is below it.
+func noBacking(format string) string {
+	switch format {
+	case "qcow2", "qed":
+		return ",backing="
+	}
+	return ""
+}
+
+// escapeOption doubles the commas of a QEMU option's value.
+func escapeOption(s string) string {
+	var out []byte
+	for i := range len(s) {
+		if s[i] == ',' {
+			out = append(out, ',')
+		}
+		out = append(out, s[i])
+	}
+	return string(out)
+}
+
+// dialWhenUp waits for a server that is starting.
+func dialWhenUp(ctx context.Context, socket string, ended chan error) (*nbd.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		client, err := nbd.Dial(ctx, socket, "")
+		if err == nil {
+			return client, nil
+		}
+		select {
+		case exit := <-ended:
+			return nil, fmt.Errorf("qemu-nbd ended: %v", exit)
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// tail keeps the last of what a program complains about.
+type tail struct{ text []byte }
+
+func (t *tail) Write(b []byte) (int, error) {
+	const most = 2048
+	t.text = append(t.text, b...)
+	if len(t.text) > most {
+		t.text = t.text[len(t.text)-most:]
+	}
+	return len(b), nil
+}
+
+func (t *tail) err() error {
+	if len(t.text) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%q", t.text)
 }

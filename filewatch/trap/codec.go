@@ -56,6 +56,7 @@ func appendTask(b []byte, t *Task) []byte {
 
 func appendInode(b []byte, i *Inode) []byte {
 	le := binary.LittleEndian
+	b = le.AppendUint64(b, i.Address)
 	b = le.AppendUint64(b, i.Number)
 	for _, v := range [...]uint32{i.Generation, i.Mode, i.UID, i.GID, i.Nlink, i.Rdev} {
 		b = le.AppendUint32(b, v)
@@ -115,7 +116,7 @@ func readTask(c *bin.Cursor) Task {
 
 func readInode(c *bin.Cursor) Inode {
 	return Inode{
-		Number: c.U64(), Generation: c.U32(), Mode: c.U32(), UID: c.U32(), GID: c.U32(), Nlink: c.U32(), Rdev: c.U32(),
+		Address: c.U64(), Number: c.U64(), Generation: c.U32(), Mode: c.U32(), UID: c.U32(), GID: c.U32(), Nlink: c.U32(), Rdev: c.U32(),
 		Size: int64(c.U64()), Mtime: int64(c.U64()), Ctime: int64(c.U64()),
 	}
 }

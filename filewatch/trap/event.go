@@ -2,6 +2,7 @@ package trap
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -26,30 +27,38 @@ func (s *Source) event(r *Record) *filewatch.Event {
 		return nil
 	}
 	e.Level, e.Rule = rule.Level, rule.Name
-	e.Verdict = r.verdict()
+	e.Status, e.Detail = r.status()
 	return e
 }
 
-// verdict says what the record alone lets one say: nothing yet, or why less
-// than usual is known.
-func (r *Record) verdict() filewatch.Verdict {
-	reason := ""
+// status says how the operation stands, and what is unusual about the record.
+func (r *Record) status() (filewatch.Status, string) {
+	status := filewatch.Done
 	switch {
 	case r.Marks&Denied != 0:
-		reason = "refused by the protect rule before it happened"
+		status = filewatch.Denied
 	case r.Marks&NotSettled != 0:
-		reason = "attempted: its result was not seen"
-	case r.Marks&PathTruncated != 0:
-		reason = "the path could not be read whole"
-	case r.Marks&Unlinked != 0:
-		reason = "the object has no name any more"
-	case r.Op == filewatch.OpWrite && r.Stage == Ongoing:
-		reason = "still open for writing"
+		status = filewatch.Attempted
+	case r.Stage == Ongoing:
+		status = filewatch.Ongoing
 	}
-	if reason == "" {
-		return filewatch.Verdict{}
+	var words []string
+	if r.Op == filewatch.OpSetXattr || r.Op == filewatch.OpSetACL {
+		words = append(words, r.Detail)
 	}
-	return filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: reason}
+	if r.Marks&PathTruncated != 0 {
+		words = append(words, "the path could not be read whole")
+	}
+	if r.Marks&Unlinked != 0 {
+		words = append(words, "the object has no name any more")
+	}
+	if r.Marks&NoMount != 0 {
+		words = append(words, "the path is within a volume that is not mounted whole")
+	}
+	if r.Replaced.Number != 0 && r.Op == filewatch.OpRename {
+		words = append(words, fmt.Sprintf("replaced inode %d", r.Replaced.Number))
+	}
+	return status, strings.Join(words, "; ")
 }
 
 func (r *Record) object() *filewatch.Object {

@@ -79,6 +79,7 @@ type Volume struct {
 
 // Inode is the kernel's in-memory view of an object, at the time of the record.
 type Inode struct {
+	Address    uint64 // of the kernel's structure; to look at it again
 	Number     uint64
 	Generation uint32
 	Mode       uint32 // with S_IFMT

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -65,11 +66,16 @@ type Source struct {
 	// Alert is told of losses and interruptions. Nil drops them: the gap in the
 	// sequence numbers remains.
 	Alert func(Alert)
+	// Seen, when not nil, is called with each event and its record before the
+	// event is emitted.
+	Seen func(*filewatch.Event, *Record)
 	// Next is the sequence number of the next event; 0 means 1. It is kept
 	// current between calls of Events.
 	Next uint64
 	// RetryEvery is the pause between attempts after a reset; 0 means a second.
 	RetryEvery time.Duration
+
+	mu sync.Mutex // numbers and emits events one at a time
 }
 
 var _ filewatch.Source = (*Source)(nil)
@@ -129,16 +135,32 @@ func (s *Source) follow(ctx context.Context, feed Feed, emit func(*filewatch.Eve
 		if e == nil {
 			return nil
 		}
-		e.Sequence = s.Next
-		s.Next++
-		return emit(e)
+		return s.Number(e, func(e *filewatch.Event) error {
+			if s.Seen != nil {
+				s.Seen(e, r)
+			}
+			return emit(e)
+		})
 	})
+}
+
+// Number gives an event the next sequence number and emits it. It is for events
+// that follow from those of Events, and may be called while that runs.
+func (s *Source) Number(e *filewatch.Event, emit func(*filewatch.Event) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.Sequence = s.Next
+	s.Next++
+	return emit(e)
 }
 
 // lose skips sequence numbers, so that the loss shows in the events too.
 func (s *Source) lose(kind string, n uint64, reason string) {
-	s.alert(Alert{Alert: kind, First: s.Next, Lost: n, Reason: reason})
+	s.mu.Lock()
+	first := s.Next
 	s.Next += n
+	s.mu.Unlock()
+	s.alert(Alert{Alert: kind, First: first, Lost: n, Reason: reason})
 }
 
 func (s *Source) alert(a Alert) {

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -72,6 +73,8 @@ func withOffset(name string, offset uint64) string {
 // code is what the judging half knows of approved code.
 type code struct {
 	kernel  textRange
+	err     error // why the kernel's text is not known
+	broken  error // why the list of modules ends early
 	modules []moduleFact
 	slide   uint64          // of the kernel from where the expected image was linked
 	symbols *kernel.Symbols // of the expected image, at the target's addresses; nil without one
@@ -87,10 +90,13 @@ func (r textRange) contains(a address) bool { return a >= r.Start && a < r.End }
 // approved collects what is known of code: from the expected image where there
 // is one, else from what the target says of itself.
 func (j *judging) approved() code {
-	var c code
+	c := code{err: errors.New("where the target's code lies was not observed")}
 	var facts modulesData
 	if item := j.obs.Item(modulesName); item != nil && item.Data != nil && decode(item.Data, &facts) == nil {
-		c.kernel, c.modules = facts.Kernel, facts.Modules
+		c.kernel, c.modules, c.err = facts.Kernel, facts.Modules, nil
+		if facts.Broken != "" {
+			c.broken = fmt.Errorf("the list of modules could not be read to its end: %s", facts.Broken)
+		}
 	}
 	if j.image == nil {
 		return c
@@ -105,7 +111,7 @@ func (j *judging) approved() code {
 	start, ok1 := c.symbols.Address("_stext")
 	end, ok2 := c.symbols.Address("_etext")
 	if ok1 && ok2 {
-		c.kernel = textRange{address(start), address(end)}
+		c.kernel, c.err = textRange{address(start), address(end)}, nil
 	}
 	return c
 }
@@ -128,12 +134,22 @@ func (j *judging) lands(p pointer) string {
 		if !m.text(p.Value) {
 			continue
 		}
-		if isStart(p.Symbol) && strings.HasPrefix(p.Symbol, m.Name+":") {
+		if j.startsInModule(m, p) {
 			return ""
 		}
 		return "points into the text of module " + m.Name + ", but not at the start of a function"
 	}
 	return "points outside of the text of the kernel and its modules"
+}
+
+// startsInModule reports whether a function of a module starts where p points:
+// by the module's file where there is one, else by the target's own symbols.
+func (j *judging) startsInModule(m *moduleFact, p pointer) bool {
+	if text, err := j.expected(); err == nil && text.modules[m.Name] != nil {
+		_, offset, ok := text.env.Lookup(uint64(p.Value))
+		return ok && offset == 0
+	}
+	return isStart(p.Symbol) && strings.HasPrefix(p.Symbol, m.Name+":")
 }
 
 // isStart reports whether a symbol names the very start of something.

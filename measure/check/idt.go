@@ -128,6 +128,9 @@ func judgeIDT(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if len(data.CPUs) == 0 {
 		return errNotObserved
 	}
+	if j.code.err != nil {
+		return j.code.err
+	}
 	for _, cpu := range data.CPUs {
 		if cpu.Base != data.CPUs[0].Base || cpu.Limit != idtSize-1 {
 			out.Findings = append(out.Findings, measure.Finding{

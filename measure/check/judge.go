@@ -12,6 +12,9 @@ import (
 // References is what observations are judged against. Every field may be nil:
 // checks that need it are then not measured, and say so.
 type References struct {
+	// Checks names the checks to judge, for a caller that asked for no others;
+	// all of them if empty.
+	Checks []string
 	// Images gives the kernel image the target should run.
 	Images ImageSource
 	// Modules gives the modules' files that belong to the image.
@@ -85,7 +88,11 @@ func Judge(obs *measure.Observations, refs *References) (*measure.Report, error)
 		Kernel:    obs.Kernel,
 		Checks:    []measure.Check{},
 	}
-	for _, ch := range table() {
+	checks, err := selected(refs.Checks)
+	if err != nil {
+		return nil, err
+	}
+	for _, ch := range checks {
 		report.Checks = append(report.Checks, j.check(ch))
 	}
 	report.Checks = append(report.Checks, j.unknown()...)

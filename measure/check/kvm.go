@@ -1,7 +1,6 @@
 package check
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -21,8 +20,12 @@ import (
 //
 // Proves: that a guest's exits go to KVM's own code. Trusts: modules.text for
 // that code and for the call sites that static calls patch; the layout comes
-// from the target's BTF. An attacker can still exchange two entries of the same
-// table: both are function starts; with a baseline that too is seen.
+// from the target's BTF. Operations and the static calls made from them are two
+// views of the same thing and must agree. With the modules' files, the exit
+// handlers and kvm_amd's operations must be those the file initialises them to;
+// kvm_intel's depend on what the processor can do, so there an attacker can
+// still exchange an operation and its static call, both, for another function
+// that lies in approved text.
 const kvmName = "kvm.ops"
 
 func kvmCheck() check {
@@ -31,9 +34,20 @@ func kvmCheck() check {
 
 // kvmData are the facts of kvm.ops.
 type kvmData struct {
-	Vendor   string    `json:"vendor"` // "kvm_amd" or "kvm_intel"
-	Pointers []pointer `json:"pointers"`
+	Vendor   string     `json:"vendor"` // "kvm_amd" or "kvm_intel"
+	Tables   []kvmTable `json:"tables"`
+	Pointers []pointer  `json:"pointers"` // all that are set
 }
+
+// kvmTable says where one of the tables lies.
+type kvmTable struct {
+	Name string  `json:"name"`
+	At   address `json:"at"`
+	Size uint64  `json:"size"` // bytes
+}
+
+// staticCallPrefix starts the path of a static call made from an operation.
+const staticCallPrefix = "static call kvm_x86_"
 
 var errNoKVM = errors.New("the target is no KVM hypervisor: neither kvm_amd nor kvm_intel is loaded")
 
@@ -91,15 +105,18 @@ func (c *collector) kvmRanges() ([]kvmRange, error) {
 	if err != nil {
 		return nil, err
 	}
-	ops, _, err := c.moduleSymbol("kvm", "kvm_x86_ops")
-	if err != nil {
-		return nil, err
+	var ranges []kvmRange
+	for _, name := range []string{"kvm_x86_ops", "kvm_pmu_ops"} {
+		at, _, err := c.moduleSymbol("kvm", name)
+		if err != nil {
+			return nil, err
+		}
+		layout, err := types.Struct(name)
+		if err != nil {
+			return nil, err
+		}
+		ranges = append(ranges, kvmRange{name: name, at: at, size: uint64(layout.Size), fields: functionPointers(layout)})
 	}
-	layout, err := types.Struct("kvm_x86_ops")
-	if err != nil {
-		return nil, err
-	}
-	ranges := []kvmRange{{name: "kvm_x86_ops", at: ops, size: uint64(layout.Size), fields: functionPointers(layout)}}
 	handlers := map[string]string{"kvm_amd": "svm_exit_handlers", "kvm_intel": "kvm_vmx_exit_handlers"}[vendor]
 	at, size, err := c.moduleSymbol(vendor, handlers)
 	if err != nil {
@@ -124,7 +141,7 @@ func (c *collector) staticCalls(kvm *kernel.LoadedModule) ([]kvmRange, error) {
 	for s := range symbols.All() {
 		name, ok := strings.CutPrefix(s.Name, "__SCK__kvm_x86_")
 		if ok && kvm.Holds(mem.Virt(s.Addr)) {
-			out = append(out, kvmRange{name: "static call kvm_x86_" + name, at: mem.Virt(s.Addr), size: 8})
+			out = append(out, kvmRange{name: staticCallPrefix + name, at: mem.Virt(s.Addr), size: 8})
 		}
 	}
 	return out, nil
@@ -168,6 +185,9 @@ func collectKVM(c *collector) (any, measure.Coverage, error) {
 		}
 		found := c.kvmPointers(r, raw)
 		data.Pointers = append(data.Pointers, found...)
+		if !strings.HasPrefix(r.name, staticCallPrefix) {
+			data.Tables = append(data.Tables, kvmTable{r.name, address(r.at), r.size})
+		}
 		coverage.Bytes += int64(r.size)
 		coverage.Total += int64(r.count())
 	}
@@ -210,21 +230,4 @@ func (c *collector) kvmPointers(r kvmRange, raw []byte) []pointer {
 		out = append(out, c.pointer(path, r.at+mem.Virt(f.offset), mem.Virt(value)))
 	}
 	return out
-}
-
-func judgeKVM(j *judging, raw json.RawMessage, out *measure.Check) error {
-	var data kvmData
-	if err := decode(raw, &data); err != nil {
-		return err
-	}
-	if len(data.Pointers) == 0 {
-		return errors.New("no pointer was set: KVM is not initialised")
-	}
-	for _, p := range data.Pointers {
-		if problem := j.lands(p); problem != "" {
-			out.Findings = append(out.Findings, j.finding(p, "the start of a function of kvm, "+data.Vendor+" or the kernel", "the pointer "+problem))
-		}
-	}
-	out.Reason = j.trusts()
-	return nil
 }

@@ -62,7 +62,7 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
-	checks, err := selected(opts.Checks)
+	checks, err := selected(withModules(opts.Checks))
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +128,15 @@ func (c *collector) listModules() {
 	}
 }
 
+// withModules adds the modules to the checks asked for: others judge by them.
+func withModules(names []string) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	return append([]string{modulesName}, names...)
+}
+
+// selected returns the checks of these names, all for none.
 func selected(names []string) ([]check, error) {
 	all := table()
 	if len(names) == 0 {

@@ -42,6 +42,10 @@ type syscallTable struct {
 // syscallTables names the tables: 64-bit, 32-bit and, in some builds, x32.
 var syscallTables = []string{"sys_call_table", "ia32_sys_call_table", "x32_sys_call_table"}
 
+// x32First is where the numbers of x32 start, which share functions with the
+// others (arch/x86/entry/syscalls/syscall_64.tbl).
+const x32First = 512
+
 // maxSyscalls bounds a table; 6.12 has 467 entries.
 const maxSyscalls = 1024
 
@@ -114,9 +118,20 @@ func judgeSyscalls(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if err := decode(raw, &data); err != nil {
 		return err
 	}
+	if j.code.err != nil {
+		return j.code.err
+	}
 	for _, table := range data.Tables {
-		for _, p := range table.Entries {
-			if f, bad := j.syscall(p); bad {
+		seen := make(map[address]string)
+		for i, p := range table.Entries {
+			f, bad := j.syscall(p)
+			if !bad && i < x32First && !strings.HasSuffix(j.name(p), "_ni_syscall") {
+				if other, twice := seen[p.Value]; twice {
+					f, bad = j.finding(p, "a function of its own", "the system call table has this function twice, also at "+other), true
+				}
+				seen[p.Value] = p.Path
+			}
+			if bad {
 				out.Findings = append(out.Findings, f)
 			}
 		}

@@ -32,6 +32,8 @@ type Image struct {
 	text    span   // [_text, _etext), up to the end of its last page
 	rodata  span   // [__start_rodata, __end_rodata)
 	exports map[string]uint64
+	// rodataEnd is where the last section of the read-only data ends.
+	rodataEnd uint64
 	object
 }
 
@@ -151,6 +153,11 @@ func (img *Image) delimit() error {
 		return err
 	}
 	img.rodata, err = img.flatten("rodata", bounds[2], bounds[3])
+	for _, s := range img.spans {
+		if s.addr < img.rodata.end() {
+			img.rodataEnd = min(s.end(), img.rodata.end())
+		}
+	}
 	return err
 }
 

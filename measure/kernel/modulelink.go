@@ -71,6 +71,38 @@ func (l *linker) place(at *LoadedModule) {
 			l.addr[i] = loaded[s.name]
 		}
 	}
+	l.placeEmpty()
+}
+
+// placeEmpty finds the addresses of sections without contents: the loader gives
+// them one, symbols may lie there (lock classes are empty structures), but
+// /sys/module leaves them out. They follow the section before them of the same
+// kind (kernel/module/main.c, __layout_sections).
+func (l *linker) placeEmpty() {
+	end := make(map[[2]bool]uint64)
+	for i, s := range l.file.elf.sections {
+		if s.flags&shfAlloc == 0 || strings.HasPrefix(s.name, ".init") || s.name == ".data..percpu" || afterInit(s.name) {
+			continue
+		}
+		kind := [2]bool{s.flags&shfWrite != 0, s.flags&shfExec != 0}
+		if s.size == 0 && l.addr[i] == 0 && end[kind] != 0 {
+			align := max(s.align, 1)
+			l.addr[i] = (end[kind] + align - 1) / align * align
+		}
+		if l.addr[i] != 0 {
+			end[kind] = l.addr[i] + s.size
+		}
+	}
+}
+
+// afterInit reports whether the loader puts a writable section with those that
+// become read-only (module_mark_ro_after_init).
+func afterInit(section string) bool {
+	switch section {
+	case ".data..ro_after_init", "__jump_table", ".static_call_sites":
+		return true
+	}
+	return false
 }
 
 // link relocates the text and the tables of patch sites.
@@ -218,7 +250,7 @@ func (l *linker) resolve(index uint32) (uint64, error) {
 	case int(s.section) >= len(l.addr):
 		return 0, fmt.Errorf("%w: symbol %s in section %#x", ErrRelocation, s.name, s.section)
 	}
-	if l.addr[s.section] == 0 && l.file.elf.sections[s.section].size > 0 && l.file.elf.sections[s.section].flags&shfAlloc != 0 {
+	if l.addr[s.section] == 0 && l.file.elf.sections[s.section].flags&shfAlloc != 0 {
 		return 0, fmt.Errorf("%w: the target does not say where %s is", ErrRelocation, l.file.elf.sections[s.section].name)
 	}
 	return l.addr[s.section] + s.value, nil

@@ -14,6 +14,9 @@ type Rodata struct {
 	// read-only, [__start_ro_after_init, __end_ro_after_init). The file says
 	// nothing about it. It may be empty.
 	SetAtBoot Area
+	// Size is where the data ends: the rest of its last page is whatever the
+	// decompressor left there.
+	Size uint64
 
 	want []byte
 }
@@ -22,7 +25,7 @@ type Rodata struct {
 func (e *Expected) Rodata() *Rodata {
 	r := &Rodata{
 		Start: mem.Virt(e.image.rodata.addr + e.slide), Pages: len(e.image.rodata.data) / mem.PageSize,
-		SetAtBoot: Area{Kind: AreaROAfterInit}, want: e.image.moved(e.image.rodata, e.slide),
+		SetAtBoot: Area{Kind: AreaROAfterInit}, Size: e.image.rodataEnd - e.image.rodata.addr, want: e.image.moved(e.image.rodata, e.slide),
 	}
 	from, ok1 := e.image.Symbols.Address("__start_ro_after_init")
 	to, ok2 := e.image.Symbols.Address("__end_ro_after_init")
@@ -32,7 +35,8 @@ func (e *Expected) Rodata() *Rodata {
 	return r
 }
 
-// Compare returns what differs in a page outside of [Rodata.SetAtBoot].
+// Compare returns what differs in a page before the end and outside of
+// [Rodata.SetAtBoot].
 func (r *Rodata) Compare(page int, seen []byte) []Difference {
 	if page < 0 || page >= r.Pages || len(seen) != mem.PageSize {
 		return nil
@@ -42,10 +46,13 @@ func (r *Rodata) Compare(page int, seen []byte) []Difference {
 	if bytes.Equal(seen, want) {
 		return nil
 	}
+	want = bytes.Clone(want)
 	if s := r.SetAtBoot; at < s.End() && s.Start < at+mem.PageSize {
 		from, to := max(s.Start, at)-at, min(s.End(), at+mem.PageSize)-at
-		want = bytes.Clone(want)
 		copy(want[from:to], seen[from:to])
+	}
+	if end := r.Start + mem.Virt(r.Size); end < at+mem.PageSize {
+		copy(want[max(end, at)-at:], seen[max(end, at)-at:])
 	}
 	return runs(at, seen, want, "read-only data differs from the file")
 }

@@ -8,16 +8,22 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/filewatch/trap/guest/linux"
 )
 
-// Conn is a connection to the plugin. It is used by one goroutine.
+// Conn is a connection to the plugin. It is used by one goroutine, but for Look.
 type Conn struct {
 	conn  net.Conn
 	r     *bufio.Reader
 	hello Hello
+
+	mu      sync.Mutex // guards writes and what follows
+	asked   uint64
+	answers map[uint64]chan trap.Live
+	closed  bool
 }
 
 // Open connects to the plugin of the QEMU that serves qmpSocket.
@@ -103,6 +109,7 @@ func failure(payload []byte) error {
 func (c *Conn) Records(ctx context.Context, emit func(*trap.Record) error) error {
 	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
 	defer stop()
+	defer c.hangUp()
 	for {
 		t, payload, err := ReadFrame(c.r)
 		if ctx.Err() != nil {
@@ -123,6 +130,10 @@ func (c *Conn) Records(ctx context.Context, emit func(*trap.Record) error) error
 			if err := emit(rec); err != nil {
 				return err
 			}
+		case FrameLook:
+			if err := c.answer(payload); err != nil {
+				return err
+			}
 		case FrameReset:
 			return trap.ErrReset
 		case FrameError:
@@ -138,8 +149,8 @@ func (c *Conn) Records(ctx context.Context, emit func(*trap.Record) error) error
 // it is for benchmarks and for a look before Records.
 func (c *Conn) Status() (Status, error) {
 	var s Status
-	if _, err := c.conn.Write(AppendFrame(nil, FrameStatus, nil)); err != nil {
-		return s, fmt.Errorf("ask the trap plugin: %w", err)
+	if err := c.write(FrameStatus, nil); err != nil {
+		return s, err
 	}
 	for {
 		t, payload, err := ReadFrame(c.r)
@@ -152,6 +163,77 @@ func (c *Conn) Status() (Status, error) {
 			return s, json.Unmarshal(payload, &s)
 		}
 	}
+}
+
+// ErrClosed is returned by Look when the records have ended.
+var ErrClosed = errors.New("the watch has ended")
+
+// Look asks what the guest's kernel has now of an object that a record of this
+// connection named. Records must be running, in another goroutine.
+func (c *Conn) Look(ctx context.Context, o *trap.Inode) (trap.Live, error) {
+	answer := make(chan trap.Live, 1)
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return trap.Live{}, ErrClosed
+	}
+	if c.answers == nil {
+		c.answers = make(map[uint64]chan trap.Live)
+	}
+	c.asked++
+	id := c.asked
+	c.answers[id] = answer
+	c.mu.Unlock()
+	payload, err := json.Marshal(Look{ID: id, Address: o.Address, Inode: o.Number, Generation: o.Generation})
+	if err == nil {
+		err = c.write(FrameLook, payload)
+	}
+	if err != nil {
+		return trap.Live{}, err
+	}
+	select {
+	case <-ctx.Done():
+		return trap.Live{}, ctx.Err()
+	case live, ok := <-answer:
+		if !ok {
+			return trap.Live{}, ErrClosed
+		}
+		return live, nil
+	}
+}
+
+func (c *Conn) answer(payload []byte) error {
+	var a Looked
+	if err := json.Unmarshal(payload, &a); err != nil {
+		return fmt.Errorf("%w: %w", ErrBadFrame, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ch, ok := c.answers[a.ID]; ok {
+		delete(c.answers, a.ID)
+		ch <- a.Live
+	}
+	return nil
+}
+
+// hangUp ends the questions that will not be answered.
+func (c *Conn) hangUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for id, ch := range c.answers {
+		delete(c.answers, id)
+		close(ch)
+	}
+}
+
+func (c *Conn) write(t FrameType, payload []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := c.conn.Write(AppendFrame(nil, t, payload)); err != nil {
+		return fmt.Errorf("ask the trap plugin: %w", err)
+	}
+	return nil
 }
 
 // Close takes the hooks away, if no other client has them, and ends the

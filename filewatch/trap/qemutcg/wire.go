@@ -29,6 +29,7 @@ const (
 	FrameReset                       // plugin: the machine was reset, the hooks are gone
 	FrameError                       // plugin: Failure; the connection ends
 	FrameStatus                      // client asks with an empty one; plugin: Status
+	FrameLook                        // client: Look; plugin: Looked
 )
 
 // maxFrame bounds a frame: a bind with a layout is the largest, about 8 KiB.
@@ -56,6 +57,20 @@ type Bind struct {
 type Lost struct {
 	First uint64 `json:"first"`
 	Count uint64 `json:"count"`
+}
+
+// Look asks for what the kernel has of an object in memory now.
+type Look struct {
+	ID         uint64 `json:"id"` // of the question
+	Address    uint64 `json:"address"`
+	Inode      uint64 `json:"inode"`
+	Generation uint32 `json:"generation"`
+}
+
+// Looked answers the Look of the same ID.
+type Looked struct {
+	ID uint64 `json:"id"`
+	trap.Live
 }
 
 // Failure ends a connection.
@@ -108,7 +123,7 @@ func ReadFrame(r *bufio.Reader) (FrameType, []byte, error) {
 		return 0, nil, fmt.Errorf("%w: %d bytes", ErrBadFrame, n)
 	}
 	t := FrameType(head[4])
-	if t < FrameHello || t > FrameStatus || t == FrameRecord && n-1 > trap.MaxRecord {
+	if t < FrameHello || t > FrameLook || t == FrameRecord && n-1 > trap.MaxRecord {
 		return 0, nil, fmt.Errorf("%w: type %d with %d bytes", ErrBadFrame, t, n)
 	}
 	payload := make([]byte, n-1)

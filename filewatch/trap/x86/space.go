@@ -73,7 +73,7 @@ func (s *Space) page(addr uint64) []byte {
 	if slot.virt == virt|1 {
 		return slot.bytes
 	}
-	phys, ok := s.translate(virt)
+	phys, ok := s.Translate(virt)
 	if !ok {
 		return nil
 	}
@@ -85,9 +85,9 @@ func (s *Space) page(addr uint64) []byte {
 	return slot.bytes
 }
 
-// translate walks the tables from the root. Four or five steps, whatever they
+// Translate walks the tables from the root. Four or five steps, whatever they
 // contain.
-func (s *Space) translate(virt uint64) (phys uint64, ok bool) {
+func (s *Space) Translate(virt uint64) (phys uint64, ok bool) {
 	table := s.root
 	for level := s.top; level >= 1; level-- {
 		shift := 12 + 9*uint(level-1)

@@ -2,9 +2,11 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
+	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/filewatch/trap/guest/linux"
@@ -33,6 +35,16 @@ type Watcher struct {
 	Protect []string
 	// Alert is told of losses and interruptions. Nil drops them.
 	Alert func(trap.Alert)
+	// Images are the machine's disks as image files; empty: those that QEMU has
+	// open, where they are raw. Changed objects at level verify and above are
+	// read from them once they are there.
+	Images []string
+	// Index is a baseline to judge events by. Nil judges nothing.
+	Index *baseline.Index
+	// Settled, when not nil, gets the events that follow from others, with the
+	// object as it is on disk, in place of emit. The record is nil when the
+	// object could not be read or is gone.
+	Settled func(*filewatch.Event, *baseline.Record) error
 	// Bound, when not nil, is called each time the hooks are in place.
 	Bound func()
 	// Next is the sequence number of the next event; 0 means 1. It is kept
@@ -43,20 +55,39 @@ type Watcher struct {
 var _ filewatch.Source = (*Watcher)(nil)
 
 // Events implements filewatch.Source. Its error is trap.ErrNoPlugin when the
-// machine was started without the plugin, wraps io.EOF when QEMU ended.
+// machine was started without the plugin, wraps io.EOF when QEMU ended. Emit is
+// called by one goroutine at a time.
 func (w *Watcher) Events(ctx context.Context, emit func(*filewatch.Event) error) error {
-	source := &trap.Source{Target: w.Target, Connect: w.connect, Rules: w.Rules, Alert: w.Alert, Next: w.Next}
-	defer func() { w.Next = source.Next }()
-	return source.Events(ctx, emit)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s := w.newSettlement(cancel, emit)
+	source := &trap.Source{
+		Target: w.Target, Rules: w.Rules, Alert: w.Alert, Next: w.Next, Seen: s.seen,
+		Connect: func(ctx context.Context) (trap.Feed, error) { return w.connect(ctx, s) },
+	}
+	if w.Index != nil {
+		source.Baseline = names{w.Index}
+	}
+	s.source = source
+	var settling sync.WaitGroup
+	settling.Go(func() { s.settler.Run(ctx) })
+	err := source.Events(ctx, emit)
+	cancel(err)
+	settling.Wait()
+	w.Next = source.Next
+	if cause := context.Cause(ctx); errors.Is(err, context.Canceled) && cause != nil {
+		return cause
+	}
+	return err
 }
 
 // connect binds the plugin to the kernel that runs now.
-func (w *Watcher) connect(ctx context.Context) (trap.Feed, error) {
+func (w *Watcher) connect(ctx context.Context, s *settlement) (trap.Feed, error) {
 	conn, err := qemutcg.Open(ctx, w.QMP)
 	if err != nil {
 		return nil, err
 	}
-	layout, err := w.layout(ctx)
+	layout, err := w.layout(ctx, s)
 	if err == nil {
 		err = conn.Bind(ctx, layout, linux.Options{}, w.Protect)
 	}
@@ -67,17 +98,22 @@ func (w *Watcher) connect(ctx context.Context) (trap.Feed, error) {
 	for _, what := range layout.Missing {
 		w.alert(trap.Alert{Alert: trap.AlertBlind, Reason: "this kernel has no hook for " + what})
 	}
+	s.attach(conn)
 	if w.Bound != nil {
 		w.Bound()
 	}
 	return conn, nil
 }
 
-// layout reads the running kernel's profile.
-func (w *Watcher) layout(ctx context.Context) (*linux.Layout, error) {
+// layout reads the running kernel's profile and, as long as the monitor is at
+// hand, asks for the disks.
+func (w *Watcher) layout(ctx context.Context, s *settlement) (*linux.Layout, error) {
 	if w.Monitor != nil {
 		w.Monitor.Lock()
 		defer w.Monitor.Unlock()
+	}
+	if err := s.findImages(ctx); err != nil {
+		return nil, err
 	}
 	machine, err := qemu.Open(ctx, w.QMP)
 	if err != nil {

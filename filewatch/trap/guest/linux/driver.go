@@ -50,7 +50,7 @@ func FromLayout(l *Layout, opts *Options) (*Driver, error) {
 		opts = &Options{}
 	}
 	for _, h := range l.Hooks {
-		if h.Kind < FileOpen || h.Kind > FinalPut || h.Addr < kernelHalf {
+		if h.Kind < FileOpen || h.Kind > CreateCheck || h.Addr < kernelHalf {
 			return nil, fmt.Errorf("hook of kind %d at %#x: %w", h.Kind, h.Addr, trap.ErrNotSupported)
 		}
 		for _, a := range h.Args {
@@ -89,9 +89,10 @@ func (d *Driver) Task(regs *trap.Registers, mem trap.Memory) uint64 {
 
 // ops by kind, where the kind alone says it.
 var ops = map[Kind]filewatch.Op{
-	Create: filewatch.OpCreate, Mkdir: filewatch.OpMkdir, Mknod: filewatch.OpMknod,
-	Symlink: filewatch.OpSymlink, Link: filewatch.OpLink, Unlink: filewatch.OpUnlink, Rmdir: filewatch.OpRmdir,
-	Rename: filewatch.OpRename, FileAttr: filewatch.OpSetFlags, Fallocate: filewatch.OpFallocate,
+	Create: filewatch.OpCreate, CreateCheck: filewatch.OpCreate,
+	Mkdir: filewatch.OpMkdir, Mknod: filewatch.OpMknod, Symlink: filewatch.OpSymlink, Link: filewatch.OpLink,
+	Unlink: filewatch.OpUnlink, Rmdir: filewatch.OpRmdir, Rename: filewatch.OpRename,
+	FileAttr: filewatch.OpSetFlags, Fallocate: filewatch.OpFallocate,
 }
 
 // Enter implements trap.Driver.
@@ -108,6 +109,11 @@ func (d *Driver) Enter(hook int, regs *trap.Registers, mem trap.Memory, rec *tra
 		return d.enterModified(v, regs, v.u64(arg(0)+d.l.KiocbFile), rec)
 	case FinalPut:
 		return d.enterPut(v, regs, arg(0), rec)
+	case CreateCheck:
+		if !d.opts.Opens || d.enterEntry(v, regs, h.Kind, arg(0), rec) == trap.Drop {
+			return trap.Drop
+		}
+		return trap.Check
 	case Fallocate:
 		rec.Flags = arg(1) & 0xffffffff
 		return d.enterEntry(v, regs, h.Kind, v.u64(arg(0)+d.l.File.Dentry), rec)

@@ -7,22 +7,23 @@ type Kind uint8
 
 // The kinds, with the parameters each needs.
 const (
-	FileOpen   Kind = iota + 1 // file
-	Create                     // dentry
-	Mkdir                      // dentry
-	Mknod                      // dentry
-	Symlink                    // dentry, target
-	Link                       // old dentry, new dentry
-	Unlink                     // dentry
-	Rmdir                      // dentry
-	Rename                     // renamedata
-	SetAttr                    // dentry, iattr
-	SetXattr                   // dentry, name
-	FileAttr                   // dentry
-	Fallocate                  // file, mode
-	Modified                   // file
-	ModifiedIO                 // kiocb
-	FinalPut                   // file
+	FileOpen    Kind = iota + 1 // file
+	Create                      // dentry
+	Mkdir                       // dentry
+	Mknod                       // dentry
+	Symlink                     // dentry, target
+	Link                        // old dentry, new dentry
+	Unlink                      // dentry
+	Rmdir                       // dentry
+	Rename                      // renamedata
+	SetAttr                     // dentry, iattr
+	SetXattr                    // dentry, name
+	FileAttr                    // dentry
+	Fallocate                   // file, mode
+	Modified                    // file
+	ModifiedIO                  // kiocb
+	FinalPut                    // file
+	CreateCheck                 // dentry
 )
 
 // function is a kernel function to hook. Params are the names that its
@@ -61,6 +62,9 @@ var functions = []function{
 	{"file_update_time", Modified, []string{"file"}, [3]int8{0}, ""},
 	{"file_modified", Modified, []string{"file"}, [3]int8{0}, ""},
 	{"kiocb_modified", ModifiedIO, []string{"iocb"}, [3]int8{0}, "-"}, // from 6.0
+	// Only the protect level needs it: opening with O_CREAT has no other hook
+	// before the file exists.
+	{"security_inode_create", CreateCheck, []string{"dentry"}, [3]int8{1}, "-"},
 	{"__fput", FinalPut, []string{"file"}, [3]int8{0}, ""},
 }
 

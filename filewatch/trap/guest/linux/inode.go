@@ -19,6 +19,7 @@ const minorBits = 20
 func (d *Driver) inode(v *view, inode uint64) trap.Inode {
 	o := &d.l.Inode
 	return trap.Inode{
+		Address:    inode,
 		Number:     v.u64(inode + o.Ino),
 		Generation: v.u32(inode + o.Generation),
 		Mode:       uint32(v.u16(inode + o.Mode)),
@@ -31,6 +32,29 @@ func (d *Driver) inode(v *view, inode uint64) trap.Inode {
 		Ctime:      d.time(v, inode+o.CtimeSec, inode+o.CtimeNsec),
 	}
 }
+
+// pageMarks are the bits of a page cache's xa_flags that say that some page is
+// dirty, under writeback or chosen for it. They are the three bits above the GFP
+// bits, whose number depends on version and configuration (23 to 28); nothing
+// else of xa_flags lies above bit 20 (include/linux/xarray.h).
+const pageMarks = 0xfff0_0000
+
+// Look says what the kernel has of an inode now that was seen at address.
+func (d *Driver) Look(mem trap.Memory, address, number uint64, generation uint32) trap.Live {
+	v := &view{mem: mem}
+	now := d.inode(v, address)
+	if v.bad || now.Number != number || now.Generation != generation {
+		return trap.Live{} // evicted, and its memory in other use
+	}
+	flags := v.u32(v.u64(address+d.l.Inode.Mapping) + d.l.MappingFlags)
+	return trap.Live{
+		Cached: true, Dirty: v.bad || flags&pageMarks != 0,
+		Size: now.Size, Mtime: now.Mtime, Ctime: now.Ctime,
+	}
+}
+
+// PageTables is the address of the kernel's own page tables.
+func (d *Driver) PageTables() uint64 { return d.l.PageTables }
 
 func (d *Driver) time(v *view, sec, nsec uint64) int64 {
 	// From 6.13 the top bit of the nanoseconds marks a time that was queried.

@@ -15,8 +15,9 @@ type Layout struct {
 	Missing []string // what there is no hook for, in words
 
 	// CurrentTask is the offset of the current task's pointer in the per-CPU
-	// area; InitTask the address of init_task.
-	CurrentTask, InitTask uint64
+	// area; InitTask the address of init_task, PageTables that of the kernel's
+	// own, init_top_pgt.
+	CurrentTask, InitTask, PageTables uint64
 
 	Task struct{ PID, TGID, Comm, Cred, RealParent, Flags, NSProxy uint64 }
 	Cred struct{ UID, FSUID, FSGID uint64 }
@@ -24,14 +25,15 @@ type Layout struct {
 
 	Dentry struct{ Parent, Name, Len, Inode, SB, Hash uint64 }
 	Inode  struct {
-		Mode, UID, GID, Ino, SB, Generation, Size, Nlink, Rdev uint64
-		MtimeSec, MtimeNsec, CtimeSec, CtimeNsec               uint64
+		Mode, UID, GID, Ino, SB, Generation, Size, Nlink, Rdev, Mapping uint64
+		MtimeSec, MtimeNsec, CtimeSec, CtimeNsec                        uint64
 	}
 	SB     struct{ Dev, UUID, ID, Type, Root, Mounts uint64 }
 	FSType struct{ Name, Flags uint64 }
 	Mount  struct{ Parent, Point, Root, Instance, NS uint64 }
 
 	NSProxyMount uint64
+	MappingFlags uint64
 	IattrValid   uint64
 	KiocbFile    uint64
 	Rename       struct{ OldDentry, NewDentry, Flags uint64 }
@@ -77,6 +79,9 @@ func NewLayout(symbols trap.Symbols, types trap.Types) (*Layout, error) {
 	var ok bool
 	if l.InitTask, ok = symbols.Address("init_task"); !ok {
 		missing = append(missing, "init_task")
+	}
+	if l.PageTables, ok = symbols.Address("init_top_pgt"); !ok {
+		missing = append(missing, "init_top_pgt")
 	}
 	missing = append(missing, l.resolveHooks(symbols, types)...)
 	if len(missing) > 0 {
@@ -128,6 +133,7 @@ func (l *Layout) fields() []field {
 		{&l.Inode.Size, "inode", "i_size"},
 		{&l.Inode.Nlink, "inode", "i_nlink __i_nlink"},
 		{&l.Inode.Rdev, "inode", "i_rdev"},
+		{&l.Inode.Mapping, "inode", "i_mapping"},
 		{&l.Inode.MtimeSec, "inode", "i_mtime.tv_sec i_mtime_sec __i_mtime.tv_sec"},
 		{&l.Inode.MtimeNsec, "inode", "i_mtime.tv_nsec i_mtime_nsec __i_mtime.tv_nsec"},
 		{&l.Inode.CtimeSec, "inode", "i_ctime.tv_sec i_ctime_sec __i_ctime.tv_sec"},
@@ -146,6 +152,7 @@ func (l *Layout) fields() []field {
 		{&l.Mount.Instance, "mount", "mnt_instance"},
 		{&l.Mount.NS, "mount", "mnt_ns"},
 		{&l.NSProxyMount, "nsproxy", "mnt_ns"},
+		{&l.MappingFlags, "address_space", "i_pages.xa_flags"},
 		{&l.IattrValid, "iattr", "ia_valid"},
 		{&l.KiocbFile, "kiocb", "ki_filp"},
 		{&l.Rename.OldDentry, "renamedata", "old_dentry"},

@@ -52,6 +52,10 @@ type Server struct {
 	space  x86.Space
 	bound  map[*session]bool
 	buf    []byte
+	// The kernel's own view, for looks; without Phys until a CPU has stopped.
+	kernel     x86.Space
+	kernelRoot uint64
+	cr4        uint64
 
 	clients   atomic.Int32
 	stops     atomic.Uint64
@@ -152,15 +156,48 @@ func (s *Server) client(conn net.Conn) {
 // listen answers a bound client until it leaves.
 func (s *Server) listen(r *bufio.Reader, ses *session) {
 	for {
-		t, _, err := qemutcg.ReadFrame(r)
-		if err != nil || t != qemutcg.FrameStatus {
-			return
-		}
-		payload, err := json.Marshal(s.status(ses))
+		t, payload, err := qemutcg.ReadFrame(r)
 		if err != nil {
 			return
 		}
-		ses.frame(qemutcg.FrameStatus, payload)
+		var answer any
+		switch t {
+		case qemutcg.FrameStatus:
+			answer = s.status(ses)
+		case qemutcg.FrameLook:
+			var look qemutcg.Look
+			if json.Unmarshal(payload, &look) != nil {
+				return
+			}
+			answer = qemutcg.Looked{ID: look.ID, Live: s.look(&look)}
+		default:
+			return
+		}
+		if payload, err = json.Marshal(answer); err != nil {
+			return
+		}
+		ses.frame(t, payload)
+	}
+}
+
+// look reads an object's state from the kernel's memory while CPUs run.
+func (s *Server) look(l *qemutcg.Look) trap.Live {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.driver == nil || s.kernel.Phys == nil {
+		return trap.Live{Cached: true, Dirty: true} // cannot be told: no CPU has stopped yet
+	}
+	s.kernel.Load(s.kernelRoot, s.cr4)
+	return s.driver.Look(&s.kernel, l.Address, l.Inode, l.Generation)
+}
+
+// findKernel notes where the kernel's own page tables are, for looks when no
+// CPU is stopped: those of the stopped task may be gone by then.
+func (s *Server) findKernel(cr4 uint64) {
+	if root, ok := s.space.Translate(s.driver.PageTables()); ok {
+		s.kernelRoot, s.cr4 = root, cr4
+		s.kernel.Phys = s.machine.Phys
 	}
 }
 
@@ -244,7 +281,7 @@ func (s *Server) unbind(ses *session) {
 }
 
 func (s *Server) clear() {
-	s.layout, s.engine, s.driver = nil, nil, nil
+	s.layout, s.engine, s.driver, s.kernel.Phys = nil, nil, nil, nil
 	s.machine.SetHooks(nil)
 }
 
@@ -279,6 +316,9 @@ func (s *Server) Stop(cpu uint32, regs *trap.Registers) (ret uint64, deny bool) 
 		return 0, false // hooks taken away a moment ago
 	}
 	s.space.Load(regs.CR3, regs.CR4)
+	if s.kernel.Phys == nil {
+		s.findKernel(regs.CR4)
+	}
 	out := s.engine.Stop(regs, &s.space, func(rec *trap.Record) {
 		rec.CPU = cpu
 		s.buf = trap.AppendRecord(s.buf[:0], rec)

@@ -1,0 +1,254 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/internal/qmp"
+)
+
+// fleece is the sequence of QMP commands around a snapshot (QEMU 7.2,
+// docs/interop/live-block-operations.rst, "sync=none").
+type fleece struct{ monitor *qmp.Client }
+
+type object = map[string]any
+
+// snapshot makes all disks readable as they are at one moment and returns the
+// NBD socket. A read-only disk is exported as it is.
+func (f *fleece) snapshot(ctx context.Context, dir string, blocks []Block) (string, error) {
+	nodes := make([]string, len(blocks))
+	var actions []object
+	for i, b := range blocks {
+		nodes[i] = b.Node
+		if b.ReadOnly {
+			continue
+		}
+		overlay, err := f.overlay(ctx, filepath.Join(dir, exportName(i)+".qcow2"), b)
+		if err != nil {
+			return "", fmt.Errorf("disk %s: %w", b.Device, err)
+		}
+		nodes[i] = overlay
+		actions = append(actions, object{"type": "blockdev-backup", "data": object{
+			"device": b.Node, "target": overlay, "sync": "none", "job-id": overlay + "-job"}})
+	}
+	if len(actions) > 0 {
+		if err := f.do(ctx, "transaction", object{"actions": actions}); err != nil {
+			return "", err
+		}
+	}
+	socket := exportSocket(dir)
+	if err := f.do(ctx, "nbd-server-start", object{"addr": object{"type": "unix", "data": object{"path": socket}}, "max-connections": 0}); err != nil {
+		return "", err
+	}
+	for i, node := range nodes {
+		if err := f.do(ctx, "block-export-add", object{"type": "nbd", "id": namePrefix + exportName(i), "node-name": node,
+			"name": exportName(i), "writable": false}); err != nil {
+			return "", fmt.Errorf("disk %s: %w", blocks[i].Device, err)
+		}
+	}
+	return socket, nil
+}
+
+// overlay makes an empty qcow2 over a disk, created by QEMU so that it can open
+// it whatever confines it.
+func (f *fleece) overlay(ctx context.Context, path string, b Block) (string, error) {
+	node := randomName()
+	file := node + "-file"
+	if err := f.create(ctx, node, object{"driver": "file", "filename": path, "size": 0}); err != nil {
+		return "", err
+	}
+	if err := f.do(ctx, "blockdev-add", object{"driver": "file", "node-name": file, "filename": path}); err != nil {
+		return "", err
+	}
+	if err := f.create(ctx, node, object{"driver": "qcow2", "file": file, "size": b.Size}); err != nil {
+		return "", err
+	}
+	return node, f.do(ctx, "blockdev-add", object{"driver": "qcow2", "node-name": node, "file": file, "backing": b.Node})
+}
+
+// create runs a blockdev-create job to its end.
+func (f *fleece) create(ctx context.Context, node string, options object) error {
+	job := node + "-create"
+	if err := f.do(ctx, "blockdev-create", object{"job-id": job, "options": options}); err != nil {
+		return err
+	}
+	for {
+		jobs, err := f.jobs(ctx)
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if j.ID != job || j.Status != "concluded" {
+				continue
+			}
+			err := f.do(ctx, "job-dismiss", object{"id": job})
+			if j.Error != "" {
+				err = errors.New(j.Error)
+			}
+			return err
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+type job struct {
+	ID     string `json:"id"`
+	Status string `json:"status"`
+	Error  string `json:"error"`
+}
+
+func (f *fleece) jobs(ctx context.Context) ([]job, error) {
+	var jobs []job
+	err := f.monitor.Execute(ctx, "query-jobs", nil, &jobs)
+	return jobs, err
+}
+
+func (f *fleece) do(ctx context.Context, command string, arguments object) error {
+	if arguments == nil {
+		return f.monitor.Execute(ctx, command, nil, nil)
+	}
+	return f.monitor.Execute(ctx, command, arguments, nil)
+}
+
+// pause waits a little between two looks at a job; ctx bounds the waiting.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(2 * time.Millisecond):
+		return nil
+	}
+}
+
+// sweep takes away everything of ours: of this snapshot, or of one whose process
+// was killed.
+func (f *fleece) sweep(ctx context.Context) error {
+	nodes, err := f.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	exported, err := f.sweepExports(ctx)
+	if err != nil {
+		return err
+	}
+	if exported || len(nodes) > 0 {
+		// QEMU has one NBD server and does not say whose it is. Where something
+		// of ours is left, it is ours, or it has not been started.
+		if err := f.do(ctx, "nbd-server-stop", nil); err != nil && !gone(err) {
+			return err
+		}
+	}
+	if err := f.sweepJobs(ctx); err != nil {
+		return err
+	}
+	return f.sweepNodes(ctx, nodes)
+}
+
+// sweepExports ends our exports and says whether there were any.
+func (f *fleece) sweepExports(ctx context.Context) (ours bool, err error) {
+	for {
+		var exports []struct {
+			ID           string `json:"id"`
+			ShuttingDown bool   `json:"shutting-down"`
+		}
+		if err := f.monitor.Execute(ctx, "query-block-exports", nil, &exports); err != nil {
+			return ours, err
+		}
+		left := 0
+		for _, e := range exports {
+			if !strings.HasPrefix(e.ID, namePrefix) {
+				continue
+			}
+			ours = true
+			left++
+			if !e.ShuttingDown {
+				if err := f.do(ctx, "block-export-del", object{"id": e.ID, "mode": "hard"}); err != nil {
+					return ours, err
+				}
+			}
+		}
+		if left == 0 {
+			return ours, nil
+		}
+		if err := pause(ctx); err != nil {
+			return ours, err
+		}
+	}
+}
+
+func (f *fleece) sweepJobs(ctx context.Context) error {
+	for {
+		jobs, err := f.jobs(ctx)
+		if err != nil {
+			return err
+		}
+		left := 0
+		for _, j := range jobs {
+			if !strings.HasPrefix(j.ID, namePrefix) {
+				continue
+			}
+			left++
+			switch j.Status {
+			case "concluded":
+				err = f.do(ctx, "job-dismiss", object{"id": j.ID})
+			case "aborting", "null":
+			default:
+				err = f.do(ctx, "job-cancel", object{"id": j.ID})
+			}
+			if err != nil && !gone(err) {
+				return err
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// gone says that QEMU no longer knows what a command was about: it went away
+// between the look and the command.
+func gone(err error) bool {
+	var e *qmp.Error
+	return errors.As(err, &e)
+}
+
+// nodes are the names of our block nodes.
+func (f *fleece) nodes(ctx context.Context) ([]string, error) {
+	var nodes []struct {
+		Name string `json:"node-name"`
+	}
+	if err := f.monitor.Execute(ctx, "query-named-block-nodes", object{"flat": true}, &nodes); err != nil {
+		return nil, err
+	}
+	var ours []string
+	for _, n := range nodes {
+		if strings.HasPrefix(n.Name, namePrefix) {
+			ours = append(ours, n.Name)
+		}
+	}
+	return ours, nil
+}
+
+// sweepNodes removes our overlays, then the files below them.
+func (f *fleece) sweepNodes(ctx context.Context, nodes []string) error {
+	for _, files := range []bool{false, true} {
+		for _, name := range nodes {
+			if strings.HasSuffix(name, "-file") != files {
+				continue
+			}
+			if err := f.do(ctx, "blockdev-del", object{"node-name": name}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package check
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/measure"
+)
+
+func judgeKVM(j *judging, raw json.RawMessage, out *measure.Check) error {
+	var data kvmData
+	if err := decode(raw, &data); err != nil {
+		return err
+	}
+	if len(data.Pointers) == 0 {
+		return errors.New("no pointer was set: KVM is not initialised")
+	}
+	if err := errors.Join(j.code.err, j.code.broken); err != nil {
+		return err
+	}
+	expected, why := j.kvmExpected(&data)
+	for _, p := range data.Pointers {
+		want, known := expected[p.At]
+		switch problem := j.lands(p); {
+		case problem != "":
+			out.Findings = append(out.Findings, j.finding(p, j.kvmWant(want, &data), "the pointer "+problem))
+		case known && want != p.Value:
+			out.Findings = append(out.Findings, j.finding(p, j.kvmWant(want, &data),
+				"the pointer goes to another function than the module's file has there"))
+		}
+	}
+	out.Findings = append(out.Findings, j.kvmDisagreements(&data)...)
+	if out.Reason = j.trusts(); out.Reason == "" && why != nil {
+		out.Reason = "pointers were not compared with the module's file: " + why.Error()
+	}
+	return nil
+}
+
+// kvmWant says in words what a pointer should be.
+func (j *judging) kvmWant(want address, data *kvmData) string {
+	if want == 0 {
+		return "the start of a function of kvm, " + data.Vendor + " or the kernel"
+	}
+	if j.text != nil && j.text.env != nil {
+		if name, offset, ok := j.text.env.Lookup(uint64(want)); ok {
+			return fmt.Sprintf("%v (%s)", want, withOffset(name, offset))
+		}
+	}
+	return want.String()
+}
+
+// kvmObjects names the object of the vendor's file that a table is initialised
+// from: kvm_x86_ops and kvm_pmu_ops are copies (kvm_ops_update,
+// arch/x86/kvm/x86.c), the exit handlers are constant.
+var kvmObjects = map[string]string{
+	"kvm_x86_ops":           "svm_x86_ops",
+	"kvm_pmu_ops":           "amd_pmu_ops",
+	"svm_exit_handlers":     "svm_exit_handlers",
+	"kvm_vmx_exit_handlers": "kvm_vmx_exit_handlers",
+}
+
+// kvmExpected returns what the vendor's file has for the slots of the tables,
+// by their addresses, or why nothing is known.
+func (j *judging) kvmExpected(data *kvmData) (map[address]address, error) {
+	text, err := j.expected()
+	if err != nil {
+		return nil, err
+	}
+	if err := text.why[data.Vendor]; err != nil {
+		return nil, err
+	}
+	var fact *moduleFact
+	for i := range j.code.modules {
+		if j.code.modules[i].Name == data.Vendor {
+			fact = &j.code.modules[i]
+		}
+	}
+	if fact == nil {
+		return nil, errNoKVM
+	}
+	file, err := j.refs.Modules.Module(fact.Name, fact.BuildID)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[address]address)
+	for _, table := range data.Tables {
+		object, ok := kvmObjects[table.Name]
+		if !ok || table.Size > 1<<16 || object != table.Name && data.Vendor != "kvm_amd" {
+			continue
+		}
+		initial, err := text.env.Object(file, fact.loaded(), object, table.Size)
+		if err != nil {
+			return nil, err
+		}
+		for i := 0; i+8 <= len(initial); i += 8 {
+			if v := address(binary.LittleEndian.Uint64(initial[i:])); v != 0 {
+				out[table.At+address(i)] = v
+			}
+		}
+	}
+	return out, nil
+}
+
+// kvmDisagreements compares each operation with the static call made from it
+// (kvm_ops_static_call_update, arch/x86/kvm/x86.c; kvm_pmu_ops_update, pmu.c).
+// An operation that is not set has a static call that is not set or returns 0.
+func (j *judging) kvmDisagreements(data *kvmData) []measure.Finding {
+	ops := make(map[string]pointer)
+	for _, p := range data.Pointers {
+		ops[p.Path] = p
+	}
+	var out []measure.Finding
+	for _, call := range data.Pointers {
+		name, ok := strings.CutPrefix(call.Path, staticCallPrefix)
+		if !ok {
+			continue
+		}
+		path := "kvm_x86_ops." + name
+		if pmu, ok := strings.CutPrefix(name, "pmu_"); ok {
+			path = "kvm_pmu_ops." + pmu
+		}
+		op, set := ops[path]
+		if op.Value == call.Value || !set && j.name(call) == "__static_call_return0" {
+			continue
+		}
+		expected := "not set"
+		if set {
+			expected = fmt.Sprintf("%v (%s)", op.Value, j.name(op))
+		}
+		out = append(out, j.finding(call, expected, "the static call and "+path+", which it was made from, disagree: one of them was changed"))
+	}
+	return out
+}

@@ -1,0 +1,27 @@
+package kernel
+
+import (
+	"fmt"
+)
+
+// Object returns what the file of a loaded module has for an object of its
+// data: size bytes, relocated to where the target loaded it. The module and
+// those it depends on have to be in e.
+func (e *Expected) Object(file *ModuleFile, at *LoadedModule, symbol string, size uint64) ([]byte, error) {
+	l := &linker{env: e, file: file, addr: make([]uint64, len(file.elf.sections))}
+	l.place(at)
+	for _, s := range file.symbols {
+		if s.name != symbol || s.section == shnUndef || int(s.section) >= len(l.addr) {
+			continue
+		}
+		section, err := l.relocated(int(s.section))
+		if err != nil {
+			return nil, fmt.Errorf("module %s: %s: %w", at.Name, symbol, err)
+		}
+		if s.value > uint64(len(section.data)) || size > uint64(len(section.data))-s.value {
+			return nil, fmt.Errorf("module %s: %s: %w: not %d bytes", at.Name, symbol, ErrFormat, size)
+		}
+		return section.data[s.value:][:size], nil
+	}
+	return nil, fmt.Errorf("module %s: %w: no %s", at.Name, ErrFormat, symbol)
+}

@@ -1,0 +1,63 @@
+package oob
+
+import (
+	"context"
+	"encoding/binary"
+	"testing"
+
+	"github.com/bougou/go-ipmi/pkg/types"
+
+	"github.com/plumbline-sec/plumbline/measure/oob/wire"
+)
+
+// logOf reads a BMC's log in process.
+type logOf struct{ l *eventLog }
+
+func (l logOf) Entries(_ context.Context, first uint16) ([]*types.SEL, error) {
+	l.l.mu.Lock()
+	defer l.l.mu.Unlock()
+	var out []*types.SEL
+	at := l.l.index(first)
+	for ; at >= 0 && at < len(l.l.records); at++ {
+		r := l.l.records[at]
+		sel := &types.SEL{RecordID: binary.LittleEndian.Uint16(r[:]), RecordType: types.SELRecordType(r[2])}
+		oem := &types.SELOEMNonTimestamped{}
+		copy(oem.OEM[:], r[3:])
+		sel.OEMNonTimestamped = oem
+		out = append(out, sel)
+	}
+	return out, nil
+}
+
+func askFor(nonce byte) selRecord {
+	r := selRecord{2: wire.SELRecordType}
+	payload := wire.SELRecord([wire.NonceSize]byte{nonce})
+	copy(r[3:], payload[:])
+	return r
+}
+
+func TestSELPollActsOnNewRecordsOnce(t *testing.T) {
+	log := newEventLog()
+	log.add(askFor(1)) // from before: its verifier has given up
+	var asked []byte
+	p := &SELPoll{Log: logOf{log}, Scan: func(_ context.Context, n [wire.SELNonceSize]byte) { asked = append(asked, n[0]) }}
+	old, _ := p.Log.Entries(t.Context(), 0)
+	last := lastOf(old)
+	look := func(want string) {
+		t.Helper()
+		var err error
+		if last, err = p.look(t.Context(), last); err != nil || string(asked) != want {
+			t.Fatalf("asked %v, %v; want %v", asked, err, []byte(want))
+		}
+	}
+	look("")
+	log.add(askFor(2))
+	log.add(selRecord{2: wire.SELRecordType, 3: 0xaa}) // another vendor's
+	log.add(askFor(3))
+	look("\x02\x03")
+	look("\x02\x03")
+	// The log is cleared and IDs start again.
+	*log = *newEventLog()
+	log.add(askFor(4))
+	look("\x02\x03\x04")
+}
