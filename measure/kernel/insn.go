@@ -1,6 +1,9 @@
 package kernel
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // Instructions that a kernel writes over its text (Intel SDM vol. 2;
 // arch/x86/include/asm/text-patching.h).
@@ -24,35 +27,23 @@ func nop(n int) []byte {
 }
 
 // nopLength returns the length of the NOP that code starts with, 0 if it starts
-// with something else. Any number of operand-size and CS prefixes is taken, and
-// both NOP (0x90) and NOP r/m (0x0f 0x1f /0).
+// with something else: NOP (0x90) or NOP r/m (0x0f 0x1f) with one of the operands
+// that assemblers and kernels give it, all zero, behind operand-size and CS
+// prefixes.
 func nopLength(code []byte) int {
 	i := 0
 	for i < len(code) && i < 8 && (code[i] == 0x66 || code[i] == 0x2e) {
 		i++
 	}
-	switch {
-	case i < len(code) && code[i] == opNop:
+	if i < len(code) && code[i] == opNop {
 		return i + 1
-	case i+2 < len(code) && code[i] == 0x0f && code[i+1] == 0x1f && code[i+2]&0x38 == 0:
-	default:
-		return 0
 	}
-	n, modrm := i+3, code[i+2]
-	mod, rm := modrm>>6, modrm&7
-	if rm == 4 && mod != 3 {
-		n++ // SIB
+	for n := 3; n <= 8; n++ {
+		if long := nop(n); long[0] == 0x0f && bytes.HasPrefix(code[i:], long) {
+			return i + n
+		}
 	}
-	switch {
-	case mod == 1:
-		n++
-	case mod == 2, mod == 0 && rm == 5:
-		n += 4
-	}
-	if n > len(code) {
-		return 0
-	}
-	return n
+	return 0
 }
 
 // isPadding reports whether executing code from its start does nothing but

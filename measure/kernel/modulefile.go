@@ -83,7 +83,10 @@ func NewModule(file []byte) (*ModuleFile, error) {
 	if m.Name == "" {
 		return nil, fmt.Errorf("%w: module without a name", ErrFormat)
 	}
-	return m, m.readSymbols()
+	if err := m.readSymbols(); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func (m *ModuleFile) readSymbols() error {

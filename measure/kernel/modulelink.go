@@ -39,7 +39,12 @@ func (e *Expected) AddModule(file *ModuleFile, at *LoadedModule) (*Text, error) 
 	if !ok || area.Start%mem.PageSize != 0 || area.Size == 0 || area.Size > maxModule {
 		return nil, fmt.Errorf("module %s: %w: no text area", at.Name, ErrRelocation)
 	}
-	l := &linker{env: e, file: file, addr: make([]uint64, len(file.elf.sections))}
+	l := &linker{env: e, file: file, addr: make([]uint64, len(file.elf.sections)), relocations: make(map[int][]byte)}
+	for _, s := range file.elf.sections {
+		if s.kind == shtRela {
+			l.relocations[int(s.info)] = append(l.relocations[int(s.info)], s.data...)
+		}
+	}
 	l.place(at)
 	t, err := l.link(at.Name, area)
 	if err != nil {
@@ -54,6 +59,8 @@ type linker struct {
 	env  *Expected
 	file *ModuleFile
 	addr []uint64 // of each section, 0 where it is not loaded
+
+	relocations map[int][]byte // Elf64_Rela entries, by the section they change
 }
 
 // place takes the sections' addresses from the loaded module.
@@ -189,15 +196,10 @@ func (l *linker) tables() (*tables, error) {
 func (l *linker) relocated(index int) (span, error) {
 	s := &l.file.elf.sections[index]
 	out := span{s.name, l.addr[index], bytes.Clone(s.data)}
-	for _, r := range l.file.elf.sections {
-		if r.kind != shtRela || int(r.info) != index {
-			continue
-		}
-		for c := bin.Little(r.data); c.Len() >= 24; {
-			offset, info, addend := c.U64(), c.U64(), c.U64()
-			if err := l.apply(out, offset, uint32(info), uint32(info>>32), addend); err != nil {
-				return span{}, fmt.Errorf("%s+%#x: %w", s.name, offset, err)
-			}
+	for c := bin.Little(l.relocations[index]); c.Len() >= 24; {
+		offset, info, addend := c.U64(), c.U64(), c.U64()
+		if err := l.apply(out, offset, uint32(info), uint32(info>>32), addend); err != nil {
+			return span{}, fmt.Errorf("%s+%#x: %w", s.name, offset, err)
 		}
 	}
 	return out, nil

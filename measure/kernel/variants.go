@@ -197,7 +197,13 @@ func rebase(code []byte, delta uint64, seen []byte) ([]byte, int) {
 			return []byte{opShort, byte(rel)}, 2
 		}
 	}
-	for i := 0; i+4 <= len(out) && i+4 <= len(seen); i++ {
+	from := 0
+	if _, target, ok := branchTarget(code, 0); ok && target > uint64(len(code)) {
+		// The first instruction is certain, and leaves the replacement.
+		binary.LittleEndian.PutUint32(out[1:], uint32(rel32(out[1:]))+uint32(delta))
+		from = 5
+	}
+	for i := from; i+4 <= len(out) && i+4 <= len(seen); i++ {
 		moved := uint32(rel32(out[i:])) + uint32(delta)
 		if relativeOperand(code, i) && moved == uint32(rel32(seen[i:])) {
 			copy(out[i:], seen[i:i+4])

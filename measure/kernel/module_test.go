@@ -1,0 +1,208 @@
+package kernel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+const (
+	testModuleText = 0xffffffffc0400000
+	testModuleData = 0xffffffffc0402000
+)
+
+// testModule is a module whose init calls fn1 of the test kernel, refers to its
+// own data and per-CPU data, and is traced.
+func testModule(name string) []byte {
+	text := make([]byte, 64)
+	copy(text, call(0, 0))                          // __fentry__, patched at 0
+	copy(text[5:], call(0, 0))                      // fn1
+	copy(text[10:], []byte{0x48, 0xc7, 0xc0})       // mov $data+8, %rax
+	copy(text[17:], []byte{0x65, 0x8b, 0x04, 0x25}) // mov %gs:percpu, %eax
+	names := append([]byte{0}, "fn1\x00__fentry__\x00module_function\x00"...)
+	symbol := func(name string, info byte, section uint16, value uint64) []byte {
+		at := max(bytes.Index(names, append([]byte(name), 0)), 0)
+		if name == "" {
+			at = 0
+		}
+		b := binary.LittleEndian.AppendUint32(nil, uint32(at))
+		b = binary.LittleEndian.AppendUint16(append(b, info, 0), section)
+		return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(b, value), 8)
+	}
+	symtab := bytes.Join([][]byte{make([]byte, 24), symbol("fn1", 0x10, 0, 0), symbol("__fentry__", 0x10, 0, 0),
+		symbol("module_function", 0x12, 1, 0), symbol("", 3, 3, 0), symbol("", 3, 4, 0), symbol("", 3, 1, 0)}, nil)
+	rela := func(list ...uint64) []byte { // offset, symbol, type, addend
+		var b []byte
+		for ; len(list) >= 4; list = list[4:] {
+			b = binary.LittleEndian.AppendUint64(b, list[0])
+			b = binary.LittleEndian.AppendUint64(b, list[1]<<32|list[2])
+			b = binary.LittleEndian.AppendUint64(b, list[3])
+		}
+		return b
+	}
+	minus4 := ^uint64(3)
+	return encodeELF([]elfSection{
+		{},
+		{name: ".text", kind: 1, flags: shfAlloc | shfExec, data: text, align: 16},
+		{name: ".rela.text", kind: shtRela, info: 1, link: 8, data: rela(1, 2, relocPLT32, minus4, 6, 1, relocPLT32, minus4,
+			13, 4, reloc32S, 8, 21, 5, reloc32S, 4)},
+		{name: ".data", kind: 1, flags: shfAlloc | shfWrite, data: make([]byte, 16), align: 8},
+		{name: ".data..percpu", kind: 1, flags: shfAlloc | shfWrite, data: make([]byte, 16), align: 8},
+		{name: "__mcount_loc", kind: 1, flags: shfAlloc, data: make([]byte, 8)},
+		{name: ".rela__mcount_loc", kind: shtRela, info: 5, link: 8, data: rela(0, 6, reloc64, 0)},
+		{name: ".modinfo", kind: 1, flags: shfAlloc, data: []byte("license=GPL\x00name=" + name + "\x00")},
+		{name: ".symtab", kind: shtSymtab, link: 9, data: symtab},
+		{name: ".strtab", kind: 3, data: names},
+		{name: ".note.gnu.build-id", kind: 7, flags: shfAlloc, data: []byte("\x04\x00\x00\x00\x14\x00\x00\x00\x03\x00\x00\x00GNU\x00abcdefghijklmnopqrst")},
+	})
+}
+
+func loadedTestModule() *LoadedModule {
+	return &LoadedModule{Name: "test_module", Live: true, PerCPU: 0x3b000,
+		Areas:    []Area{{AreaText, testModuleText, 4096}},
+		Sections: []ModuleSection{{".text", testModuleText}, {".data", testModuleData}, {"__mcount_loc", testModuleData + 0x800}}}
+}
+
+// exportingKernel is the test kernel with fn1 and __fentry__ exported.
+func exportingKernel(t testing.TB) *Expected {
+	k := newTestKernel()
+	names := k.section("__ksymtab_strings", []byte("fn1\x00__fentry__\x00"))
+	var table []byte
+	for i, target := range []uint64{fn(1), fn(3)} {
+		at := k.next + uint64(len(table))
+		table = append(table, relative(at, target, names+uint64(i*4), 0)...)
+	}
+	k.section("__ksymtab", table)
+	return NewExpected(k.image(t), testSlide, PatchFacts{})
+}
+
+func TestAddModule(t *testing.T) {
+	e := exportingKernel(t)
+	file, err := NewModule(testModule("test_module"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := e.AddModule(file, loadedTestModule())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 4096)
+	copy(want, branch(opCall, testModuleText, fn(3)+testSlide))
+	copy(want[5:], branch(opCall, testModuleText+5, fn(1)+testSlide))
+	copy(want[10:], []byte{0x48, 0xc7, 0xc0, 0x08, 0x20, 0x40, 0xc0, 0x65, 0x8b, 0x04, 0x25, 0x04, 0xb0, 0x03, 0x00})
+	copy(want[17:], []byte{0x65, 0x8b, 0x04, 0x25, 0x04, 0xb0, 0x03, 0x00})
+	explain := func() *Explanation { return e.Explain(text, []int{0}, func(int) []byte { return want }) }
+	if x := explain(); len(x.Findings) != 0 {
+		t.Errorf("as linked: %+v", x.Findings)
+	}
+	copy(want, nop(5))
+	if x := explain(); len(x.Findings) != 0 {
+		t.Errorf("with tracing off: %+v", x.Findings)
+	}
+	want[100] = 0x90
+	x := explain()
+	if len(x.Findings) != 1 || x.Findings[0].Addr != testModuleText+100 {
+		t.Errorf("a byte after the code: %+v", x.Findings)
+	}
+	if name, offset, _ := e.Lookup(testModuleText + 100); name != "test_module:module_function" || offset != 100 {
+		t.Errorf("it is at %s+%d", name, offset)
+	}
+	if !e.approved(testModuleText) || e.approved(testModuleText+4) {
+		t.Error("approved are the starts of the module's functions")
+	}
+}
+
+func TestAddModuleRefuses(t *testing.T) {
+	file, err := NewModule(testModule("test_module"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		change func(m *LoadedModule)
+		want   error
+	}{
+		"another build":   {func(m *LoadedModule) { m.BuildID = "00" }, ErrOtherBuild},
+		"no text":         {func(m *LoadedModule) { m.Areas = nil }, ErrRelocation},
+		"no sections":     {func(m *LoadedModule) { m.Sections = nil }, ErrRelocation},
+		"text elsewhere":  {func(m *LoadedModule) { m.Sections[0].Addr = testModuleData }, ErrRelocation},
+		"huge text":       {func(m *LoadedModule) { m.Areas[0].Size = 1 << 40 }, ErrRelocation},
+		"data is missing": {func(m *LoadedModule) { m.Sections = m.Sections[:1] }, ErrRelocation},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := loadedTestModule()
+			tt.change(m)
+			if text, err := exportingKernel(t).AddModule(file, m); text != nil || !errors.Is(err, tt.want) {
+				t.Errorf("got %v, %v; want %v", text, err, tt.want)
+			}
+		})
+	}
+	t.Run("kernel that exports nothing", func(t *testing.T) {
+		e := NewExpected(newTestKernel().image(t), 0, PatchFacts{})
+		if text, err := e.AddModule(file, loadedTestModule()); text != nil || !errors.Is(err, ErrRelocation) {
+			t.Errorf("got %v, %v", text, err)
+		}
+	})
+}
+
+func TestModuleTree(t *testing.T) {
+	dir := t.TempDir()
+	for path, compress := range map[string]string{"kernel/a/plain-one.ko": "", "kernel/b/two.ko.xz": "xz", "extra/three.ko.zst": "zstd"} {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		b := testModule("some_name")
+		if compress != "" {
+			b = compressors[compress](t, b)
+		}
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree, err := OpenModules(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"plain_one", "two", "three"} {
+		if m, err := tree.Module(name, ""); err != nil || m.Name != "some_name" || m.BuildID[:4] != "6162" {
+			t.Errorf("%s: %v, %v", name, m, err)
+		}
+	}
+	if m, err := tree.Module("four", ""); m != nil || !errors.Is(err, ErrNoModule) {
+		t.Errorf("missing module: %v, %v", m, err)
+	}
+	if m, err := tree.Module("two", "00"); m != nil || !errors.Is(err, ErrOtherBuild) {
+		t.Errorf("other build: %v, %v", m, err)
+	}
+	if _, err := OpenModules(t.TempDir()); !errors.Is(err, ErrNoModule) {
+		t.Errorf("empty tree: %v", err)
+	}
+}
+
+func FuzzAddModule(f *testing.F) {
+	f.Add(testModule("test_module"))
+	e := exportingKernel(f)
+	page := make([]byte, mem.PageSize)
+	f.Fuzz(func(t *testing.T, in []byte) {
+		m, err := NewModule(in)
+		if (m == nil) == (err == nil) {
+			t.Fatalf("value %v and error %v", m, err)
+		}
+		if m == nil {
+			return
+		}
+		e.modules = nil
+		text, err := e.AddModule(m, loadedTestModule())
+		if (text == nil) == (err == nil) {
+			t.Fatalf("text %v and error %v", text, err)
+		}
+		if text != nil {
+			e.Explain(text, []int{0}, func(int) []byte { return page })
+		}
+	})
+}
