@@ -6,7 +6,6 @@ import (
 	"crypto/elliptic"
 	"errors"
 	"fmt"
-	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -70,8 +69,12 @@ func newP256(x, y []byte) (*ecdsa.PublicKey, error) {
 	if len(x) > 32 || len(y) > 32 {
 		return nil, fmt.Errorf("%w: coordinates of %d and %d bytes", ErrAK, len(x), len(y))
 	}
-	key := &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(x), Y: new(big.Int).SetBytes(y)}
-	if _, err := key.ECDH(); err != nil {
+	point := make([]byte, 1+32+32) // SEC 1, 2.3.3: uncompressed
+	point[0] = 4
+	copy(point[1+32-len(x):], x)
+	copy(point[1+64-len(y):], y)
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrAK, err)
 	}
 	return key, nil

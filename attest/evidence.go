@@ -16,9 +16,9 @@ const EvidenceVersion = 1
 
 // Limits on evidence that comes from outside.
 const (
-	MaxEvidence = 192 << 20 // bytes of an encoded Evidence
+	MaxEvidence = 112 << 20 // bytes of an encoded Evidence
 	MaxEventLog = 8 << 20   // bytes of a TCG event log
-	MaxIMALog   = 128 << 20 // bytes of an IMA measurement list
+	MaxIMALog   = 64 << 20  // bytes of an IMA measurement list
 	maxNonce    = 64        // bytes; TPM2B_DATA holds at most a digest
 )
 

@@ -10,9 +10,6 @@ import (
 	"github.com/plumbline-sec/plumbline/attest/ima"
 )
 
-// maxFileFindings bounds what one check reports; the rest is counted.
-const maxFileFindings = 1000
-
 // bootAggregate is the label of the list's first entry.
 const bootAggregate = "boot_aggregate"
 
@@ -83,10 +80,6 @@ func (a *appraisal) checkEntries(c *Check, p *IMAPolicy) {
 	a.checkAggregate(c, &entries[0])
 	for i := range entries {
 		if f := p.judge(&entries[i]); f != nil {
-			if len(c.Findings) >= maxFileFindings {
-				c.fail(Finding{Log: "ima", Explanation: fmt.Sprintf("more than %d files are not as the policy asks; the rest is not listed", maxFileFindings)})
-				break
-			}
 			c.fail(*f)
 		}
 	}

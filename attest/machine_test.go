@@ -113,6 +113,10 @@ func (m *machine) public(change func(*tpm2.TPMAObject)) []byte {
 	if change != nil {
 		change(&attributes)
 	}
+	point, err := m.key.PublicKey.Bytes() // 4, X, Y
+	if err != nil {
+		m.t.Fatal(err)
+	}
 	return tpm2.Marshal(tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: attributes,
 		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
@@ -123,8 +127,8 @@ func (m *machine) public(change func(*tpm2.TPMAObject)) []byte {
 			CurveID: tpm2.TPMECCNistP256,
 		}),
 		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-			X: tpm2.TPM2BECCParameter{Buffer: m.key.X.FillBytes(make([]byte, 32))},
-			Y: tpm2.TPM2BECCParameter{Buffer: m.key.Y.FillBytes(make([]byte, 32))},
+			X: tpm2.TPM2BECCParameter{Buffer: point[1:33]},
+			Y: tpm2.TPM2BECCParameter{Buffer: point[33:]},
 		}),
 	})
 }

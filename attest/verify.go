@@ -182,10 +182,18 @@ func (a *appraisal) checkKey(enrolled []byte, allowed []Hex) *Check {
 	return c
 }
 
+// maxFindings bounds what one check reports of hostile evidence.
+const maxFindings = 1000
+
 // fail adds a finding and turns the check into a failed one.
 func (c *Check) fail(f Finding) {
 	c.Outcome = Fail
-	c.Findings = append(c.Findings, f)
+	switch {
+	case len(c.Findings) < maxFindings:
+		c.Findings = append(c.Findings, f)
+	case len(c.Findings) == maxFindings:
+		c.Findings = append(c.Findings, Finding{Explanation: fmt.Sprintf("more than %d findings; the rest is not listed", maxFindings)})
+	}
 }
 
 // unmeasured notes something that keeps the check from passing and is no

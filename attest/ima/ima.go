@@ -20,7 +20,7 @@ import (
 
 // Limits on hostile lists.
 const (
-	maxEntries  = 1 << 21
+	maxEntries  = 1 << 19
 	maxName     = 32      // bytes of a template's name
 	maxTemplate = 1 << 17 // bytes of an entry's template data; a path has at most 4096
 )
