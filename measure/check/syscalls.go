@@ -46,8 +46,12 @@ var syscallTables = []string{"sys_call_table", "ia32_sys_call_table", "x32_sys_c
 // others (arch/x86/entry/syscalls/syscall_64.tbl).
 const x32First = 512
 
-// maxSyscalls bounds a table; 6.12 has 467 entries.
-const maxSyscalls = 1024
+// maxSyscalls bounds a table; 6.12 has 467 entries, 5.10 has 441. Less than
+// minSyscalls is no system call table.
+const (
+	maxSyscalls = 1024
+	minSyscalls = 300
+)
 
 // tableBytes is how far a table may reach: to the next symbol.
 func (c *collector) tableBytes(name string) (at mem.Virt, size uint64, ok bool) {
@@ -120,6 +124,9 @@ func judgeSyscalls(j *judging, raw json.RawMessage, out *measure.Check) error {
 	}
 	if j.code.err != nil {
 		return j.code.err
+	}
+	if len(data.Tables) == 0 || data.Tables[0].Name != syscallTables[0] || len(data.Tables[0].Entries) < minSyscalls {
+		return errNotObserved
 	}
 	for _, table := range data.Tables {
 		seen := make(map[address]string)

@@ -1,0 +1,311 @@
+package check
+
+import (
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/plumbline-sec/plumbline/measure"
+)
+
+// recorded returns observations of a real machine: Debian's 6.1.192 generic
+// kernel with kvm_amd loaded, two CPUs, taken by "plumbline measure --vm" and
+// compressed. Attacks are made by changing what was observed.
+func recorded(t testing.TB) *measure.Observations {
+	t.Helper()
+	f, err := os.Open("testdata/observations.json.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	obs, err := measure.DecodeObservations(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return obs
+}
+
+// edit changes the facts of one check.
+func edit[T any](t testing.TB, obs *measure.Observations, check string, change func(*T)) {
+	t.Helper()
+	var data T
+	item := obs.Item(check)
+	if err := decode(item.Data, &data); err != nil {
+		t.Fatal(err)
+	}
+	change(&data)
+	raw, err := json.Marshal(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	item.Data = raw
+}
+
+// judgeOne judges one check without any reference values.
+func judgeOne(t testing.TB, obs *measure.Observations, name string) measure.Check {
+	t.Helper()
+	r, err := Judge(obs, &References{Checks: []string{name}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Checks[0]
+}
+
+func requireFinding(t testing.TB, c measure.Check, symbol, explanation string) {
+	t.Helper()
+	for _, f := range c.Findings {
+		if f.Symbol == symbol && strings.Contains(f.Explanation, explanation) {
+			if c.Outcome != measure.Fail {
+				t.Errorf("%s has findings and is %s", c.Name, c.Outcome)
+			}
+			return
+		}
+	}
+	t.Errorf("no finding on %s that says %q: %s %s %+v", symbol, explanation, c.Outcome, c.Reason, c.Findings)
+}
+
+func TestAcceptsCleanMachine(t *testing.T) {
+	obs := recorded(t)
+	for _, name := range []string{modulesName, idtName, syscallsName, kvmName} {
+		if c := judgeOne(t, obs, name); c.Outcome != measure.Pass {
+			t.Errorf("%s: %s %s %+v", name, c.Outcome, c.Reason, c.Findings)
+		}
+	}
+}
+
+func TestDetectsIDTHook(t *testing.T) {
+	tests := map[string]struct {
+		change func(*idtData)
+		symbol string
+		says   string
+	}{
+		"gate to a module": {
+			func(d *idtData) { d.Tables[0].Gates[14].Handler.Value = 0xffffffffc0300000 },
+			"idt[0x0e]", "does not go to the kernel's handler",
+		},
+		"gate to another exception's handler": {
+			func(d *idtData) { d.Tables[0].Gates[9].Handler = d.Tables[0].Gates[5].Handler },
+			"", "does not go to the kernel's handler",
+		},
+		"gate into the middle of its handler": {
+			func(d *idtData) {
+				d.Tables[0].Gates[3].Handler.Value += 4
+				d.Tables[0].Gates[3].Handler.Symbol += "+0x4"
+			},
+			"idt[0x03]", "does not go to the kernel's handler",
+		},
+		"device interrupt to another stub": {
+			func(d *idtData) { d.Tables[0].Gates[0x30].Handler.Value += 8 },
+			"idt[0x30]", "does not go to the kernel's handler",
+		},
+		"gate opened to user mode": {
+			func(d *idtData) { d.Tables[0].Gates[0x21].Type = gateUser },
+			"idt[0x21]", "another privilege",
+		},
+		"gate with a code segment of user mode": {
+			func(d *idtData) { d.Tables[0].Gates[0].Selector = 0x33 },
+			"idt[0x00]", "another privilege",
+		},
+		"one CPU on a table of its own": {
+			func(d *idtData) { d.CPUs[1].Base = 0xffff888000000000 },
+			"IDTR of CPU 1", "another interrupt table",
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			obs := recorded(t)
+			edit(t, obs, idtName, tt.change)
+			c := judgeOne(t, obs, idtName)
+			symbol := tt.symbol
+			if symbol == "" && len(c.Findings) > 0 {
+				symbol = c.Findings[0].Symbol
+			}
+			requireFinding(t, c, symbol, tt.says)
+			if len(c.Findings) != 1 {
+				t.Errorf("%d findings for one change", len(c.Findings))
+			}
+		})
+	}
+}
+
+// Gates that no exception has, and gates that are not present, are no findings.
+func TestAcceptsUnusedGates(t *testing.T) {
+	obs := recorded(t)
+	edit(t, obs, idtName, func(d *idtData) { d.Tables[0].Gates[0x16] = gate{Handler: pointer{Path: "idt[0x16]"}} })
+	if c := judgeOne(t, obs, idtName); c.Outcome != measure.Pass {
+		t.Errorf("%s %+v", c.Outcome, c.Findings)
+	}
+}
+
+func TestDetectsSyscallHook(t *testing.T) {
+	tests := map[string]struct {
+		change func(*syscallTable)
+		says   string
+	}{
+		"into a module":                 {func(s *syscallTable) { s.Entries[59].Value = 0xffffffffc0900000 }, "points outside of the text"},
+		"into the middle of a function": {func(s *syscallTable) { s.Entries[59].Value++; s.Entries[59].Symbol += "+0x1" }, "not at the start"},
+		"to a kernel function that is no system call": {
+			func(s *syscallTable) { s.Entries[59].Symbol = "commit_creds" }, "does not belong there",
+		},
+		"to another system call": {
+			func(s *syscallTable) {
+				s.Entries[59].Value, s.Entries[59].Symbol = s.Entries[39].Value, s.Entries[39].Symbol
+			}, "twice",
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			obs := recorded(t)
+			edit(t, obs, syscallsName, func(d *syscallsData) { tt.change(&d.Tables[0]) })
+			requireFinding(t, judgeOne(t, obs, syscallsName), "sys_call_table[59]", tt.says)
+		})
+	}
+}
+
+func TestDetectsKVMHook(t *testing.T) {
+	index := func(d *kvmData, path string) *pointer {
+		for i := range d.Pointers {
+			if d.Pointers[i].Path == path {
+				return &d.Pointers[i]
+			}
+		}
+		panic("no " + path)
+	}
+	tests := map[string]struct {
+		change func(*kvmData)
+		symbol string
+		says   string
+	}{
+		"an operation into data": {
+			func(d *kvmData) { index(d, "kvm_x86_ops.vcpu_run").Value = 0xffff888001234560 },
+			"kvm_x86_ops.vcpu_run", "points outside of the text",
+		},
+		"an exit handler into the middle of a function": {
+			func(d *kvmData) { p := index(d, "svm_exit_handlers[0x72]"); p.Value += 3; p.Symbol += "+0x3" },
+			"svm_exit_handlers[0x72]", "not at the start of a function",
+		},
+		"an operation and not its static call": {
+			func(d *kvmData) {
+				a, b := index(d, "kvm_x86_ops.set_rflags"), index(d, "kvm_x86_ops.get_rflags")
+				a.Value, a.Symbol = b.Value, b.Symbol
+			},
+			"static call kvm_x86_set_rflags", "disagree",
+		},
+		"a static call alone": {
+			func(d *kvmData) {
+				a, b := index(d, "static call kvm_x86_vcpu_run"), index(d, "kvm_x86_ops.get_rflags")
+				a.Value, a.Symbol = b.Value, b.Symbol
+			},
+			"static call kvm_x86_vcpu_run", "disagree",
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			obs := recorded(t)
+			edit(t, obs, kvmName, tt.change)
+			requireFinding(t, judgeOne(t, obs, kvmName), tt.symbol, tt.says)
+		})
+	}
+}
+
+// Without the facts a check relies on it is not measured: neither pass nor fail.
+func TestNotMeasuredWithoutFacts(t *testing.T) {
+	tests := map[string]func(*measure.Observations){
+		"code unknown": func(o *measure.Observations) { o.Items = o.Items[1:] },
+		"not observed": func(o *measure.Observations) { o.Items = o.Items[:1] },
+		"reason given": func(o *measure.Observations) {
+			for i := range o.Items {
+				o.Items[i].Data, o.Items[i].NotMeasured = nil, "the disk is on fire"
+			}
+		},
+		"malformed": func(o *measure.Observations) {
+			for i := range o.Items {
+				o.Items[i].Data = json.RawMessage(`[1]`)
+			}
+		},
+		"empty": func(o *measure.Observations) {
+			for i := range o.Items {
+				o.Items[i].Data = json.RawMessage(`{}`)
+			}
+		},
+	}
+	for name, change := range tests {
+		t.Run(name, func(t *testing.T) {
+			obs := recorded(t)
+			if obs.Items[0].Check != modulesName {
+				t.Fatalf("first item is %s", obs.Items[0].Check)
+			}
+			change(obs)
+			for _, check := range []string{idtName, syscallsName, kvmName} {
+				if c := judgeOne(t, obs, check); c.Outcome != measure.NotMeasured || c.Reason == "" {
+					t.Errorf("%s: %s %q", check, c.Outcome, c.Reason)
+				}
+			}
+		})
+	}
+}
+
+func TestJudgeKnowsItsChecks(t *testing.T) {
+	if _, err := Judge(recorded(t), &References{Checks: []string{"linux.nothing"}}); err == nil {
+		t.Error("an unknown check was accepted")
+	}
+	obs := recorded(t)
+	obs.Items = append(obs.Items, measure.Observation{Check: "linux.future", Data: json.RawMessage(`1`)})
+	r, err := Judge(obs, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := r.Checks[len(r.Checks)-1]; last.Name != "linux.future" || last.Outcome != measure.NotMeasured {
+		t.Errorf("a check of another version: %+v", last)
+	}
+	var missing *MissingPagesError
+	if errors.As(err, &missing) {
+		t.Error("pages are missing although none was observed")
+	}
+}
+
+// Facts come from a producer that may lie: judging them ends, without a panic.
+func FuzzJudge(f *testing.F) {
+	clean := recorded(f)
+	for check, data := range map[string]string{
+		modulesName:  `{"kernel":{"start":"0xffffffff81000000","end":"0xffffffff82000000"},"modules":[{"name":"kvm","at":"0xffffffffc0000000","live":true,"areas":[{"kind":"text","start":"0xffffffffc0000000","size":18446744073709551615}]}]}`,
+		idtName:      `{"cpus":[{"cpu":0,"base":"0xfffffe0000000000","limit":4095}],"tables":[{"base":"0x0","gates":[{"handler":{"path":"","at":"0x0","value":"0x1"},"selector":16,"ist":9,"type":142}]}]}`,
+		syscallsName: `{"tables":[{"name":"sys_call_table","at":"0x0","entries":[{"path":"a","at":"0x0","value":"0x0"}]}]}`,
+		kvmName:      `{"vendor":"kvm_amd","tables":[{"name":"kvm_x86_ops","at":"0x0","size":65536}],"pointers":[{"path":"static call kvm_x86_pmu_","at":"0x0","value":"0xffffffffffffffff","symbol":":"}]}`,
+	} {
+		f.Add(check, []byte(data))
+	}
+	f.Fuzz(func(t *testing.T, check string, data []byte) {
+		if !json.Valid(data) || len(data) == 0 {
+			return
+		}
+		copied := *clean
+		obs := &copied
+		obs.Items = slices.Clone(clean.Items)
+		if item := obs.Item(check); item != nil {
+			item.Data, item.NotMeasured = data, ""
+		}
+		r, err := Judge(obs, nil)
+		if (r == nil) == (err == nil) {
+			t.Fatalf("report %v and error %v", r, err)
+		}
+		for _, c := range r.Checks {
+			if strings.Contains(c.Reason, "internal error") {
+				t.Fatalf("%s: %s", c.Name, c.Reason)
+			}
+		}
+	})
+}

@@ -1,0 +1,191 @@
+//go:build lab
+
+package check_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/internal/lab"
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/check"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/mem/qemu"
+)
+
+// scanner measures a lab machine the way the command and the agent do.
+type scanner struct {
+	machine  *lab.Machine
+	image    *kernel.Image
+	modules  *kernel.ModuleTree
+	profiles kernel.Cache
+}
+
+func newScanner(t *testing.T, m *lab.Machine) *scanner {
+	t.Helper()
+	image, err := kernel.OpenImage(m.Vmlinuz, &kernel.ImageOptions{CacheDir: kernel.DefaultCacheDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules, err := kernel.OpenModules(m.Modules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &scanner{machine: m, image: image, modules: modules}
+}
+
+// Image implements [check.ImageSource].
+func (s *scanner) Image(string) (*kernel.Image, error) { return s.image, nil }
+
+// scan measures and judges, with the kernel's files or without.
+func (s *scanner) scan(t *testing.T) (withFiles, without *measure.Report) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	vm, err := qemu.Open(ctx, s.machine.QMP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Close()
+	result, err := check.Scan(ctx, vm, &check.Options{Target: vm.Target(), Profiles: &s.profiles})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What the verifier gets is the encoded form.
+	encoded, err := result.Observations.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	obs, err := measure.DecodeObservations(encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	withFiles = judge(t, obs, &check.References{Images: s, Modules: s.modules, Pages: result.Pages})
+	without = judge(t, obs, &check.References{Pages: result.Pages})
+	return withFiles, without
+}
+
+func judge(t *testing.T, obs *measure.Observations, refs *check.References) *measure.Report {
+	t.Helper()
+	report, err := check.Judge(obs, refs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+func find(t *testing.T, r *measure.Report, name string) measure.Check {
+	t.Helper()
+	i := slices.IndexFunc(r.Checks, func(c measure.Check) bool { return c.Name == name })
+	if i < 0 {
+		t.Fatalf("report has no check %s", name)
+	}
+	return r.Checks[i]
+}
+
+func text(r *measure.Report) string {
+	var b strings.Builder
+	r.WriteText(&b)
+	return b.String()
+}
+
+// TestTampers applies each tamper of the corpus that changes memory, and each
+// benign twin: the check meant for it fails, and nothing fails once it is
+// undone.
+func TestTampers(t *testing.T) {
+	m := lab.StartT(t, lab.Options{})
+	s := newScanner(t, m)
+	requireClean := func(t *testing.T) {
+		t.Helper()
+		if r, _ := s.scan(t); r.Outcome != measure.Pass {
+			t.Fatalf("untouched machine:\n%s", text(r))
+		}
+	}
+	requireClean(t)
+	for _, tamper := range lab.Tampers() {
+		if tamper.Check == "files" {
+			continue
+		}
+		t.Run(tamper.Name, func(t *testing.T) {
+			if err := m.Tamper(t.Context(), tamper.Name); err != nil {
+				t.Fatal(err)
+			}
+			r, _ := s.scan(t)
+			if err := m.Restore(t.Context(), tamper.Name); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case tamper.Benign && r.Outcome != measure.Pass:
+				t.Errorf("a benign change is a finding:\n%s", text(r))
+			case !tamper.Benign:
+				if c := find(t, r, tamper.Check); c.Outcome != measure.Fail || len(c.Findings) == 0 {
+					t.Errorf("%s did not see it:\n%s", tamper.Check, text(r))
+				}
+			}
+			requireClean(t)
+		})
+	}
+}
+
+// Without the kernel's files what needs them is not measured, and the rest is.
+func TestWithoutFiles(t *testing.T) {
+	m := lab.StartT(t, lab.Options{})
+	_, r := newScanner(t, m).scan(t)
+	if r.Outcome != measure.Incomplete {
+		t.Errorf("outcome %s", r.Outcome)
+	}
+	for _, c := range r.Checks {
+		want := measure.Pass
+		if slices.Contains([]string{"linux.text", "linux.rodata", "modules.text"}, c.Name) {
+			want = measure.NotMeasured
+		}
+		if c.Outcome != want || want == measure.NotMeasured && c.Reason == "" {
+			t.Errorf("%s: %s (%s), want %s", c.Name, c.Outcome, c.Reason, want)
+		}
+	}
+}
+
+// RAM that QEMU keeps to itself, split around the hole below 4 GiB.
+func TestPrivateSplitRAM(t *testing.T) {
+	m := lab.StartT(t, lab.Options{PrivateRAM: true, Memory: 5 << 30})
+	if r, _ := newScanner(t, m).scan(t); r.Outcome != measure.Pass {
+		t.Errorf("%s", text(r))
+	}
+}
+
+// The verifier gets pages by digest: what it does not have it asks for, once.
+func TestMissingPages(t *testing.T) {
+	m := lab.StartT(t, lab.Options{})
+	s := newScanner(t, m)
+	vm, err := qemu.Open(t.Context(), m.QMP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Close()
+	result, err := check.Scan(t.Context(), vm, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refs := &check.References{Images: s, Modules: s.modules}
+	_, err = check.Judge(result.Observations, refs)
+	var missing *check.MissingPagesError
+	if !errors.As(err, &missing) || len(missing.Digests) == 0 {
+		t.Fatalf("error %v, want missing pages", err)
+	}
+	sent := make(check.Pages)
+	for _, d := range missing.Digests {
+		if sent[d] = result.Pages[d]; sent[d] == nil {
+			t.Fatalf("the scan did not keep page %s", d)
+		}
+	}
+	refs.Pages = sent
+	if r := judge(t, result.Observations, refs); r.Outcome != measure.Pass {
+		j, _ := json.Marshal(r)
+		t.Errorf("%s", j)
+	}
+}
