@@ -76,11 +76,12 @@ type Event struct {
 	Stream   string          `json:"stream"`
 	Sequence uint64          `json:"sequence"`
 	Event    json.RawMessage `json:"event"` // filewatch.Event
-	// Object is the object as found on disk once the operation had reached
-	// it (baseline entry as JSON), absent when it is gone or not yet read.
+	// Object is the object as found on disk (baseline.Record as JSON). It is
+	// set when Follows is; absent then when the object could not be read, and
+	// the event's verdict says why.
 	Object json.RawMessage `json:"object,omitempty"`
-	// Follows is the Sequence of an earlier event that this record completes
-	// with Object; 0 for an event of its own.
+	// Follows is the Sequence of an earlier event that this one completes; 0
+	// for an event of its own.
 	Follows uint64 `json:"follows,omitempty"`
 }
 

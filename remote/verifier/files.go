@@ -92,7 +92,7 @@ func (t *taking) take(r store.Record) error {
 	var e remote.Event
 	event := new(filewatch.Event)
 	err := json.Unmarshal(r.Record.Body, &e)
-	if err == nil && e.Follows == 0 {
+	if err == nil {
 		err = json.Unmarshal(e.Event, event)
 	}
 	if err == nil {
@@ -103,12 +103,12 @@ func (t *taking) take(r store.Record) error {
 		return nil
 	}
 	t.m.LastSeen, t.m.Files.Watched = r.Received, true
-	if e.Follows != 0 {
-		return t.complete(&e)
-	}
 	fresh, err := t.sequence(&e)
 	if err != nil || !fresh {
 		return err
+	}
+	if e.Follows != 0 {
+		return t.complete(&e, event)
 	}
 	return t.add(&e, event, r)
 }
@@ -164,66 +164,109 @@ func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) er
 		t.note("file", remote.SeverityAlert, f.ID, "%s of protected %s on %s by %s", f.Op, f.Path, t.m.Name, f.Actor)
 	}
 	switch {
-	case rule.Level <= filewatch.Record:
+	case rule.Level <= filewatch.Record || event.Op == filewatch.OpExec:
 		f.Verdict = remote.VerdictRecorded
+	case event.Status == filewatch.Denied:
+		f.Verdict, f.Detail = remote.VerdictRecorded, "refused before it happened"
 	case t.files.base == nil:
 		f.Verdict, f.Detail = remote.VerdictUnknown, "there is no baseline to compare with"
-	case event.Op == filewatch.OpUnlink || event.Op == filewatch.OpRmdir:
-		return t.judge(f, event, nil)
+	case event.Status != filewatch.Done || event.Object == nil:
+		f.Verdict, f.Detail = remote.VerdictPending, "it is compared once it is on disk"
 	default:
+		return t.judgeNow(f, event)
+	}
+	return nil
+}
+
+// inMemory is what the guest's inode in memory tells of an object: neither its
+// content nor its other names.
+const inMemory = filewatch.AttrType | filewatch.AttrSize | filewatch.AttrMode | filewatch.AttrUID | filewatch.AttrGID |
+	filewatch.AttrNlink | filewatch.AttrInode | filewatch.AttrMtime | filewatch.AttrCtime
+
+// onDisk is what reading an object from the disk tells: all but its other names.
+const onDisk = ^filewatch.AttrNames
+
+// judgeNow compares what is known the moment of the operation.
+func (t *taking) judgeNow(f *remote.FileEvent, event *filewatch.Event) error {
+	if event.Op == filewatch.OpUnlink || event.Op == filewatch.OpRmdir {
+		return t.judge(f, event, nil)
+	}
+	found := &baseline.Observed{Known: inMemory, Record: baseline.Record{Object: *event.Object, Names: []string{pathNow(event)}}}
+	if err := t.judge(f, event, found); err != nil {
+		return err
+	}
+	if f.Verdict == remote.VerdictUnknown {
 		f.Verdict, f.Detail = remote.VerdictPending, "its content is compared once it is on disk"
 	}
 	return nil
 }
 
-// complete judges an event with the object as it was found on disk.
-func (t *taking) complete(e *remote.Event) error {
-	id := eventID(t.m.Name, e.Stream, e.Follows)
-	f := t.events[id]
-	if f == nil {
-		d, err := load[remote.FileEvent](t.ctx, t.v.store, inEvents, id)
-		if isNotFound(err) {
-			return nil // the event itself was lost, which is known already
-		}
-		if err != nil {
-			return err
-		}
-		f = &d.V
-		t.events[id] = f
+// pathNow is where the object of an event is after it.
+func pathNow(e *filewatch.Event) string {
+	if e.NewPath != "" && e.Op != filewatch.OpLink {
+		return e.NewPath
+	}
+	return e.Path
+}
+
+// complete judges an earlier event with the object as it was found on disk.
+func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
+	f, err := t.event(eventID(t.m.Name, e.Stream, e.Follows))
+	if f == nil || err != nil {
+		return err // an event that was lost is known to be
 	}
 	event := new(filewatch.Event)
 	if err := json.Unmarshal(f.Event, event); err != nil {
-		return fmt.Errorf("stored event %s: %w", id, err)
+		return fmt.Errorf("stored event %s: %w", f.ID, err)
 	}
 	if t.files.base == nil || f.Verdict == remote.VerdictRecorded {
 		return nil
 	}
-	var found *baseline.Record
-	if len(e.Object) > 0 && string(e.Object) != "null" {
-		found = new(baseline.Record)
-		if err := json.Unmarshal(e.Object, found); err != nil {
-			t.note("file", remote.SeverityAlert, id, "the object behind a file event of %s was refused: %v", t.m.Name, err)
-			return nil
+	if len(e.Object) == 0 || string(e.Object) == "null" {
+		if f.Verdict == remote.VerdictPending {
+			f.Verdict, f.Detail = remote.VerdictUnknown, "it could not be read on disk: "+filewatch.PrintablePath(settled.Verdict.Reason)
 		}
+		return nil
+	}
+	found := &baseline.Observed{Known: onDisk}
+	if err := json.Unmarshal(e.Object, &found.Record); err != nil {
+		t.note("file", remote.SeverityAlert, f.ID, "the object behind a file event of %s was refused: %v", t.m.Name, err)
+		return nil
+	}
+	if len(found.Names) == 0 {
+		found.Names = []string{pathNow(event)}
 	}
 	return t.judge(f, event, found)
 }
 
-// judge compares the object, nil when it is gone, with the baseline.
-func (t *taking) judge(f *remote.FileEvent, event *filewatch.Event, found *baseline.Record) error {
-	path := event.Path
-	if event.NewPath != "" {
-		path = event.NewPath
+// event finds an event of this run or of before, nil if there is none.
+func (t *taking) event(id string) (*remote.FileEvent, error) {
+	if f := t.events[id]; f != nil {
+		return f, nil
 	}
-	want, err := t.files.wanted(path, event, found)
+	d, err := load[remote.FileEvent](t.ctx, t.v.store, inEvents, id)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	t.events[id] = &d.V
+	return &d.V, nil
+}
+
+// judge compares the object, nil when it is gone, with the baseline.
+func (t *taking) judge(f *remote.FileEvent, event *filewatch.Event, found *baseline.Observed) error {
+	path := pathNow(event)
+	var record *baseline.Record
+	if found != nil {
+		record = &found.Record
+	}
+	want, err := t.files.wanted(path, event, record)
 	if err != nil {
 		return err
 	}
-	var observed *baseline.Observed
-	if found != nil {
-		observed = &baseline.Observed{Record: *found}
-	}
-	change := baseline.Judge(t.files.rules, path, want, observed)
+	change := baseline.Judge(t.files.rules, path, want, found)
 	verdict := baseline.VerdictOf(change)
 	f.Verdict, f.Detail, f.Changes = verdictWord(change, verdict), verdict.Reason, nil
 	if change != nil {
