@@ -42,6 +42,14 @@ scan_every = "10m"
 bmc = { address = %[4]q, username = "verifier", password_file = "bmc-password" }
 `
 
+// policyHead goes before the digests that "plumbline attest digest" prints.
+const policyHead = `name = "lab machine"
+
+[secure_boot]
+required = true
+
+`
+
 const rules = `# Programs and configuration must be what the baseline says.
 [[rule]]
 path  = "/usr/{bin,sbin,lib}/**"
@@ -163,13 +171,13 @@ func (s *story) startVerifier(ctx context.Context) error {
 		return err
 	}
 	s.bmc = bmc
-	policy, err := s.tools.must(ctx, "plumbline", "attest", "policy", s.machine.UKI)
+	boot, err := s.tools.must(ctx, "plumbline", "attest", "digest", s.machine.UKI)
 	if err != nil {
 		return err
 	}
 	err = writeFiles(s.verifierDir(), map[string]string{
 		"verifier.toml":  fmt.Sprintf(verifierConfig, s.machine.TPMCA, s.machine.Vmlinuz, s.machine.Modules, bmc),
-		"vm-policy.toml": string(policy),
+		"vm-policy.toml": policyHead + string(boot),
 		"rules.toml":     rules,
 		"bmc-password":   "demo-bmc-password\n",
 	})
