@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/remote"
@@ -56,6 +57,7 @@ func (t *target) watchOnce(ctx context.Context) error {
 		Monitor:  &t.monitor,
 		Profiles: &t.agent.profiles,
 		Rules:    rules,
+		Images:   t.config.Files.Disks,
 		Alert:    t.watchAlert,
 		Bound: func() {
 			t.agent.log.Info("watching", "target", t.config.Name, "stream", stream)
@@ -65,14 +67,20 @@ func (t *target) watchOnce(ctx context.Context) error {
 	events := make(chan remote.Event, eventBatch)
 	written := make(chan error, 1)
 	go func() { written <- t.spoolEvents(events) }()
-	err = w.Events(ctx, func(e *filewatch.Event) error {
-		raw, err := json.Marshal(e)
-		if err != nil {
+	send := func(e *filewatch.Event, found *baseline.Record) error {
+		record := remote.Event{Target: t.config.Name, Stream: stream, Sequence: e.Sequence, Follows: e.Follows}
+		var err error
+		if record.Event, err = json.Marshal(e); err != nil {
 			return err
 		}
-		events <- remote.Event{Target: t.config.Name, Stream: stream, Sequence: e.Sequence, Event: raw}
-		return nil
-	})
+		if found != nil {
+			record.Object, err = json.Marshal(found)
+		}
+		events <- record
+		return err
+	}
+	w.Settled = send
+	err = w.Events(ctx, func(e *filewatch.Event) error { return send(e, nil) })
 	close(events)
 	return errors.Join(err, <-written)
 }
