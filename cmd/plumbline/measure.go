@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -84,6 +86,11 @@ func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, erro
 	case "text", "json", "ndjson":
 	default:
 		return nil, fail(exitArgument, fmt.Errorf("unknown output format %q", flags.output))
+	}
+	for _, name := range flags.checks {
+		if !slices.Contains(check.Names(), name) {
+			return nil, failHint(exitArgument, fmt.Errorf("unknown check %q", name), "checks are "+strings.Join(check.Names(), ", "))
+		}
 	}
 	if flags.dump != "" || flags.host || flags.reference != "" || flags.writeReference != "" {
 		return nil, fail(exitUnimplemented, errors.New("only --vm without references can be measured by this build"))

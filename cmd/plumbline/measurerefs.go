@@ -39,7 +39,7 @@ func measureReferences(flags *measureFlags) (*measureRefs, error) {
 func measureFileError(flag string, err error) error {
 	for _, wrong := range []error{kernel.ErrFormat, kernel.ErrTooLarge, kernel.ErrNoModule} {
 		if errors.Is(err, wrong) {
-			return fail(exitArgument, fmt.Errorf("%s: %w", flag, err))
+			return failHint(exitArgument, fmt.Errorf("%s: %w", flag, err), "--kernel takes a vmlinuz or vmlinux file, --modules a lib/modules/VERSION directory")
 		}
 	}
 	return fail(exitIO, fmt.Errorf("%s: %w", flag, err))
