@@ -65,8 +65,8 @@ func (r *Report) Count(kind Kind) int {
 // snapshot was captured with.
 func Compare(b *Baseline, s *Snapshot) (*Report, error) {
 	c := newComparer(s.rules)
-	c.gaps(b.Header.Gaps, "when the baseline was made: ")
 	c.gaps(s.Gaps, "")
+	c.gaps(without(b.Header.Gaps, s.Gaps), "when the baseline was made: ")
 	c.prefixes = s.growing
 	if err := c.run(b.Records(), s.Records()); err != nil {
 		return nil, err
@@ -74,11 +74,14 @@ func Compare(b *Baseline, s *Snapshot) (*Report, error) {
 	return &Report{Machine: s.Machine, Baseline: b.Header, Changes: c.changes, Objects: s.Objects, Bytes: s.Bytes}, nil
 }
 
-// Diff sets two baselines against each other under the newer one's rules.
-func Diff(old, new *Baseline) (*Report, error) {
-	rules, err := new.Header.ParseRules()
-	if err != nil {
-		return nil, err
+// Diff sets two baselines against each other. rules nil means those of the
+// newer one.
+func Diff(old, new *Baseline, rules *filewatch.Rules) (*Report, error) {
+	if rules == nil {
+		var err error
+		if rules, err = new.Header.ParseRules(); err != nil {
+			return nil, err
+		}
 	}
 	return DiffUnder(rules, old, new)
 }
@@ -87,8 +90,8 @@ func Diff(old, new *Baseline) (*Report, error) {
 // baseline comes from the machine that is judged.
 func DiffUnder(rules *filewatch.Rules, old, new *Baseline) (*Report, error) {
 	c := newComparer(rules)
-	c.gaps(old.Header.Gaps, "in the older baseline: ")
 	c.gaps(new.Header.Gaps, "in the newer baseline: ")
+	c.gaps(without(old.Header.Gaps, new.Header.Gaps), "in the older baseline: ")
 	if err := c.run(old.Records(), new.Records()); err != nil {
 		return nil, err
 	}
@@ -115,6 +118,11 @@ func (c *comparer) gaps(gaps []filewatch.Gap, when string) {
 		c.blind[g.Volume] = true
 		c.changes = append(c.changes, &Change{Path: g.What, Kind: Unmeasured, Level: filewatch.Verify, Explanation: when + g.Reason})
 	}
+}
+
+// without gives the gaps of a that b does not have.
+func without(a, b []filewatch.Gap) []filewatch.Gap {
+	return slices.DeleteFunc(slices.Clone(a), func(g filewatch.Gap) bool { return slices.Contains(b, g) })
 }
 
 // run joins the two sorted streams by path and identity, then pairs what is

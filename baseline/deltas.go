@@ -93,7 +93,7 @@ func (c *comparison) xattrs(old, new []filewatch.Xattr) {
 	if !c.check.Has(filewatch.AttrXattrs) {
 		return
 	}
-	gone, come := without(old, new), without(new, old)
+	gone, come := missingXattrs(old, new), missingXattrs(new, old)
 	if len(gone) == 0 && len(come) == 0 {
 		return
 	}
@@ -107,8 +107,8 @@ func (c *comparison) xattrs(old, new []filewatch.Xattr) {
 	c.found = append(c.found, d)
 }
 
-// without gives the xattrs of a that b does not have with the same value.
-func without(a, b []filewatch.Xattr) []filewatch.Xattr {
+// missingXattrs gives the xattrs of a that b does not have with the same value.
+func missingXattrs(a, b []filewatch.Xattr) []filewatch.Xattr {
 	var out []filewatch.Xattr
 	for _, x := range a {
 		if !slices.ContainsFunc(b, func(y filewatch.Xattr) bool { return x.Name == y.Name && bytes.Equal(x.Value, y.Value) }) {

@@ -92,7 +92,7 @@ code is that of "check".`,
 				return err
 			}
 			defer new.Close()
-			report, err := baseline.Diff(old.Baseline, new.Baseline)
+			report, err := baseline.Diff(old.Baseline, new.Baseline, nil)
 			if err != nil {
 				return baselineError("", err)
 			}

@@ -11,10 +11,9 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/guest"
 	"github.com/plumbline-sec/plumbline/filewatch/tree"
-	"github.com/plumbline-sec/plumbline/filewatch/volume"
+	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
 
 // sourceFlags say where files are read from.
@@ -65,40 +64,17 @@ func (s *sourceFlags) open(ctx context.Context, stderr io.Writer) (*source, erro
 			return nil, fail(exitIO, err)
 		}
 		return s.named(t, t.Close, stderr), nil
-	case s.vm != "":
-		set, err := disk.OpenVM(ctx, s.vm)
+	case s.given():
+		files, err := vm.OpenFiles(ctx, s.name, s.vm, s.disks)
+		if errors.Is(err, guest.ErrNoFileSystem) {
+			return nil, failHint(exitIO, err, "ext2, ext3, ext4, XFS and FAT are read, alone or in partitions")
+		}
 		if err != nil {
 			return nil, fail(exitIO, err)
 		}
-		return s.guest(set, stderr)
-	case len(s.disks) > 0:
-		set, err := disk.OpenImages(ctx, s.disks)
-		if err != nil {
-			return nil, fail(exitIO, err)
-		}
-		return s.guest(set, stderr)
+		return s.named(files, files.Close, stderr), nil
 	}
 	return nil, fail(exitArgument, errNoSource)
-}
-
-// guest finds the volumes on open disks.
-func (s *sourceFlags) guest(set *disk.Set, stderr io.Writer) (*source, error) {
-	var sources []volume.Source
-	for _, d := range set.Disks {
-		sources = append(sources, volume.Source{Name: d.Name, Disk: d, Size: d.Size})
-	}
-	volumes, err := volume.OpenAll(sources)
-	if err == nil {
-		var g *guest.Guest
-		if g, err = guest.New(volumes); err == nil {
-			return s.named(g, set.Close, stderr), nil
-		}
-	}
-	set.Close()
-	if errors.Is(err, guest.ErrNoFileSystem) {
-		return nil, failHint(exitIO, err, "ext2, ext3, ext4, XFS and FAT are read, alone or in partitions")
-	}
-	return nil, fail(exitIO, err)
 }
 
 func (s *sourceFlags) named(src baseline.Source, close func() error, stderr io.Writer) *source {
