@@ -245,7 +245,13 @@ func sameObject(old, new *Record) bool {
 	if old.Type != new.Type {
 		return false
 	}
-	return new.Generation != 0 || old.BLAKE3 != Digest{} && old.BLAKE3 == new.BLAKE3 || old.Mtime.Equal(new.Mtime)
+	switch {
+	case new.Generation != 0:
+		return true
+	case new.Type == filewatch.TypeFile && new.Size > 0:
+		return old.BLAKE3 != Digest{} && old.BLAKE3 == new.BLAKE3
+	}
+	return old.Link == new.Link && old.Mtime.Equal(new.Mtime)
 }
 
 func (c *comparer) moved(old, new *Record) {
