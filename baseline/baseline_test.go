@@ -307,8 +307,8 @@ func TestAnySignerThenReissue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !b.Signer.Equal(agent.Public()) {
-		t.Fatal("another signer")
+	if b.Signer != nil {
+		t.Fatal("an unverified signer is named")
 	}
 	var out bytes.Buffer
 	if _, err := Reissue(b, &Edition{Lineage: "x", Version: 9, Created: epoch, Name: "vm1"}, &out, verifier); err != nil {

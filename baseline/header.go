@@ -32,10 +32,7 @@ type Header struct {
 	Unread  uint64 `json:"unread,omitempty"`
 	// Accepted are the changes taken over since version 1, oldest first.
 	Accepted []Acceptance `json:"accepted,omitempty"`
-	// Key is the public half of the key that signed. It proves nothing by
-	// itself; see [OpenOptions].
-	Key  []byte `json:"key"`
-	Body Body   `json:"body"`
+	Body     Body         `json:"body"`
 }
 
 // Body says where the records are in the file.

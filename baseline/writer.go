@@ -90,7 +90,6 @@ func (w *writer) finish(s sign.Signer) error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	w.header.Key = s.Public()
 	w.header.Body.BLAKE3 = hex.EncodeToString(w.digest.Sum(nil))
 	text, err := json.Marshal(w.header)
 	if err != nil {
