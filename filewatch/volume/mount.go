@@ -2,6 +2,7 @@ package volume
 
 import (
 	"github.com/plumbline-sec/plumbline/filewatch/volume/ext4"
+	"github.com/plumbline-sec/plumbline/filewatch/volume/xfs"
 )
 
 // mount finds out what the volume holds and opens its reader.
@@ -22,7 +23,9 @@ func (v *Volume) mount() {
 	switch v.Type {
 	case "ext4":
 		v.mountExt4()
-	case "xfs", "vfat":
+	case "xfs":
+		v.mountXFS()
+	case "vfat":
 		v.NotMeasured = "no reader for " + v.Type + " yet"
 	}
 }
@@ -39,5 +42,15 @@ func (v *Volume) mountExt4() {
 		return
 	}
 	v.Type, v.UUID, v.Label, v.Replayed = fs.Type, fs.UUID, fs.Label, fs.Replayed
+	v.reader = fs
+}
+
+func (v *Volume) mountXFS() {
+	fs, err := xfs.Open(v.device, v.Size)
+	if err != nil {
+		v.fail(err)
+		return
+	}
+	v.UUID, v.Label, v.Replayed = fs.UUID, fs.Label, fs.Replayed
 	v.reader = fs
 }
