@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,18 +20,27 @@ import (
 	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
 
-type watchFlags struct{ qmp, rules, target string }
+type watchFlags struct {
+	qmp, rules, target, baseline string
+	disks                        []string
+	enforce                      bool
+	key                          keyFlags
+}
 
 func watchCommand() *cobra.Command {
 	var f watchFlags
 	cmd := &cobra.Command{
-		Use:   "watch --vm QMP_SOCKET [--rules FILE]",
+		Use:   "watch --vm QMP_SOCKET [--rules FILE] [-f BASELINE]",
 		Short: "Report file operations of a virtual machine as they happen",
 		Long: `Watch prints one JSON object a line, at once, for each operation that changes a
 file of the virtual machine: an event (OCSF File System Activity), or, with the
 key "alert", something about the watch itself: a gap in the sequence numbers, a
-reset of the machine. It needs the trap plugin in the machine's QEMU and ends at
-an interrupt, with the hooks taken away again.`,
+reset of the machine. A changed object of level verify or protect is read from
+the disk once it is there, which gives a second event with the key "follows";
+with a baseline both are judged by it.
+
+It needs the trap plugin in the machine's QEMU and ends at an interrupt, with the
+hooks taken away again.`,
 		Example: `  plumbline watch --vm /run/vm/qmp.sock --rules etc.toml
   plumbline watch --vm /run/vm/qmp.sock | jq -r '[.operation, .file.path, .actor.name] | @tsv'`,
 		Args: cobra.NoArgs,
@@ -39,7 +49,11 @@ an interrupt, with the hooks taken away again.`,
 		},
 	}
 	cmd.Flags().StringVar(&f.qmp, "vm", "", "monitor `SOCKET` of the virtual machine (QMP)")
-	cmd.Flags().StringVar(&f.rules, "rules", "", "`FILE` of rules (TOML); without it everything is reported")
+	cmd.Flags().StringVar(&f.rules, "rules", "", "`FILE` of rules (TOML); default: those of the baseline, or everything")
+	fileFlag(cmd, &f.baseline)
+	f.key.verify(cmd)
+	cmd.Flags().StringSliceVar(&f.disks, "disk", nil, "the machine's disk `IMAGE`s, for content; default: those that QEMU has open")
+	cmd.Flags().BoolVar(&f.enforce, "enforce", false, "refuse, in the guest, operations on paths of level protect")
 	cmd.Flags().StringVar(&f.target, "target", "", "`NAME` of the machine in the events; default: the name of the socket's directory")
 	cmd.MarkFlagRequired("vm")
 	cmd.MarkFlagFilename("rules", "toml")
@@ -56,9 +70,28 @@ func runWatch(ctx context.Context, stdout, stderr io.Writer, f *watchFlags) erro
 	}
 	out := &lineWriter{w: stdout}
 	w := &vm.Watcher{
-		Target: f.target, QMP: f.qmp, Rules: rules, Profiles: new(kernel.Cache),
+		Target: f.target, QMP: f.qmp, Rules: rules, Images: f.disks, Enforce: f.enforce, Profiles: new(kernel.Cache),
 		Alert: func(a trap.Alert) { out.print(a) },
 		Bound: func() { fmt.Fprintf(stderr, "plumbline: watching %s\n", f.target) },
+	}
+	if f.baseline != "" {
+		b, err := openBaseline(f.baseline, &f.key, nil)
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		if w.Index, err = b.Index(); err != nil {
+			return fail(exitData, err)
+		}
+		if rules == nil {
+			if w.Rules, err = b.Header.ParseRules(); err != nil {
+				return fail(exitData, err)
+			}
+		}
+	}
+	if !f.enforce && bytes.Contains(w.Rules.Text(), []byte(`"protect"`)) {
+		fmt.Fprintln(stderr, "plumbline: level protect is reported, not enforced")
+		fmt.Fprintln(stderr, "hint: --enforce refuses such operations in the guest")
 	}
 	err = w.Events(ctx, func(e *filewatch.Event) error { return out.print(e) })
 	if ctx.Err() != nil {

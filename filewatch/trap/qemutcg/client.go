@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/filewatch/trap/guest/linux"
 )
@@ -65,11 +66,12 @@ func Dial(ctx context.Context, control string) (*Conn, error) {
 // Hello is what the plugin said of itself.
 func (c *Conn) Hello() Hello { return c.hello }
 
-// Bind puts the hooks of a kernel in place. They stay until Close.
-func (c *Conn) Bind(ctx context.Context, layout *linux.Layout, opts linux.Options, deny []string) error {
+// Bind puts the hooks of a kernel in place. They stay until Close. Enforce, if
+// not nil, are rules whose level protect is enforced.
+func (c *Conn) Bind(ctx context.Context, layout *linux.Layout, opts linux.Options, enforce *filewatch.Rules) error {
 	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
 	defer stop()
-	if err := WriteFrame(c.conn, FrameBind, Bind{layout, opts, deny}); err != nil {
+	if err := WriteFrame(c.conn, FrameBind, Bind{layout, opts, string(enforce.Text())}); err != nil {
 		return fmt.Errorf("bind the trap plugin: %w", err)
 	}
 	return c.expect(FrameBound, nil)

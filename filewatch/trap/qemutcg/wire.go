@@ -47,9 +47,9 @@ type Hello struct {
 type Bind struct {
 	Linux   *linux.Layout `json:"linux"`
 	Options linux.Options `json:"options"`
-	// Deny are regular expressions (RE2) on the path in the guest: an operation
-	// on a match is refused with EACCES.
-	Deny []string `json:"deny,omitempty"`
+	// Enforce is the text of rules (TOML) whose level protect is to be
+	// enforced: an operation on a path of that level is refused with EACCES.
+	Enforce string `json:"enforce,omitempty"`
 }
 
 // Lost says that records did not fit: the numbers First to First+Count-1 will

@@ -30,9 +30,10 @@ type Watcher struct {
 	Profiles *kernel.Cache
 	// Rules select and grade the events. Nil takes every one, at level verify.
 	Rules *filewatch.Rules
-	// Protect are regular expressions on guest paths: operations that change a
-	// match are refused. See docs/watch.md for what that is worth.
-	Protect []string
+	// Enforce refuses, in the guest, operations on paths whose rule has the
+	// level protect. Without it they are reported like those of verify. See
+	// docs/watch.md for what refusing is worth.
+	Enforce bool
 	// Alert is told of losses and interruptions. Nil drops them.
 	Alert func(trap.Alert)
 	// Images are the machine's disks as image files; empty: those that QEMU has
@@ -89,7 +90,7 @@ func (w *Watcher) connect(ctx context.Context, s *settlement) (trap.Feed, error)
 	}
 	layout, err := w.layout(ctx, s)
 	if err == nil {
-		err = conn.Bind(ctx, layout, linux.Options{}, w.Protect)
+		err = conn.Bind(ctx, layout, linux.Options{}, w.enforced())
 	}
 	if err != nil {
 		conn.Close()
@@ -103,6 +104,14 @@ func (w *Watcher) connect(ctx context.Context, s *settlement) (trap.Feed, error)
 		w.Bound()
 	}
 	return conn, nil
+}
+
+// enforced are the rules to enforce, nil for none.
+func (w *Watcher) enforced() *filewatch.Rules {
+	if !w.Enforce {
+		return nil
+	}
+	return w.Rules
 }
 
 // layout reads the running kernel's profile and, as long as the monitor is at

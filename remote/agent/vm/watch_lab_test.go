@@ -69,16 +69,19 @@ type watched struct {
 var profiles kernel.Cache
 
 // watch starts a watch and returns when its hooks are in place.
-func watch(t testing.TB, m *lab.Machine, rules *filewatch.Rules, protect ...string) *watched {
+func watch(t testing.TB, m *lab.Machine, rules *filewatch.Rules, change ...func(*vm.Watcher)) *watched {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &watched{Machine: m, t: t, cancel: cancel, done: make(chan error, 1)}
 	w.grown = sync.NewCond(&w.mu)
 	bound := make(chan struct{}, 8)
 	watcher := &vm.Watcher{
-		Target: "lab", QMP: m.QMP, Profiles: &profiles, Rules: rules, Protect: protect,
+		Target: "lab", QMP: m.QMP, Profiles: &profiles, Rules: rules,
 		Bound: func() { bound <- struct{}{} },
 		Alert: func(a trap.Alert) { w.add(func() { w.alerts = append(w.alerts, a) }) },
+	}
+	for _, f := range change {
+		f(watcher)
 	}
 	go func() {
 		w.done <- watcher.Events(ctx, func(e *filewatch.Event) error {
@@ -381,7 +384,18 @@ level = "verify"
 
 // testProtect refuses operations on one path and lets its neighbour's through.
 func testProtect(t *testing.T, m *lab.Machine) {
-	w := watch(t, m, nil, `^/t/kept(/|$)`)
+	rules, err := filewatch.ParseRules([]byte(`
+[[rule]]
+path = ["/t/kept", "/t/kept/**"]
+level = "protect"
+[[rule]]
+path = "/**"
+level = "verify"
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := watch(t, m, rules, func(w *vm.Watcher) { w.Enforce = true })
 	w.ShellT(t, `mkdir /t; echo before >/t/free`)
 	out, events := w.run(`cd /t; for c in "mkdir kept" "cp free kept" "ln free kept" "mv free kept" "ln -s free kept"; do $c 2>/dev/null && echo "$c"; done
 ls; echo after >>free && echo wrote`)

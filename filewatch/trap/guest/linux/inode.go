@@ -13,9 +13,6 @@ const (
 // (include/linux/fs.h). The others have nothing on the guest's disk.
 const fsRequiresDev = 1
 
-// minorBits is the width of the minor number in the kernel's dev_t.
-const minorBits = 20
-
 func (d *Driver) inode(v *view, inode uint64) trap.Inode {
 	o := &d.l.Inode
 	return trap.Inode{

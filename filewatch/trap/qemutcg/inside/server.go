@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"regexp"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/filewatch/trap/guest/linux"
 	"github.com/plumbline-sec/plumbline/filewatch/trap/qemutcg"
@@ -65,7 +65,7 @@ type Server struct {
 // session is one bound client.
 type session struct {
 	*queue
-	deny []*regexp.Regexp
+	enforce *filewatch.Rules // nil when nothing is refused for this client
 }
 
 // NewServer returns a server for machine. Problem, if not empty, is told to
@@ -231,12 +231,12 @@ func (s *Server) bind(payload []byte) (*session, error) {
 		return nil, errors.New("bind names no guest kernel")
 	}
 	ses := &session{queue: newQueue()}
-	for _, pattern := range b.Deny {
-		re, err := regexp.Compile(pattern)
+	if b.Enforce != "" {
+		rules, err := filewatch.ParseRules([]byte(b.Enforce))
 		if err != nil {
 			return nil, fmt.Errorf("read bind: %w", err)
 		}
-		ses.deny = append(ses.deny, re)
+		ses.enforce = rules
 	}
 	layout, err := json.Marshal(b.Linux)
 	if err != nil {
@@ -266,7 +266,7 @@ func (s *Server) bind(payload []byte) (*session, error) {
 // widen makes the driver see what any bound client asks for.
 func (s *Server) widen(opts linux.Options) {
 	for other := range s.bound {
-		opts.Opens = opts.Opens || len(other.deny) > 0
+		opts.Opens = opts.Opens || other.enforce != nil
 	}
 	s.driver.Widen(opts)
 }
@@ -343,13 +343,19 @@ func (s *Server) giveUp(p any) {
 	s.clear()
 }
 
-// denied asks the clients' protect rules.
+// denied asks the clients' rules. The path decides: what else a rule may ask of
+// an object holds, as for any object of which only the path is known.
 func (s *Server) denied(rec *trap.Record) bool {
 	for ses := range s.bound {
-		for _, re := range ses.deny {
-			if re.MatchString(rec.Path.String()) || rec.NewPath.Path != "" && re.MatchString(rec.NewPath.String()) {
-				return true
-			}
+		if ses.enforce == nil {
+			continue
+		}
+		names := []string{rec.Path.String()}
+		if rec.NewPath.Path != "" {
+			names = append(names, rec.NewPath.String())
+		}
+		if ses.enforce.MatchNames(names, nil).Level == filewatch.Protect {
+			return true
 		}
 	}
 	return false
