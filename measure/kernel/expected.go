@@ -128,13 +128,21 @@ func (e *Expected) returnThunk(addr uint64) bool {
 	return false
 }
 
-// paravirtFunction returns what pv_ops has for a call through it: FF 15, then
-// the distance to its entry.
+// paravirtFunction returns what pv_ops has for a branch through it: FF, a ModRM
+// byte, and its entry's place relative to RIP or, before 5.19, as an address.
 func (e *Expected) paravirtFunction(at uint64, code []byte) (uint64, bool) {
-	if len(code) < 6 || code[0] != 0xff || code[1] != 0x15 {
+	if len(code) < 6 || code[0] != 0xff {
 		return 0, false
 	}
-	index := (at + 6 + uint64(int64(rel32(code[2:]))) - uint64(e.facts.ParavirtAt)) / 8
+	entry := at + 6 + uint64(int64(rel32(code[2:])))
+	switch {
+	case code[1] == 0x15 || code[1] == 0x25:
+	case len(code) >= 7 && (code[1] == 0x14 || code[1] == 0x24) && code[2] == 0x25:
+		entry = uint64(int64(rel32(code[3:])))
+	default:
+		return 0, false
+	}
+	index := (entry - uint64(e.facts.ParavirtAt)) / 8
 	if index >= uint64(len(e.facts.Paravirt)) {
 		return 0, false
 	}

@@ -18,7 +18,6 @@ func jump(at, target uint64) []byte { return branch(opJump, at, target) }
 
 // patched is one way in which memory may differ from the file.
 type patched struct {
-	at       uint64
 	file     []byte
 	table    func(k *testKernel, at uint64)
 	facts    PatchFacts

@@ -26,6 +26,14 @@ func nop(n int) []byte {
 		{0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00}, {0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00}}[n]
 }
 
+// isAtomicNop reports whether code is one NOP of its own length, as ftrace, jump
+// labels and static calls need it: besides that of today the one that kernels
+// before 5.13 use on AMD's K8 and what says it is one (ideal_nops).
+func isAtomicNop(code []byte) bool {
+	n := len(code)
+	return n <= 8 && bytes.Equal(code, nop(n)) || n > 1 && n <= 5 && bytes.Equal(code, append(bytes.Repeat([]byte{0x66}, n-1), opNop))
+}
+
 // nopLength returns the length of the NOP that code starts with, 0 if it starts
 // with something else: NOP (0x90) or NOP r/m (0x0f 0x1f) with one of the operands
 // that assemblers and kernels give it, all zero, behind operand-size and CS

@@ -238,11 +238,11 @@ func (o *object) alternativesOf(t span, size int, found func(at uint64, length i
 }
 
 // addParavirt reads struct paravirt_patch_site: u64 instruction, u8 type, u8
-// length, padding (arch/x86/include/asm/paravirt_types.h).
+// length, padding but for the last (arch/x86/include/asm/paravirt_types.h).
 func (o *object) addParavirt(t span) {
-	for c := bin.Little(t.data); c.Len() >= 16; {
+	for c := bin.Little(t.data); c.Len() >= 10; {
 		at, kind, length := c.U64(), c.U8(), c.U8()
-		c.Skip(6)
+		c.Skip(min(c.Len(), 6))
 		o.addSized(at, siteParavirt, uint32(kind), int(length))
 	}
 }

@@ -34,7 +34,7 @@ func (x *explainer) variants(s site, at uint64, cur, seen []byte) [][]byte {
 	case siteStaticCall, siteTrampoline:
 		return x.staticCall(s, at, cur, seen)
 	case siteJump:
-		return x.jump(x.obj.targets[s.arg], at, len(cur))
+		return x.jump(x.obj.targets[s.arg], at, seen)
 	case siteTrace:
 		return x.trace(at, seen)
 	case siteTracer:
@@ -51,7 +51,7 @@ func (x *explainer) paravirt(at uint64, cur, seen []byte) [][]byte {
 	if known && !x.env.approved(function) {
 		return nil
 	}
-	if op, target, ok := branchTarget(seen, at); ok && op == opCall && isPadding(seen[5:]) {
+	if op, target, ok := branchTarget(seen, at); ok && op == paravirtOp(cur) && isPadding(seen[5:]) {
 		if known && target != function || !x.env.approved(target) {
 			return nil
 		}
@@ -60,12 +60,22 @@ func (x *explainer) paravirt(at uint64, cur, seen []byte) [][]byte {
 	if isPadding(seen) && known && x.env.doesNothing(function) {
 		return [][]byte{seen}
 	}
-	for _, native := range paravirtNative[x.env.nameAt(function)] {
+	name := strings.TrimPrefix(x.env.nameAt(function), "__raw_callee_save_")
+	for _, native := range paravirtNative[name] {
 		if known && bytes.HasPrefix(seen, native) && isPadding(seen[len(native):]) {
 			return [][]byte{seen}
 		}
 	}
 	return nil
+}
+
+// paravirtOp is what an indirect branch through pv_ops becomes: FF /4 is a JMP,
+// any other a CALL.
+func paravirtOp(code []byte) byte {
+	if len(code) > 1 && code[0] == 0xff && code[1]&0x38 == 0x20 {
+		return opJump
+	}
+	return opCall
 }
 
 // paravirtNative are the instructions that are inlined instead of a call, by
@@ -253,6 +263,9 @@ func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
 		{0x66, 0x66, 0x48, 0x31, 0xc0},          // the same before 6.2
 		{opRet, opInt3, opInt3, opInt3, opInt3}, // tail call without function
 	}
+	if isAtomicNop(seen) {
+		out = append(out, seen)
+	}
 	jcc := len(seen) == 6 && seen[0] == 0x0f && seen[1]&0xf0 == 0x80
 	if jcc {
 		if cur[1] != seen[1] {
@@ -286,8 +299,11 @@ func (x *explainer) calls(s site, target uint64) bool {
 }
 
 // jump: a static branch is a jump or a NOP (arch/x86/kernel/jump_label.c).
-func (x *explainer) jump(target, at uint64, size int) [][]byte {
-	if size == 2 {
+func (x *explainer) jump(target, at uint64, seen []byte) [][]byte {
+	if isAtomicNop(seen) {
+		return [][]byte{seen}
+	}
+	if len(seen) == 2 {
 		return [][]byte{nop(2), {opShort, byte(target + x.slide - at - 2)}}
 	}
 	return [][]byte{nop(5), branch(opJump, at, target+x.slide)}
@@ -296,6 +312,9 @@ func (x *explainer) jump(target, at uint64, size int) [][]byte {
 // trace: the call to __fentry__ at a function's start is a NOP until something
 // traces the function.
 func (x *explainer) trace(at uint64, seen []byte) [][]byte {
+	if isAtomicNop(seen) {
+		return [][]byte{seen}
+	}
 	out := [][]byte{nop(5)}
 	op, target, ok := branchTarget(seen, at)
 	if !ok || op != opCall {
@@ -311,7 +330,7 @@ func (x *explainer) trace(at uint64, seen []byte) [][]byte {
 // tracer: in ftrace's own entry the call to ftrace_stub goes to whoever traces
 // (update_ftrace_func).
 func (x *explainer) tracer(at uint64, seen []byte) [][]byte {
-	if bytes.Equal(seen, nop(5)) {
+	if isAtomicNop(seen) {
 		return [][]byte{seen}
 	}
 	_, target, ok := branchTarget(seen, at)
@@ -332,5 +351,9 @@ func nops(n int) []byte {
 
 // trailingNops is how many bytes of one-byte NOPs code ends with.
 func trailingNops(code []byte) int {
-	return len(code) - len(strings.TrimRight(string(code), "\x90"))
+	n := 0
+	for n < len(code) && code[len(code)-1-n] == opNop {
+		n++
+	}
+	return n
 }
