@@ -117,7 +117,7 @@ func (a *appraisal) checkAggregate(c *Check, first *ima.Entry) {
 
 // judge says what is wrong with an entry, nil if nothing is.
 func (p *IMAPolicy) judge(e *ima.Entry) *Finding {
-	if e.Path == bootAggregate || !p.asks() {
+	if e.Index == 0 || !p.asks() { // the first is the boot aggregate: checkAggregate
 		return nil
 	}
 	f := entryFinding(e)

@@ -3,7 +3,6 @@ package attest_test
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"slices"
 	"strings"
@@ -152,6 +151,9 @@ func TestDetects(t *testing.T) {
 		{"event log cut in the middle of an event", func(_ *testing.T, ev *attest.Evidence, _ *attest.VerifyOptions) {
 			ev.EventLog = ev.EventLog[:len(ev.EventLog)-3]
 		}, attest.CheckEventLog},
+		{"event log with something behind it", func(_ *testing.T, ev *attest.Evidence, _ *attest.VerifyOptions) {
+			ev.EventLog = append(ev.EventLog, 1, 2, 3)
+		}, attest.CheckEventLog},
 		{"event log cut between events", func(t *testing.T, ev *attest.Evidence, _ *attest.VerifyOptions) {
 			editLog(t, ev, func(l *eventlog.Log) { l.Events = l.Events[:30] })
 		}, attest.CheckEventLog},
@@ -294,6 +296,17 @@ func TestDetectsSecureBootOff(t *testing.T) {
 			m.log.Events = slices.Insert(m.log.Events, eventSecureBoot, twice)
 			m.measure(eventSecureBoot+1, off(m))
 		},
+		"off and on": func(m *machine) {
+			twice := m.log.Events[eventSecureBoot]
+			twice.Digests = slices.Clone(twice.Digests)
+			m.log.Events = slices.Insert(m.log.Events, eventSecureBoot, twice)
+			m.measure(eventSecureBoot, off(m))
+		},
+		"data edited to say on": func(m *machine) {
+			on := m.log.Events[eventSecureBoot].Data
+			m.measure(eventSecureBoot, off(m))
+			m.log.Events[eventSecureBoot].Data = on
+		},
 		"debug mode": func(m *machine) {
 			debug := m.log.Events[eventSeparator7]
 			debug.Type, debug.Digests = eventlog.EFIAction, slices.Clone(debug.Digests)
@@ -384,10 +397,8 @@ func TestAcceptsListThatGrew(t *testing.T) {
 	ev := labEvidence(t)
 	policy := labPolicy(t)
 	before := verify(t, ev, policy, attest.VerifyOptions{Nonce: labNonce, AK: ev.AK}).Claims.IMA
-	// PCR, SHA-1, name, data: the first entry once more, at the end.
-	const data = 4 + 20 + 4 + len("ima-sig")
-	size := data + 4 + int(binary.LittleEndian.Uint32(ev.IMALog[data:]))
-	entry := bytes.Clone(ev.IMALog[:size])
+	// The first entry once more, at the end.
+	entry := bytes.Clone(ev.IMALog[:entrySize(ev.IMALog)])
 	ev.IMALog = append(ev.IMALog, entry...)
 	r := verify(t, ev, policy, attest.VerifyOptions{Nonce: labNonce, AK: ev.AK})
 	if r.Outcome != attest.Pass || r.Claims.IMA.Later != before.Later+1 || r.Claims.IMA.Entries != before.Entries {
