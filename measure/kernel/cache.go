@@ -30,23 +30,31 @@ type kept struct {
 
 // Profile makes the profile of the kernel whose memory and registers are given.
 func (c *Cache) Profile(m mem.Reader, regs []mem.Registers) (*Profile, error) {
-	l, err := locate(m, regs)
+	places, err := locate(m, regs)
 	if err != nil {
 		return nil, err
 	}
+	for _, l := range places {
+		var p *Profile
+		if p, err = c.profile(l); err == nil {
+			return p, nil
+		}
+	}
+	return nil, err
+}
+
+// profile makes the profile of the kernel at one place.
+func (c *Cache) profile(l *located) (*Profile, error) {
 	if c != nil {
 		if p := c.find(l); p != nil {
 			return p, p.bind(l)
 		}
 	}
 	p, err := newProfile(l)
-	if err != nil {
-		return nil, err
-	}
-	if c != nil {
+	if err == nil && c != nil {
 		c.keep(l, p)
 	}
-	return p, nil
+	return p, err
 }
 
 // find returns a copy of a kept profile that fits, not yet bound.

@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
 	"github.com/plumbline-sec/plumbline/measure/paging"
@@ -28,16 +30,21 @@ type located struct {
 	end   mem.Virt // after the last page
 }
 
-// locate finds the kernel image in the address space of one of the CPUs.
+// locate finds where the kernel image may be, the likeliest place first: the
+// address spaces of the CPUs, as they are and, for those that show less or
+// nothing, with bit 12 of CR3 clear.
 //
 // The lowest page mapped in the image's gigabyte is _text: the kernel unmaps
 // what lies around itself (cleanup_highmap). With page-table isolation a CPU
 // stopped in user mode runs on tables that hold the entry code only; its own
-// tables are the page before (bit 12 of CR3, arch/x86/entry/calling.h).
-func locate(m mem.Reader, regs []mem.Registers) (*located, error) {
+// tables are the page before (bit 12 of CR3, arch/x86/entry/calling.h). Without
+// it that bit is part of an ordinary address, and the page before may hold
+// anything. So both are looked at, and the profile's own validation decides.
+func locate(m mem.Reader, regs []mem.Registers) ([]*located, error) {
 	if len(regs) == 0 {
 		return nil, ErrNoRegisters
 	}
+	var found []*located
 	err := error(ErrNoKernel)
 	for i := range regs {
 		space, spaceErr := paging.NewSpace(m, &regs[i])
@@ -45,15 +52,28 @@ func locate(m mem.Reader, regs []mem.Registers) (*located, error) {
 			err = fmt.Errorf("%w: CPU %d: %w", ErrNoKernel, regs[i].CPU, spaceErr)
 			continue
 		}
-		for _, root := range []mem.Phys{space.Root() &^ 0x1000, space.Root()} {
-			found, findErr := locateIn(paging.SpaceAt(m, root, space.Levels()))
-			if findErr == nil {
-				return found, nil
+		for _, root := range []mem.Phys{space.Root(), space.Root() &^ 0x1000} {
+			l, findErr := locateIn(paging.SpaceAt(m, root, space.Levels()))
+			switch {
+			case findErr != nil:
+				err = findErr
+			case !slices.ContainsFunc(found, l.same):
+				found = append(found, l)
 			}
-			err = findErr
 		}
 	}
-	return nil, err
+	if len(found) == 0 {
+		return nil, err
+	}
+	slices.SortStableFunc(found, func(a, b *located) int { return cmp.Compare(b.end-b.base, a.end-a.base) })
+	return found[:min(len(found), maxPlaces)], nil
+}
+
+// maxPlaces bounds how many places are looked at in full.
+const maxPlaces = 4
+
+func (l *located) same(o *located) bool {
+	return l.base == o.base && l.phys == o.phys && l.end == o.end
 }
 
 func locateIn(space *paging.Space) (*located, error) {
