@@ -114,8 +114,10 @@ func (a *appraisal) story(c *Claims) []string {
 	if c.CommandLine != "" {
 		say("The kernel was given the command line %q.", c.CommandLine)
 	}
-	if len(a.phases) > 0 {
-		say("systemd reached the boot phase %q.", a.phases[len(a.phases)-1])
+	for pcr := range 24 {
+		for _, e := range a.user[pcr] {
+			say("User space %s (PCR %d).", e.words, pcr)
+		}
 	}
 	if c.IMA != nil {
 		say("The kernel's IMA made %d measurements, %d of files that were being written.", c.IMA.Entries, c.IMA.Violations)

@@ -43,8 +43,8 @@ type ExplainedFile struct {
 }
 
 // Explain reads evidence without a policy. A log that is damaged is explained
-// as far as it goes, and the error, which wraps that of attest/eventlog or
-// attest/ima, comes beside the explanation.
+// as far as it goes, and the error, which wraps that of attest/eventlog,
+// attest/ima or attest/userlog, comes beside the explanation.
 func Explain(ev *Evidence) (*Explanation, error) {
 	a := read(ev)
 	x := &Explanation{Verified: a.quoteErr == nil}
@@ -63,7 +63,7 @@ func Explain(ev *Evidence) (*Explanation, error) {
 			})
 		}
 	}
-	return x, errors.Join(a.logErr, a.listErr)
+	return x, errors.Join(a.logErr, a.listErr, a.userErr)
 }
 
 func (a *appraisal) explainEvents() []ExplainedEvent {

@@ -51,6 +51,9 @@ func (a *appraisal) checkEventLog() *Check {
 		}
 	}
 	a.checkBindings(c)
+	if a.userErr != nil {
+		c.fail(Finding{Log: "user", Explanation: a.userErr.Error()})
+	}
 	if c.Outcome == Pass {
 		c.Reason = fmt.Sprintf("%d events lead to the quoted PCRs", len(a.log.Events))
 	}
@@ -114,31 +117,6 @@ func eventFinding(e *eventlog.Event) Finding {
 }
 
 func number(n int) *int { return &n }
-
-// phases of systemd-pcrphase(8), in the order in which they extend PCR 11.
-// Before version 255 systemd kept no log of them. "leave-initrd" is missing
-// where the initrd does not run systemd.
-var phasePaths = [][]string{
-	{"enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final"},
-	{"sysinit", "ready", "shutdown", "final"},
-	{"ready", "shutdown", "final"},
-}
-
-// matchPhases explains a value of PCR 11 by the boot phases that systemd
-// extends from user space after the firmware's log ends; nil if they do not.
-func matchPhases(algorithm string, start, want []byte) []string {
-	for _, path := range phasePaths {
-		value := start
-		for i, phase := range path {
-			digest := hashBytes(algorithm, []byte(phase))
-			value = hashBytes(algorithm, value, digest)
-			if bytes.Equal(value, want) {
-				return path[:i+1]
-			}
-		}
-	}
-	return nil
-}
 
 // hashBytes hashes parts with the hash of a bank that chooseBank accepts.
 func hashBytes(algorithm string, parts ...[]byte) []byte {

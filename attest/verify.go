@@ -67,8 +67,10 @@ type appraisal struct {
 	logErr error
 	replay map[int]eventlog.Register
 
-	// phases are the boot phases by which user space extended PCR 11.
-	phases []string
+	// user is what user space extended after the firmware's log ends, as far as
+	// the quote covers it: out of systemd's log, or guessed boot phases.
+	user    map[int][]userEvent
+	userErr error
 
 	list        *ima.List
 	listErr     error
@@ -118,9 +120,7 @@ func (a *appraisal) readEventLog() {
 		return
 	}
 	a.replay = replay
-	if value, ok := a.pcrs[11]; ok && !bytes.Equal(value, replay[11].Value) {
-		a.phases = matchPhases(a.algorithm, replay[11].Value, value)
-	}
+	a.readUserLog()
 }
 
 // reproduced reports whether the log leads to the quoted value of a PCR.
@@ -130,7 +130,7 @@ func (a *appraisal) reproduced(pcr int) bool {
 	if !quoted || !replayed {
 		return false
 	}
-	return bytes.Equal(value, register.Value) || pcr == 11 && a.phases != nil
+	return bytes.Equal(value, register.Value) || a.user[pcr] != nil
 }
 
 func (a *appraisal) checkQuote() *Check {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -382,6 +383,41 @@ func TestUnexplainedRegisters(t *testing.T) {
 				t.Error("and the evidence passes")
 			}
 		})
+	}
+}
+
+// TestUserLog: what systemd says it extended explains PCRs that the firmware's
+// log does not, and nothing else does.
+func TestUserLog(t *testing.T) {
+	entry := func(pcr int, text string) string {
+		return fmt.Sprintf("\x1e"+`{"pcr":%d,"digests":[{"hashAlg":"sha256","digest":"%x"}],"content":{"string":%q,"eventType":"machine-id"}}`+"\n",
+			pcr, sha256.Sum256([]byte(text)), text)
+	}
+	whole := entry(15, "machine-id:0123") + entry(11, "own phase") + entry(15, "file-system:/")
+	for name, c := range map[string]struct {
+		log  string
+		want attest.Outcome
+	}{
+		"the log":            {whole, attest.Pass},
+		"a log that grew":    {whole + entry(15, "later"), attest.Pass},
+		"an event dropped":   {entry(15, "machine-id:0123") + entry(11, "own phase"), attest.NotMeasured},
+		"an event edited":    {strings.Replace(whole, "\"digest\":\"", "\"digest\":\"00", 1), attest.NotMeasured},
+		"one of PCR 11 lost": {entry(15, "machine-id:0123") + entry(15, "file-system:/"), attest.Fail},
+		"damaged":            {whole + "\x1e{", attest.Fail},
+		"absent":             {"", attest.Fail},
+	} {
+		m := newMachine(t).boot()
+		m.pcrs[15] = extend(extend(m.pcrs[15], "machine-id:0123"), "file-system:/")
+		m.pcrs[11] = extend(m.pcrs[11], "own phase")
+		ev := m.evidence()
+		ev.UserLog = []byte(c.log)
+		r := verify(t, ev, labPolicy(t), attest.VerifyOptions{Nonce: labNonce, AK: ev.AK})
+		if got := outcomes(r)[attest.CheckEventLog]; got != c.want {
+			t.Errorf("%s: check %s is %s, want %s: %+v", name, attest.CheckEventLog, got, c.want, findings(r, attest.CheckEventLog))
+		}
+		if told := strings.Join(r.Claims.Boot, "\n"); c.want == attest.Pass && !strings.Contains(told, `measured "machine-id:0123" (PCR 15)`) {
+			t.Errorf("%s: not told:\n%s", name, told)
+		}
 	}
 }
 
