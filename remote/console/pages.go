@@ -1,10 +1,12 @@
 package console
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/plumbline-sec/plumbline/attest"
 	"github.com/plumbline-sec/plumbline/measure"
@@ -26,6 +28,9 @@ func (c *console) fleet(r *http.Request, _ *Session) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
+	slices.SortStableFunc(machines, func(a, b remote.Machine) int {
+		return cmp.Compare(slices.Index(states, a.State), slices.Index(states, b.State))
+	})
 	counts := make(map[remote.State]int)
 	for _, m := range machines {
 		counts[m.State]++

@@ -178,10 +178,10 @@ func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) er
 	return nil
 }
 
-// inMemory is what the guest's inode in memory tells of an object: neither its
-// content nor its other names.
+// inMemory is what an event tells of an object from the guest's inode in
+// memory: neither its content nor its links.
 const inMemory = filewatch.AttrType | filewatch.AttrSize | filewatch.AttrMode | filewatch.AttrUID | filewatch.AttrGID |
-	filewatch.AttrNlink | filewatch.AttrInode | filewatch.AttrMtime | filewatch.AttrCtime
+	filewatch.AttrInode | filewatch.AttrMtime | filewatch.AttrCtime
 
 // onDisk is what reading an object from the disk tells: all but its other names.
 const onDisk = ^filewatch.AttrNames

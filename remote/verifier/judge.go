@@ -178,7 +178,7 @@ func (v *Verifier) judgeScan(ctx context.Context, id string) error {
 		return err
 	}
 	accepted := v.refs.acceptedPages(ctx, v.store)
-	report, err := check.Judge(obs, v.refs.of(s.V.Machine, storedPages{ctx, v.store}, accepted))
+	report, err := v.judge(obs, v.refs.of(s.V.Machine, storedPages{ctx, v.store}, accepted))
 	var missing *check.MissingPagesError
 	switch {
 	case errors.As(err, &missing):

@@ -14,6 +14,8 @@ import (
 
 	"github.com/plumbline-sec/plumbline/attest"
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/alert"
 	"github.com/plumbline-sec/plumbline/remote/store"
@@ -40,6 +42,7 @@ type Verifier struct {
 	trigger   Trigger
 	log       *slog.Logger
 	now       func() time.Time
+	judge     func(*measure.Observations, *check.References) (*measure.Report, error)
 	authority *authority
 	people    *people
 	policies  map[string]*attest.Policy   // by machine
@@ -65,7 +68,7 @@ type Verifier struct {
 func New(opts Options) (*Verifier, error) {
 	v := &Verifier{
 		config: opts.Config, store: opts.Store, state: opts.State, trigger: opts.Trigger, log: opts.Log,
-		now: time.Now, hub: newHub(), fast: newPoke(), slow: newPoke(),
+		now: time.Now, judge: check.Judge, hub: newHub(), fast: newPoke(), slow: newPoke(),
 	}
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
