@@ -74,14 +74,11 @@ func Compare(b *Baseline, s *Snapshot) (*Report, error) {
 	return &Report{Machine: s.Machine, Baseline: b.Header, Changes: c.changes, Objects: s.Objects, Bytes: s.Bytes}, nil
 }
 
-// Diff sets two baselines against each other. rules nil means those of the
-// newer one.
-func Diff(old, new *Baseline, rules *filewatch.Rules) (*Report, error) {
-	if rules == nil {
-		var err error
-		if rules, err = new.Header.ParseRules(); err != nil {
-			return nil, err
-		}
+// Diff sets two baselines against each other under the newer one's rules.
+func Diff(old, new *Baseline) (*Report, error) {
+	rules, err := new.Header.ParseRules()
+	if err != nil {
+		return nil, err
 	}
 	return DiffUnder(rules, old, new)
 }
@@ -178,14 +175,22 @@ func compareRecords(a, b *Record) int {
 }
 
 func (c *comparer) pair(old, new *Record) {
-	got := &Observed{Record: *new}
-	if p := c.prefixes[old.ID()]; p != nil && new.Unread == "" {
-		got.Prefix = PrefixGone
-		if p.kept {
-			got.Prefix = PrefixKept
-		}
+	c.add(Judge(c.rules, new.Path(), old, &Observed{Record: *new, Prefix: c.prefix(old, new)}))
+}
+
+// prefix says whether new still begins with old, from what was seen during the
+// capture or, between two baselines, from what sizes and digests can tell.
+func (c *comparer) prefix(old, new *Record) PrefixState {
+	p := c.prefixes[old.ID()]
+	switch {
+	case new.Unread != "" || old.Type != filewatch.TypeFile:
+		return PrefixUnknown
+	case p != nil && p.kept, old.Size == 0, old.BLAKE3 != Digest{} && old.BLAKE3 == new.BLAKE3:
+		return PrefixKept
+	case p != nil, new.Size < old.Size, new.Size == old.Size && contentDiffers(old, new):
+		return PrefixGone
 	}
-	c.add(Judge(c.rules, new.Path(), old, got))
+	return PrefixUnknown
 }
 
 func (c *comparer) add(change *Change) {

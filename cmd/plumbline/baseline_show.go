@@ -92,7 +92,7 @@ code is that of "check".`,
 				return err
 			}
 			defer new.Close()
-			report, err := baseline.Diff(old.Baseline, new.Baseline, nil)
+			report, err := baseline.Diff(old.Baseline, new.Baseline)
 			if err != nil {
 				return baselineError("", err)
 			}

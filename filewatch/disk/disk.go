@@ -69,7 +69,7 @@ func (s *Set) openImage(ctx context.Context, path string) error {
 		return fmt.Errorf("read disk: %w", err)
 	}
 	if format := formatOf(head[:n]); format != "raw" {
-		return s.openForeign(ctx, path, format)
+		return s.openForeign(ctx, path, format, head[:n])
 	}
 	size, err := f.Seek(0, io.SeekEnd) // a block device's Stat has no size
 	if err != nil {

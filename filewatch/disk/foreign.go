@@ -10,14 +10,18 @@ import (
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch/disk/nbd"
+	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
 // openForeign has qemu-nbd read an image format. The format is always named to
 // it, and an image that refers to other files is refused: which files those are
 // would be the choice of whoever wrote the image's first bytes, which on a raw
 // disk is the guest.
-func (s *Set) openForeign(ctx context.Context, path, format string) error {
+func (s *Set) openForeign(ctx context.Context, path, format string, head []byte) error {
 	fail := func(err error) error { return fmt.Errorf("open disk %s (%s): %w", path, format, err) }
+	if err := selfContained(format, head); err != nil {
+		return fail(err)
+	}
 	program, err := exec.LookPath("qemu-nbd")
 	if err != nil {
 		return fail(fmt.Errorf("%w without qemu-nbd (Debian package qemu-utils)", ErrNotSupported))
@@ -34,7 +38,7 @@ func (s *Set) openForeign(ctx context.Context, path, format string) error {
 	}
 	var complaint tail
 	cmd := exec.Command(program, "--read-only", "--persistent", "--shared=4", "--socket="+socket, "--image-opts",
-		fmt.Sprintf("driver=%s,file.driver=file,file.locking=off,file.filename=%s%s", format, escapeOption(absolute), noBacking(format)))
+		fmt.Sprintf("driver=%s,file.driver=file,file.locking=off,file.filename=%s,backing=", format, escapeOption(absolute)))
 	cmd.Stderr = &complaint
 	if err := cmd.Start(); err != nil {
 		return fail(err)
@@ -56,13 +60,33 @@ func (s *Set) openForeign(ctx context.Context, path, format string) error {
 	return nil
 }
 
-// noBacking keeps QEMU from opening what the image says is below it.
-func noBacking(format string) string {
+// ErrRefersElsewhere: the image's own bytes name other files to read.
+var ErrRefersElsewhere = errors.New("the image refers to other files")
+
+// selfContained refuses images that keep their data in files they name. (Backing
+// files are left out by the option "backing=".)
+func selfContained(format string, head []byte) error {
 	switch format {
-	case "qcow2", "qed":
-		return ",backing="
+	case "qcow2":
+		// incompatible_features at 0x48 of a version 3 header, bit 2: external
+		// data file (QEMU docs/interop/qcow2.txt).
+		c := bin.Big(head)
+		c.Seek(4)
+		version := c.U32()
+		c.Seek(0x48)
+		if features := c.U64(); c.Err() != nil || version >= 3 && features&(1<<2) != 0 {
+			return ErrRefersElsewhere
+		}
+	case "vmdk":
+		// A descriptor lists extents by file name; an embedded one is used when
+		// the header's capacity (sectors at 0x0c) is 0 (QEMU block/vmdk.c).
+		c := bin.Little(head)
+		c.Seek(0x0c)
+		if capacity := c.U64(); head[0] == '#' || c.Err() != nil || capacity == 0 {
+			return ErrRefersElsewhere
+		}
 	}
-	return ""
+	return nil
 }
 
 // escapeOption doubles the commas of a QEMU option's value.

@@ -1,0 +1,101 @@
+package disk
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+}
+
+func TestImageFormatsReadAlike(t *testing.T) {
+	dir := t.TempDir()
+	raw := filepath.Join(dir, "disk,raw")
+	content := bytes.Repeat([]byte("plumbline"), 100_000)
+	content = content[:len(content)&^511]
+	if err := os.WriteFile(raw, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	paths := []string{raw}
+	for _, format := range []string{"qcow2", "vmdk", "vdi", "vhdx"} {
+		path := filepath.Join(dir, "disk."+format)
+		run(t, "qemu-img", "convert", "-f", "raw", "-O", format, raw, path)
+		paths = append(paths, path)
+	}
+	set, err := OpenImages(context.Background(), paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	for _, d := range set.Disks {
+		got := make([]byte, len(content))
+		if _, err := d.ReadAt(got, 0); err != nil || !bytes.Equal(got, content) || d.Size < int64(len(content)) {
+			t.Errorf("%s: %d bytes, %v", d.Name, d.Size, err)
+		}
+	}
+}
+
+// An image must not make us read another file of this host: a guest that owns
+// its raw disk can write any image header to it. The benign twins are the
+// images of TestImageFormatsReadAlike.
+func TestImagesThatReferToOtherFiles(t *testing.T) {
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, bytes.Repeat([]byte("secret!!"), 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", secret, "-F", "raw", dir+"/backing.qcow2")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file="+secret+",data_file_raw=on", dir+"/data.qcow2", "512k")
+	if err := os.WriteFile(secret, bytes.Repeat([]byte("secret!!"), 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	descriptor := "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\nRW 1024 FLAT \"secret\" 0\n"
+	if err := os.WriteFile(dir+"/flat.vmdk", []byte(descriptor), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"backing.qcow2", "data.qcow2", "flat.vmdk"} {
+		set, err := OpenImages(context.Background(), []string{filepath.Join(dir, name)})
+		if err != nil {
+			continue // refused: as good
+		}
+		got := make([]byte, 4096)
+		if _, err := set.Disks[0].ReadAt(got, 0); err == nil && strings.Contains(string(got), "secret") {
+			t.Errorf("%s: the other file was read", name)
+		}
+		set.Close()
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	for _, path := range []string{dir, dir + "/none"} {
+		if s, err := OpenImages(context.Background(), []string{path}); err == nil {
+			s.Close()
+			t.Errorf("%s was opened", path)
+		}
+	}
+	bad := dir + "/bad.qcow2"
+	if err := os.WriteFile(bad, []byte("QFI\xfb\x00\x00\x00\x03 and nothing more"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := OpenImages(context.Background(), []string{bad}); err == nil {
+		s.Close()
+		t.Error("a damaged qcow2 was opened")
+	}
+	if s, err := OpenVM(context.Background(), dir+"/none.sock"); err == nil {
+		s.Close()
+		t.Error("a machine that is not there was opened")
+	} else if !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
