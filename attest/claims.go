@@ -31,7 +31,8 @@ func (a *appraisal) claims(allowed []AllowedImage) Claims {
 func (a *appraisal) logClaims(c *Claims, allowed []AllowedImage) {
 	bank := eventlog.Bank(a.algorithm)
 	if a.reproduced(7) {
-		c.SecureBoot = a.readSecureBoot().on
+		sb := a.readSecureBoot()
+		c.SecureBoot, c.Keys = sb.on, sb.keys()
 	}
 	if a.reproduced(0) {
 		for e := range a.events(0) {
@@ -105,7 +106,7 @@ func (a *appraisal) story(c *Claims) []string {
 	}
 	for e := range a.proved(7) {
 		if e.Type == eventlog.VariableAuthority {
-			say("For it, %s.", e.Describe())
+			say("A%s.", strings.TrimPrefix(e.Describe(), "a")) // "an image was allowed by ..."
 		}
 	}
 	if sections := a.stubSections(); len(sections) > 0 {

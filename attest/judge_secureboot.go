@@ -148,6 +148,17 @@ func (sb *secureBoot) checkAllowed(c *Check, name string, allowed []Hex) {
 	}
 }
 
+// keys lists what the variables hold that say whose code may start.
+func (sb *secureBoot) keys() []Key {
+	var out []Key
+	for _, name := range []string{"PK", "KEK", "db"} {
+		for _, s := range sb.variables[name] {
+			out = append(out, Key{Variable: name, Kind: s.Kind, Digest: s.Digest, Subject: s.Subject})
+		}
+	}
+	return out
+}
+
 // checkRevoked finds revocations that the machine lacks.
 func (sb *secureBoot) checkRevoked(c *Check, required []Hex) {
 	for _, want := range required {

@@ -69,7 +69,10 @@ type Claims struct {
 	TPMFirmware  string `json:"tpm_firmware,omitempty"` // 4 groups of 16 bits, hexadecimal
 
 	// SecureBoot is nil when no event says.
-	SecureBoot   *bool             `json:"secure_boot,omitempty"`
+	SecureBoot *bool `json:"secure_boot,omitempty"`
+	// Keys are the entries of PK, KEK and db. dbx has hundreds; a policy's
+	// secure_boot.dbx asks for those that matter.
+	Keys         []Key             `json:"keys,omitempty"`
 	Firmware     string            `json:"firmware,omitempty"` // S-CRTM version
 	Applications []BootApplication `json:"applications,omitempty"`
 	CommandLine  string            `json:"command_line,omitempty"`
@@ -79,6 +82,14 @@ type Claims struct {
 
 	// Boot tells in words, a step a line, what booted.
 	Boot []string `json:"boot,omitempty"`
+}
+
+// Key is an entry of a Secure Boot variable.
+type Key struct {
+	Variable string `json:"variable"` // "PK", "KEK", "db"
+	Kind     string `json:"kind"`     // "x509", "sha256", "x509-sha256" or a GUID
+	Digest   Hex    `json:"digest"`   // SHA-256 of the certificate, or the entry itself
+	Subject  string `json:"subject,omitempty"`
 }
 
 // BootApplication is an image that the firmware, or a boot loader through it,

@@ -121,12 +121,16 @@ func describeSignatures(v *Variable) string {
 	return v.Name + " holds " + strings.Join(words, ", ")
 }
 
-// String names a signature for people.
+// String names a signature for people, by the start of its digest.
 func (s Signature) String() string {
-	if s.Kind == "x509" {
-		return fmt.Sprintf("certificate %s (sha256 %x)", quoted(s.Subject), s.Digest)
+	digest := fmt.Sprintf("%x", s.Digest[:min(len(s.Digest), 8)])
+	if len(s.Digest) > 8 {
+		digest += "..."
 	}
-	return fmt.Sprintf("%s %x", s.Kind, s.Digest[:min(len(s.Digest), 64)])
+	if s.Kind == "x509" {
+		return fmt.Sprintf("certificate %s (sha256 %s)", quoted(s.Subject), digest)
+	}
+	return s.Kind + " " + digest
 }
 
 func bootOrder(data []byte) string {

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -67,7 +68,8 @@ func imageDigests(path string) ([]bootDigest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	out := []bootDigest{{path, digest}}
+	name := filepath.Base(path)
+	out := []bootDigest{{name, digest}}
 	kernel, err := image.Content(".linux", maxKernel)
 	if err != nil || kernel == nil {
 		return out, err
@@ -79,5 +81,5 @@ func imageDigests(path string) ([]bootDigest, error) {
 	if digest, err = inner.Digest(crypto.SHA256); err != nil {
 		return nil, fmt.Errorf("read .linux of %s: %w", path, err)
 	}
-	return append(out, bootDigest{path + " (.linux)", digest}), nil
+	return append(out, bootDigest{name + " (.linux)", digest}), nil
 }

@@ -57,7 +57,7 @@ func filePolicy(t *testing.T, uki string) *attest.Policy {
 	}
 	policy := &attest.Policy{Name: "lab", SecureBoot: attest.SecureBootPolicy{Required: true}, IMA: attest.IMAPolicy{Required: true}}
 	for _, d := range digests {
-		policy.Boot = append(policy.Boot, attest.AllowedImage{Name: filepath.Base(d.Name), Digest: d.Digest})
+		policy.Boot = append(policy.Boot, attest.AllowedImage{Name: d.Name, Digest: d.Digest})
 	}
 	return policy
 }
