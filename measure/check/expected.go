@@ -107,7 +107,9 @@ func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check) error {
 		}
 		if _, ok := j.page(d); ok {
 			pages = append(pages, i)
-			keys[i] = key
+			if env.Settled(t, i) {
+				keys[i] = key
+			}
 		}
 	}
 	x := env.Explain(t, pages, func(page int) []byte {

@@ -3,6 +3,8 @@ package check
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/plumbline-sec/plumbline/internal/bin"
@@ -13,14 +15,18 @@ import (
 // patchingData are the facts from which a kernel patches its own text. See
 // [kernel.PatchFacts] for what they are believed.
 type patchingData struct {
-	Paravirt    address          `json:"paravirt,omitempty"` // of pv_ops
-	ParavirtOps []address        `json:"paravirt_ops,omitempty"`
+	Paravirt    []paravirtFact   `json:"paravirt,omitempty"`
 	StaticCalls []staticCallFact `json:"static_calls,omitempty"`
 	Constants   []constantFact   `json:"constants,omitempty"`
 	Kprobes     []kprobeFact     `json:"kprobes,omitempty"`
 	Trampolines []trampolineFact `json:"trampolines,omitempty"`
 	// Unread says which facts could not be read, and why.
 	Unread []string `json:"unread,omitempty"`
+}
+
+type paravirtFact struct {
+	At   address `json:"at"`
+	Func address `json:"func"`
 }
 
 type staticCallFact struct {
@@ -74,10 +80,10 @@ func (c *collector) patching() patchingData {
 
 // facts are the same in the form that explaining text takes.
 func (d *patchingData) facts() kernel.PatchFacts {
-	f := kernel.PatchFacts{ParavirtAt: mem.Virt(d.Paravirt), StaticCalls: make(map[uint64]uint64, len(d.StaticCalls)),
+	f := kernel.PatchFacts{Paravirt: make(map[uint64]uint64, len(d.Paravirt)), StaticCalls: make(map[uint64]uint64, len(d.StaticCalls)),
 		Constants: make(map[string]uint64, len(d.Constants))}
-	for _, a := range d.ParavirtOps {
-		f.Paravirt = append(f.Paravirt, uint64(a))
+	for _, p := range d.Paravirt {
+		f.Paravirt[uint64(p.At)] = uint64(p.Func)
 	}
 	for _, s := range d.StaticCalls {
 		f.StaticCalls[uint64(s.Key)] = uint64(s.Func)
@@ -94,23 +100,28 @@ func (d *patchingData) facts() kernel.PatchFacts {
 	return f
 }
 
-// paravirt reads pv_ops, of the size that struct paravirt_patch_template has.
+// paravirtTables are the tables that paravirt sites call through, with the
+// structures they are.
+var paravirtTables = map[string]string{"pv_ops": "paravirt_patch_template", "pv_ops_lock": "pv_lock_ops"}
+
+// paravirt reads the tables that exist.
 func (c *collector) paravirt(d *patchingData) error {
-	at, ok := c.profile.Symbol("pv_ops")
-	if !ok {
-		return nil // built without paravirt
-	}
-	size, err := c.profile.Types.Size("paravirt_patch_template")
-	if err != nil {
-		return err
-	}
-	words, err := c.words(at, min(size/8, maxParavirtOps))
-	if err != nil {
-		return err
-	}
-	d.Paravirt = address(at)
-	for _, w := range words {
-		d.ParavirtOps = append(d.ParavirtOps, address(w))
+	for _, symbol := range slices.Sorted(maps.Keys(paravirtTables)) {
+		at, ok := c.profile.Symbol(symbol)
+		if !ok {
+			continue
+		}
+		size, err := c.profile.Types.Size(paravirtTables[symbol])
+		if err != nil {
+			return err
+		}
+		words, err := c.words(at, min(size/8, maxParavirtOps))
+		if err != nil {
+			return err
+		}
+		for i, w := range words {
+			d.Paravirt = append(d.Paravirt, paravirtFact{address(at) + address(i*8), address(w)})
+		}
 	}
 	return nil
 }
@@ -177,8 +188,7 @@ func (c *collector) constants(d *patchingData) error {
 		_, name, _ := strings.Cut(kind, "_")
 		at, ok := c.profile.Symbol(name)
 		if !ok {
-			errs = append(errs, fmt.Errorf("%w: no %s", kernel.ErrNoSymbols, name))
-			continue
+			continue // the compiler found no use for the variable
 		}
 		value, err := c.space.U64(at)
 		if err != nil {

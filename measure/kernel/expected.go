@@ -16,6 +16,9 @@ type Expected struct {
 	kernel  *Text
 	modules []*Text
 	facts   PatchFacts
+	// constants are the values of runtime constants that no fact tells, as
+	// first seen.
+	constants map[string]uint64
 }
 
 // Text is the expected text of a kernel or a module.
@@ -35,7 +38,7 @@ type Text struct {
 // NewExpected returns what img's text holds where it runs slide bytes above
 // its link address.
 func NewExpected(img *Image, slide uint64, facts PatchFacts) *Expected {
-	e := &Expected{image: img, slide: slide, facts: facts}
+	e := &Expected{image: img, slide: slide, facts: facts, constants: make(map[string]uint64)}
 	e.kernel = &Text{
 		Start: mem.Virt(img.text.addr + slide), Pages: len(img.text.data) / mem.PageSize,
 		obj: &img.object, symbols: img.Symbols, slide: slide,
@@ -142,11 +145,8 @@ func (e *Expected) paravirtFunction(at uint64, code []byte) (uint64, bool) {
 	default:
 		return 0, false
 	}
-	index := (entry - uint64(e.facts.ParavirtAt)) / 8
-	if index >= uint64(len(e.facts.Paravirt)) {
-		return 0, false
-	}
-	return e.facts.Paravirt[index], true
+	function, ok := e.facts.Paravirt[entry]
+	return function, ok
 }
 
 // doesNothing reports whether addr is a function that paravirt patching leaves

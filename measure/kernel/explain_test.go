@@ -58,10 +58,10 @@ func patches() map[string]patched {
 	callThunk := call(at, fn(8))
 	lfence := []byte{0x0f, 0xae, 0xe8}
 	pvCall := append([]byte{0xff, 0x15}, relative(at+2, testVars+8-4)...) // call *pv_ops[1]
-	pvOps := PatchFacts{ParavirtAt: testVars + testSlide, Paravirt: []uint64{0, fn(1) + testSlide}}
-	pvNop := PatchFacts{ParavirtAt: testVars + testSlide, Paravirt: []uint64{0, fn(11) + testSlide}}
-	pvIdentity := PatchFacts{ParavirtAt: testVars + testSlide, Paravirt: []uint64{0, fn(12) + testSlide}}
-	pvWild := PatchFacts{ParavirtAt: testVars + testSlide, Paravirt: []uint64{0, fn(1) + 8 + testSlide}}
+	pvOps := PatchFacts{Paravirt: map[uint64]uint64{testVars + 8 + testSlide: fn(1) + testSlide}}
+	pvNop := PatchFacts{Paravirt: map[uint64]uint64{testVars + 8 + testSlide: fn(11) + testSlide}}
+	pvIdentity := PatchFacts{Paravirt: map[uint64]uint64{testVars + 8 + testSlide: fn(12) + testSlide}}
+	pvWild := PatchFacts{Paravirt: map[uint64]uint64{testVars + 8 + testSlide: fn(1) + 8 + testSlide}}
 	paravirt := func(k *testKernel, at uint64) {
 		entry := binary.LittleEndian.AppendUint64(nil, at)
 		k.section(".parainstructions", append(entry, 1, 6, 0, 0, 0, 0, 0, 0))

@@ -8,11 +8,9 @@ import "github.com/plumbline-sec/plumbline/measure/mem"
 // on the start of a function in expected text. Where a fact is missing, the
 // patch site alone is checked.
 type PatchFacts struct {
-	// Paravirt is pv_ops, the table of functions that paravirt sites call, one
-	// word each; the sites give their place in it.
-	Paravirt []uint64
-	// ParavirtAt is the address of pv_ops.
-	ParavirtAt mem.Virt
+	// Paravirt gives the functions in pv_ops, and from 6.19 on in pv_ops_lock,
+	// by the address where they are; paravirt sites call through these.
+	Paravirt map[uint64]uint64
 	// StaticCalls gives the current function of each static call by its key's
 	// address.
 	StaticCalls map[uint64]uint64

@@ -22,7 +22,8 @@ const maxSymbols = 1 << 20
 // Nothing but textBase is believed: the token table is found by its run of
 // digits and must agree with its index, and the names must decode to as many
 // symbols as there are offsets. The tables' order is that of 5.10 to 6.3
-// (offsets first) or of 6.4 and later (offsets last).
+// (offsets first) or of 6.4 and later (offsets last); the newest kernels have no
+// base and keep each symbol's distance from its own entry.
 func DecodeKallsyms(region []byte, textBase uint64) (*Symbols, error) {
 	for from := 0; ; {
 		tokens, ok := findTokens(region, from)
@@ -109,6 +110,7 @@ type kallsymsLayout struct {
 	offsets int // kallsyms_offsets
 	names   int // kallsyms_names; kallsyms_num_syms is the word 8 bytes before
 	count   int
+	place   bool // offsets count from where they are stored
 }
 
 // layouts yields the places where tables may be, given where the words equal
@@ -149,9 +151,36 @@ func (t *tokenTable) layouts(region []byte, textBase uint64) func(func(kallsymsL
 					return
 				}
 			}
-			return
+			break
+		}
+		// The same without a base.
+		if names, n, ok := anyNamesBefore(region[:t.start]); ok && offsets+4*n <= len(region) {
+			yield(kallsymsLayout{offsets: offsets, names: names, count: n, place: true})
 		}
 	}
+}
+
+// anyNamesBefore finds kallsyms_num_syms when its value is not known: a word
+// followed by as many names as it says, which reach up to the markers, one for
+// every 256 names, at the end of the region.
+func anyNamesBefore(region []byte) (names, count int, ok bool) {
+	attempts := 0
+	for at := (len(region) - 16) &^ 3; at >= 0 && attempts < 256; at -= 4 {
+		n := int(binary.LittleEndian.Uint32(region[at:]))
+		room := len(region) - at
+		if n == 0 || n > maxSymbols || n > room/3 || n < room/64 {
+			continue
+		}
+		attempts++
+		for _, start := range []int{at + 4, at + 8} { // the word was 8-byte aligned, as were all tables
+			length := namesEnd(region[start:], n)
+			markers := (n + 255) / 256 * 4
+			if gap := len(region) - start - length - markers; length >= 0 && gap >= 0 && gap < 32 {
+				return start, n, true
+			}
+		}
+	}
+	return 0, 0, false
 }
 
 // namesBefore finds kallsyms_num_syms, the last word equal to n that is
@@ -204,6 +233,13 @@ func (l kallsymsLayout) decode(region []byte, tokens tokenTable, textBase uint64
 	if err != nil {
 		return nil, err
 	}
+	if l.place {
+		addrs, err := l.placeAddresses(region, textBase)
+		if err != nil {
+			return nil, err
+		}
+		return newSymbols(addrs, names), nil
+	}
 	addrs := make([]uint64, l.count)
 	negative := 0
 	for i := range addrs {
@@ -226,6 +262,24 @@ func (l kallsymsLayout) decode(region []byte, tokens tokenTable, textBase uint64
 		}
 	}
 	return newSymbols(addrs, names), nil
+}
+
+// placeAddresses decodes offsets from where they are stored. Symbols are in
+// order of address and the first one is _text, which tells where that is.
+func (l kallsymsLayout) placeAddresses(region []byte, textBase uint64) ([]uint64, error) {
+	addrs := make([]uint64, l.count)
+	var first int64
+	for i := range addrs {
+		distance := int64(i)*4 + int64(int32(binary.LittleEndian.Uint32(region[l.offsets+4*i:])))
+		if i == 0 {
+			first = distance
+		}
+		addrs[i] = textBase + uint64(distance-first)
+		if i > 0 && addrs[i] < addrs[i-1] {
+			return nil, fmt.Errorf("%w: symbols out of order", ErrNoKallsyms)
+		}
+	}
+	return addrs, nil
 }
 
 func (l kallsymsLayout) decodeNames(region []byte, tokens tokenTable) ([]string, error) {

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -57,7 +58,7 @@ func encodeKallsyms(symbols []Symbol, last bool) []byte {
 	}
 	count := pad8(binary.LittleEndian.AppendUint32(nil, uint32(len(symbols))))
 	base := binary.LittleEndian.AppendUint64(nil, testBase)
-	markers := make([]byte, 8)
+	markers := pad8(make([]byte, (len(symbols)+255)/256*4))
 	out := pad8([]byte("leading data that means nothing"))
 	tables := [][]byte{pad8(offsets), base, count, pad8(names), markers, tokenTables()}
 	if last {
@@ -77,7 +78,31 @@ func testSymbols() []Symbol {
 	return append(list, Symbol{testBase + 0x8000, 't', strings.Repeat("long", 50)})
 }
 
+// placeRelative turns what encodeKallsyms wrote with offsets last into what
+// kernels without a base have.
+func placeRelative(symbols []Symbol) []byte {
+	out := encodeKallsyms(symbols, true)
+	base := binary.LittleEndian.AppendUint64(nil, testBase)
+	end := bytes.LastIndex(out, base)
+	copy(out[end:], make([]byte, 8))
+	at := end - len(pad8(make([]byte, 4*len(symbols))))
+	for i, s := range symbols {
+		binary.LittleEndian.PutUint32(out[at+4*i:], uint32(s.Addr-(testBase+0xa00000+uint64(4*i))))
+	}
+	return out
+}
+
 func TestDecodeKallsyms(t *testing.T) {
+	t.Run("offsets from their place", func(t *testing.T) {
+		want := testSymbols()[2:]
+		s, err := DecodeKallsyms(placeRelative(want), testBase)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, s.list()); diff != "" {
+			t.Errorf("symbols (-want +got):\n%s", diff)
+		}
+	})
 	for name, last := range map[string]bool{"offsets first, to 6.3": false, "offsets last, from 6.4": true} {
 		t.Run(name, func(t *testing.T) {
 			want := testSymbols()
@@ -139,6 +164,7 @@ func TestSymbolsLookup(t *testing.T) {
 func FuzzDecodeKallsyms(f *testing.F) {
 	f.Add(encodeKallsyms(testSymbols(), false))
 	f.Add(encodeKallsyms(testSymbols(), true))
+	f.Add(placeRelative(testSymbols()[2:]))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if s, err := DecodeKallsyms(in, testBase); (s == nil) == (err == nil) {
 			t.Fatalf("value %v and error %v", s, err)

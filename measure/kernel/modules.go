@@ -133,8 +133,9 @@ type moduleLayout struct {
 	sectAttrs                   *uint64
 	percpu                      *uint64
 	areas                       []areaLayout
+	attrsCounted                bool
 	attrsCount, attrsFirst      uint64 // in struct module_sect_attrs
-	attrSize, attrName, attrAdr uint64 // in struct module_sect_attr
+	attrSize, attrName, attrAdr uint64 // of one attribute
 }
 
 func (p *Profile) moduleLayout() (*moduleLayout, error) {
@@ -166,19 +167,29 @@ func (p *Profile) moduleLayout() (*moduleLayout, error) {
 }
 
 // sections fills in where section addresses are kept: struct module_sect_attrs,
-// with CONFIG_KALLSYMS. Kernels from 6.14 on have no nsections in it: then the
-// attributes end with the group's list.
+// with CONFIG_KALLSYMS. Up to 6.13 it counts them and has a type of its own for
+// each; from 6.14 on they are plain binary attributes, listed by the group and
+// with the address as their private pointer.
 func (l *moduleLayout) sections(t *Types) {
 	at, err := t.Offset("module", "sect_attrs")
 	if err != nil {
 		return
 	}
-	var errs [5]error
-	l.attrsCount, errs[0] = t.Offset("module_sect_attrs", "nsections")
-	l.attrsFirst, errs[1] = t.Offset("module_sect_attrs", "attrs")
-	l.attrSize, errs[2] = t.Size("module_sect_attr")
-	l.attrName, errs[3] = t.Offset("module_sect_attr", "battr", "attr", "name")
-	l.attrAdr, errs[4] = t.Offset("module_sect_attr", "address")
+	var errs [4]error
+	if t.Has("module_sect_attrs", "nsections") {
+		l.attrsCounted = true
+		l.attrsCount, errs[0] = t.Offset("module_sect_attrs", "nsections")
+		l.attrsFirst, errs[1] = t.Offset("module_sect_attrs", "attrs")
+		l.attrName, errs[2] = t.Offset("module_sect_attr", "battr", "attr", "name")
+		l.attrAdr, errs[3] = t.Offset("module_sect_attr", "address")
+	} else {
+		l.attrsFirst, errs[0] = t.Offset("module_sect_attrs", "grp", "bin_attrs")
+		l.attrName, errs[1] = t.Offset("bin_attribute", "attr", "name")
+		l.attrAdr, errs[2] = t.Offset("bin_attribute", "private")
+	}
+	if size, err := t.Size("module_sect_attr"); err == nil {
+		l.attrSize = size
+	}
 	if errors.Join(errs[:]...) == nil && l.attrSize <= 1024 {
 		l.sectAttrs = &at
 	}
@@ -238,27 +249,57 @@ func (p *Profile) moduleNote(m *LoadedModule) string {
 }
 
 func (p *Profile) moduleSections(l *moduleLayout, attrs mem.Virt) ([]ModuleSection, error) {
-	count, err := p.Space.U32(attrs + mem.Virt(l.attrsCount))
+	list, err := p.sectionAttributes(l, attrs)
 	if err != nil {
 		return nil, err
 	}
-	if count > maxSections {
-		return nil, fmt.Errorf("%w: %d sections", ErrModule, count)
-	}
-	raw := make([]byte, uint64(count)*l.attrSize)
-	if err := p.Space.Read(raw, attrs+mem.Virt(l.attrsFirst)); err != nil {
-		return nil, err
-	}
-	sections := make([]ModuleSection, 0, count)
-	for i := range uint64(count) {
-		attr := raw[i*l.attrSize : (i+1)*l.attrSize]
-		name, err := p.Space.CString(mem.Virt(u64(attr, l.attrName)), 128)
+	sections := make([]ModuleSection, 0, len(list))
+	for _, attr := range list {
+		text, err := p.Space.U64(attr + mem.Virt(l.attrName))
 		if err != nil {
 			return nil, err
 		}
-		sections = append(sections, ModuleSection{Name: name, Addr: mem.Virt(u64(attr, l.attrAdr))})
+		name, err := p.Space.CString(mem.Virt(text), 128)
+		if err != nil {
+			return nil, err
+		}
+		addr, err := p.Space.U64(attr + mem.Virt(l.attrAdr))
+		if err != nil {
+			return nil, err
+		}
+		sections = append(sections, ModuleSection{Name: name, Addr: mem.Virt(addr)})
 	}
 	return sections, nil
+}
+
+// sectionAttributes returns where the attributes of the sections are.
+func (p *Profile) sectionAttributes(l *moduleLayout, attrs mem.Virt) ([]mem.Virt, error) {
+	var list []mem.Virt
+	if l.attrsCounted {
+		count, err := p.Space.U32(attrs + mem.Virt(l.attrsCount))
+		if err != nil {
+			return nil, err
+		}
+		if count > maxSections {
+			return nil, fmt.Errorf("%w: %d sections", ErrModule, count)
+		}
+		for i := range mem.Virt(count) {
+			list = append(list, attrs+mem.Virt(l.attrsFirst)+i*mem.Virt(l.attrSize))
+		}
+		return list, nil
+	}
+	at, err := p.Space.U64(attrs + mem.Virt(l.attrsFirst))
+	for ; err == nil; at += 8 {
+		var attr uint64
+		if attr, err = p.Space.U64(mem.Virt(at)); err != nil || attr == 0 {
+			break
+		}
+		if len(list) == maxSections {
+			return nil, fmt.Errorf("%w: over %d sections", ErrModule, maxSections)
+		}
+		list = append(list, mem.Virt(attr))
+	}
+	return list, err
 }
 
 // field returns size bytes at offset, or nothing where raw ends before.

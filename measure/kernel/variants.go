@@ -23,7 +23,7 @@ func (x *explainer) variants(s site, at uint64, cur, seen []byte) [][]byte {
 		return x.alternatives(x.obj.alts[s.arg], at, cur, seen)
 	case siteSeal: // ENDBR64 becomes a NOP that no compiler emits (asm/ibt.h)
 		if bytes.Equal(cur, []byte{0xf3, 0x0f, 0x1e, 0xfa}) {
-			return [][]byte{{0x66, 0x0f, 0x1f, 0x00}, {0x0f, 0x1f, 0x40, 0x00}, {0xd6, 0x90, 0x90, 0x90}}
+			return [][]byte{{0x66, 0x0f, 0x1f, 0x00}, {0x0f, 0x1f, 0x40, 0xd6}} // the second from 6.16 on
 		}
 	case siteLock: // a kernel on one CPU drops LOCK
 		if len(cur) == 1 && cur[0] == opLock {
@@ -158,8 +158,8 @@ func (x *explainer) returns(at uint64, cur, seen []byte) [][]byte {
 // (apply_alternatives, optimize_nops).
 func (x *explainer) alternatives(a alternative, at uint64, cur, seen []byte) [][]byte {
 	var out [][]byte
-	if tail := trailingNops(cur); tail > 0 && isPadding(seen[len(cur)-tail:]) {
-		out = append(out, append(cur[:len(cur)-tail:len(cur)-tail], seen[len(cur)-tail:]...))
+	if merged := mergeNops(cur, seen); !bytes.Equal(merged, cur) {
+		out = append(out, merged)
 	}
 	if a.flags&altDirectCall != 0 {
 		out = append(out, x.paravirt(at, cur, seen)...)
@@ -172,7 +172,7 @@ func (x *explainer) alternatives(a alternative, at uint64, cur, seen []byte) [][
 		if rest := seen[length:]; isPadding(rest) || length < len(r) && allInt3(rest[:len(r)-length]) && isPadding(rest[len(r)-length:]) {
 			out = append(out, append(moved, rest...))
 		} else {
-			out = append(out, padded(moved, len(cur), opNop))
+			out = append(out, mergeNops(padded(moved, len(cur), opNop), seen))
 		}
 	}
 	return out
@@ -238,11 +238,16 @@ func relativeOperand(code []byte, i int) bool {
 }
 
 // constant: the immediate operand became the value that the kernel computed at
-// boot, which it also keeps in a variable of the same name.
+// boot, which it also keeps in a variable of the same name. Where the compiler
+// left the variable out, all sites must have the same value.
 func (x *explainer) constant(s site, seen []byte) [][]byte {
-	value, ok := x.env.facts.Constants[constantName(x.obj.constants[s.arg])]
+	name := constantName(x.obj.constants[s.arg])
+	value, ok := x.env.facts.Constants[name]
 	if !ok {
-		return nil
+		if value, ok = x.env.constants[name]; !ok {
+			value = binary.LittleEndian.Uint64(append(bytes.Clone(seen), make([]byte, 8)...))
+			x.env.constants[name] = value
+		}
 	}
 	return [][]byte{binary.LittleEndian.AppendUint64(nil, value)[:len(seen)]}
 }
@@ -265,6 +270,9 @@ func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
 	}
 	if isAtomicNop(seen) {
 		out = append(out, seen)
+	}
+	if function, ok := x.env.facts.StaticCalls[x.keyOf(s)]; ok && x.env.nameAt(function) == "__WARN_trap" {
+		out = append(out, []byte{0x67, 0x48, 0x0f, 0xb9, 0x3a}) // UD1 (%edx), %rdi, from 6.19 on
 	}
 	jcc := len(seen) == 6 && seen[0] == 0x0f && seen[1]&0xf0 == 0x80
 	if jcc {
@@ -290,12 +298,30 @@ func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
 // calls reports whether a static call's site may call target: what its key has,
 // where that is known.
 func (x *explainer) calls(s site, target uint64) bool {
-	if s.kind == siteStaticCall {
-		if function, ok := x.env.facts.StaticCalls[x.obj.keys[s.arg]+x.slide]; ok && function != target {
-			return false
-		}
+	if function, ok := x.env.facts.StaticCalls[x.keyOf(s)]; ok && function != target {
+		return false
 	}
 	return x.env.approved(target)
+}
+
+// keyOf returns the address of a static call's key, 0 if the site does not tell.
+func (x *explainer) keyOf(s site) uint64 {
+	if s.kind != siteStaticCall {
+		return 0
+	}
+	return x.env.staticKey(x.obj.keys[s.arg] + x.slide)
+}
+
+// staticKey returns the address of a static call's key. Where the key is not
+// exported, modules name the trampoline instead and the kernel finds the key at
+// load time (static_call_add_module).
+func (e *Expected) staticKey(at uint64) uint64 {
+	if name, ok := strings.CutPrefix(e.nameAt(at), "__SCT__"); ok {
+		if key, ok := e.image.Symbols.Address("__SCK__" + name); ok {
+			return key + e.slide
+		}
+	}
+	return at
 }
 
 // jump: a static branch is a jump or a NOP (arch/x86/kernel/jump_label.c).
@@ -349,11 +375,19 @@ func nops(n int) []byte {
 	return append(out, nop(n)...)
 }
 
-// trailingNops is how many bytes of one-byte NOPs code ends with.
-func trailingNops(code []byte) int {
-	n := 0
-	for n < len(code) && code[len(code)-1-n] == opNop {
-		n++
+// mergeNops returns code with runs of one-byte NOPs as seen has them, where that
+// does nothing either.
+func mergeNops(code, seen []byte) []byte {
+	out := bytes.Clone(code)
+	for i := 0; i < len(code); i++ {
+		end := i
+		for end < len(code) && code[end] == opNop {
+			end++
+		}
+		if end > i+1 && isPadding(seen[i:end]) {
+			copy(out[i:end], seen[i:end])
+		}
+		i = max(i, end)
 	}
-	return n
+	return out
 }
