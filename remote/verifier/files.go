@@ -170,12 +170,23 @@ func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) er
 		f.Verdict, f.Detail = remote.VerdictRecorded, "refused before it happened"
 	case t.files.base == nil:
 		f.Verdict, f.Detail = remote.VerdictUnknown, "there is no baseline to compare with"
-	case event.Status != filewatch.Done || event.Object == nil:
+	case event.Status != filewatch.Done || event.Object == nil || settles(event.Op):
 		f.Verdict, f.Detail = remote.VerdictPending, "it is compared once it is on disk"
 	default:
 		return t.judgeNow(f, event)
 	}
 	return nil
+}
+
+// settles says that an operation is not over with its event: a file that is
+// truncated and written anew with the same content has not changed, and must
+// not alarm anybody in between.
+func settles(op filewatch.Op) bool {
+	switch op {
+	case filewatch.OpWrite, filewatch.OpTruncate, filewatch.OpFallocate, filewatch.OpUtimes:
+		return true
+	}
+	return false
 }
 
 // inMemory is what an event tells of an object from the guest's inode in

@@ -1,6 +1,9 @@
 package verifier
 
 import (
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -53,12 +56,65 @@ func TestDetectsChangedContent(t *testing.T) {
 	}
 }
 
+// quiet fails when anything about the files of vm1 was told as an alert.
+func (r *running) quiet(t *testing.T) {
+	t.Helper()
+	m := r.machine(t, "vm1")
+	if len(m.Review) > 0 || m.Files.Violations > 0 {
+		t.Errorf("review: %+v", m.Review)
+	}
+	for _, moment := range m.Timeline {
+		if moment.Kind == "file" && moment.Severity == remote.SeverityAlert {
+			t.Errorf("false alarm: %s", moment.Text)
+		}
+	}
+}
+
+// A file that is truncated and written anew with what it held is unchanged,
+// and nobody is alarmed in between. What an event does not carry (links, flags,
+// attributes) is not taken for different.
 func TestAcceptsRewriteWithTheSameContent(t *testing.T) {
-	r, w := watched(t, file("/usr/bin/env", 2, "elf"))
-	n := w.event(filewatch.OpWrite, file("/usr/bin/env", 2, "elf"))
-	w.settle(n, file("/usr/bin/env", 2, "elf"))
+	linked := file("/usr/bin/env", 2, "elf")
+	linked.Nlink, linked.Flags = 3, 0x80000
+	linked.Xattrs = []filewatch.Xattr{{Name: "security.ima", Value: []byte{1}}}
+	r, w := watched(t, linked)
+	empty := *linked
+	empty.Size = 0
+	w.event(filewatch.OpTruncate, &empty)
+	w.event(filewatch.OpExec, linked)
+	n := w.event(filewatch.OpWrite, linked)
+	w.settle(n, linked)
 	r.judgedAs(t, "/usr/bin/env", remote.VerdictUnchanged)
-	r.violations(t, 0)
+	n = w.event(filewatch.OpChmod, linked) // to the mode it has
+	w.settle(n, linked)
+	r.judgedAs(t, "/usr/bin/env", remote.VerdictUnchanged)
+	r.quiet(t)
+}
+
+// A log may grow where the rules only record it.
+func TestAcceptsWritesThatAreRecordedOnly(t *testing.T) {
+	rules := filepath.Join(t.TempDir(), "rules.toml")
+	if err := os.WriteFile(rules, []byte("[[rule]]\npath = \"/var/log/**\"\nlevel = \"record\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, strings.Replace(twoMachines, "measured_by", "rules = \""+rules+"\"\nmeasured_by", 1))
+	w := newWatch(t, r.enrol(t, "host1", remote.RoleHost), "vm1")
+	w.capture(0, file("/var/log/syslog", 1, "a"))
+	n := w.event(filewatch.OpWrite, file("/var/log/syslog", 1, "ab"))
+	w.settle(n, file("/var/log/syslog", 1, "ab"))
+	w.event(filewatch.OpChmod, file("/var/log/syslog", 1, "abc"))
+	r.judgedAs(t, "/var/log/syslog", remote.VerdictRecorded)
+	eventually(t, "two events", func() bool { return r.machine(t, "vm1").Files.Events == 2 })
+	r.quiet(t)
+}
+
+func TestDetectsChangedModeAtOnce(t *testing.T) {
+	r, w := watched(t, file("/usr/bin/env", 2, "elf"))
+	suid := file("/usr/bin/env", 2, "elf")
+	suid.Mode = 0o4755
+	w.event(filewatch.OpChmod, suid)
+	r.judgedAs(t, "/usr/bin/env", remote.VerdictChanged)
+	r.violations(t, 1)
 }
 
 func TestDetectsNewAndDeletedFiles(t *testing.T) {

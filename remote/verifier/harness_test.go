@@ -59,6 +59,7 @@ bmc = { address = "192.0.2.1", username = "operator", password = "x" }
 // start runs a verifier with a configuration until the test ends.
 func start(t *testing.T, config string) *running {
 	t.Helper()
+	t.Parallel()
 	return startIn(t, t.TempDir(), config)
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -100,10 +99,17 @@ func (v *Verifier) Serve(ctx context.Context, ready func(Serving)) error {
 		listener.Close()
 		return err
 	}
+	if err := v.introduce(ctx); err != nil {
+		listener.Close()
+		return err
+	}
 	work, stop := context.WithCancel(context.Background())
 	defer stop()
-	worked := make(chan error, 1)
-	go func() { worked <- v.Run(work) }()
+	worked := make(chan struct{})
+	go func() {
+		defer close(worked)
+		v.work(work)
+	}()
 	server := &http.Server{
 		Handler: v.Handler(), TLSConfig: tlsConfig,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
@@ -115,8 +121,6 @@ func (v *Verifier) Serve(ctx context.Context, ready func(Serving)) error {
 	select {
 	case <-ctx.Done():
 	case err = <-served:
-	case err = <-worked:
-		worked <- nil
 	}
 	v.hub.close() // ends streams and long polls
 	last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -125,7 +129,8 @@ func (v *Verifier) Serve(ctx context.Context, ready func(Serving)) error {
 		server.Close()
 	}
 	stop()
-	return errors.Join(err, <-worked)
+	<-worked
+	return err
 }
 
 // tlsConfig asks for client certificates without insisting: a stranger may

@@ -58,7 +58,7 @@ type Verifier struct {
 	fast, slow poke // wake the workers
 	firing     firing
 	background sync.WaitGroup
-	life       context.Context // of what goes on in the background; ended by Run
+	life       context.Context // of what goes on in the background; ended by work
 	end        context.CancelFunc
 }
 
@@ -173,12 +173,9 @@ func readPool(files []string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Run works until ctx ends: it judges what is stored, fires what is due and
+// work goes on until ctx ends: it judges what is stored, fires what is due and
 // tells whom to tell. It owns every goroutine of the verifier.
-func (v *Verifier) Run(ctx context.Context) error {
-	if err := v.introduce(ctx); err != nil {
-		return err
-	}
+func (v *Verifier) work(ctx context.Context) {
 	for _, work := range []func(context.Context){v.workFast, v.workSlow, v.schedule, v.tellAlerts} {
 		v.background.Go(func() { work(ctx) })
 	}
@@ -186,7 +183,6 @@ func (v *Verifier) Run(ctx context.Context) error {
 	v.end()
 	v.hub.close()
 	v.background.Wait()
-	return nil
 }
 
 // introduce makes every configured machine known, so that the fleet shows what

@@ -23,7 +23,7 @@ const sweepEvery = 5 * time.Second
 
 // workFast handles remarks and file events, which must be quick.
 func (v *Verifier) workFast(ctx context.Context) {
-	v.work(ctx, v.fast, func(ctx context.Context) error {
+	v.repeat(ctx, v.fast, func(ctx context.Context) error {
 		if err := v.takeRecords(ctx, remote.KindStatus, remote.KindEvent, remote.KindBaseline); err != nil {
 			return err
 		}
@@ -33,7 +33,7 @@ func (v *Verifier) workFast(ctx context.Context) {
 
 // workSlow handles what takes long to judge.
 func (v *Verifier) workSlow(ctx context.Context) {
-	v.work(ctx, v.slow, func(ctx context.Context) error {
+	v.repeat(ctx, v.slow, func(ctx context.Context) error {
 		if err := v.takeRecords(ctx, remote.KindAttestation, remote.KindScan); err != nil {
 			return err
 		}
@@ -41,7 +41,7 @@ func (v *Verifier) workSlow(ctx context.Context) {
 	})
 }
 
-func (v *Verifier) work(ctx context.Context, wake poke, step func(context.Context) error) {
+func (v *Verifier) repeat(ctx context.Context, wake poke, step func(context.Context) error) {
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
 	for {
