@@ -2,6 +2,7 @@ package volume
 
 import (
 	"github.com/plumbline-sec/plumbline/filewatch/volume/ext4"
+	"github.com/plumbline-sec/plumbline/filewatch/volume/vfat"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/xfs"
 )
 
@@ -26,7 +27,7 @@ func (v *Volume) mount() {
 	case "xfs":
 		v.mountXFS()
 	case "vfat":
-		v.NotMeasured = "no reader for " + v.Type + " yet"
+		v.mountFAT()
 	}
 }
 
@@ -52,5 +53,15 @@ func (v *Volume) mountXFS() {
 		return
 	}
 	v.UUID, v.Label, v.Replayed = fs.UUID, fs.Label, fs.Replayed
+	v.reader = fs
+}
+
+func (v *Volume) mountFAT() {
+	fs, err := vfat.Open(v.device, v.Size)
+	if err != nil {
+		v.fail(err)
+		return
+	}
+	v.UUID, v.Label = fs.Serial, fs.Label
 	v.reader = fs
 }

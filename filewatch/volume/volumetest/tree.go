@@ -202,3 +202,12 @@ func (e *Entry) write(dir string) error {
 	}
 	return nil
 }
+
+// Names are small files of the given names.
+func Names(names ...string) Tree {
+	var t Tree
+	for _, n := range names {
+		t = append(t, Entry{Path: n, Type: filewatch.TypeFile, Mode: 0o644, Content: []byte(n)})
+	}
+	return t
+}
