@@ -171,7 +171,8 @@ func (s *story) startVerifier(ctx context.Context) error {
 		return err
 	}
 	s.bmc = bmc
-	boot, err := s.tools.must(ctx, "plumbline", "attest", "digest", s.machine.UKI)
+	allowed := filepath.Join(filepath.Dir(s.machine.UKI), "uki-default.efi")
+	boot, err := s.tools.must(ctx, "plumbline", "attest", "digest", allowed)
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ type story struct {
 	machine  labMachine
 	verifier verifierReady
 	bmc      string    // LAN address of the machine's BMC
+	uki      string    // boot image to start instead of the allowed one; empty for that
 	daemons  []*daemon // in the order they were started
 	console  string
 	password string
@@ -87,8 +88,11 @@ func (s *story) bootMachine(ctx context.Context) error {
 	if err := copyFile(filepath.Join(s.tools.bin, "plumbline"), filepath.Join(s.insideDir(), "plumbline")); err != nil {
 		return err
 	}
-	err := s.tools.query(ctx, &s.machine, "plumbline-lab", "up", "--dir", s.machineDir(), "--no-bmc", "--files", s.insideDir())
-	if err != nil {
+	up := []string{"up", "--dir", s.machineDir(), "--no-bmc", "--files", s.insideDir()}
+	if s.uki != "" {
+		up = append(up, "--uki", s.uki)
+	}
+	if err := s.tools.query(ctx, &s.machine, "plumbline-lab", up...); err != nil {
 		return err
 	}
 	s.detail("kernel %s, booted in %.1f s", s.machine.Kernel, float64(s.machine.BootMS)/1000)
@@ -248,17 +252,15 @@ func (s *story) tamperFile(ctx context.Context) error {
 	s.detail("%s %s by %s", event.Op, event.Path, event.Actor)
 	s.expect("seen below the guest", "yes", yes(event.Path != ""), time.Since(began))
 	judged, err := s.waitEvent(ctx, before, 2*time.Minute, func(e *fileEvent) bool {
-		return e.Path == event.Path && e.Verdict == "changed"
+		return e.Path == event.Path && strings.Contains(e.Detail, "content changed")
 	})
 	if err != nil {
 		return err
 	}
 	s.detail("%s", judged.Detail)
 	s.expect(what, "changed", judged.Verdict, time.Since(began))
-	if _, err := s.tools.must(ctx, "plumbline-lab", "restore", "file-content", "--dir", s.machineDir()); err != nil {
-		return err
-	}
-	return nil
+	_, err = s.tools.must(ctx, "plumbline-lab", "restore", "file-content", "--dir", s.machineDir())
+	return err
 }
 
 // trustedAgain ends the story where it began.
