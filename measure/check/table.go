@@ -33,7 +33,10 @@ func table() []check {
 		textCheck(),
 		rodataCheck(),
 		moduleTextCheck(),
+		registersCheck(),
 		idtCheck(),
+		gdtCheck(),
+		pageTablesCheck(),
 		syscallsCheck(),
 		kvmCheck(),
 	}

@@ -1,0 +1,107 @@
+package check
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// vsyscall is the one page of the kernel's half that user mode may read or, in
+// old configurations, run (arch/x86/entry/vsyscall/vsyscall_64.c).
+const vsyscall address = 0xffff_ffff_ff60_0000
+
+func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error {
+	var data pageTablesData
+	if err := decode(raw, &data); err != nil {
+		return err
+	}
+	if len(data.Executable) == 0 {
+		return errNotObserved
+	}
+	report := func(r mappedRange, explanation string) {
+		out.Findings = append(out.Findings, measure.Finding{
+			Address: r.Start.String(), Symbol: r.Symbol,
+			Observed:    fmt.Sprintf("%d bytes at physical %v", r.Size, r.Phys),
+			Explanation: explanation,
+		})
+	}
+	for _, r := range data.Writable {
+		report(r, "memory of the kernel is both writable and executable")
+	}
+	for _, r := range data.Aliases {
+		report(r, "a writable mapping reaches text or read-only data")
+	}
+	for _, r := range data.User {
+		if r.Start != vsyscall || r.Size != mem.PageSize {
+			report(r, "memory in the kernel's half is open to user mode")
+		}
+	}
+	for _, f := range data.Foreign {
+		out.Findings = append(out.Findings, measure.Finding{
+			Symbol:   fmt.Sprintf("top page table of CPU %d, entry %d", f.CPU, f.Index),
+			Observed: fmt.Sprintf("%#x", f.Have), Expected: fmt.Sprintf("%#x", f.Want),
+			Explanation: "the CPU has other memory in the kernel's half than the kernel's own page tables",
+		})
+	}
+	unowned := unownedRanges(data.Executable, data.Owners)
+	if data.Incomplete != "" && len(unowned) > 0 {
+		return errors.New("accounts of executable memory could not be read: " + data.Incomplete)
+	}
+	for _, r := range unowned {
+		report(r, "executable memory that belongs to neither the kernel, a module, BPF, a probe nor a tracer")
+	}
+	if len(data.Lost) > 0 {
+		return fmt.Errorf("%d page tables could not be read, first %s", len(data.Lost), data.Lost[0])
+	}
+	return nil
+}
+
+// unownedRanges returns what of the ranges no owner has, in whole pages.
+func unownedRanges(ranges []mappedRange, owners []owner) []mappedRange {
+	sorted := slices.Clone(owners)
+	slices.SortFunc(sorted, func(a, b owner) int {
+		switch {
+		case a.Start < b.Start:
+			return -1
+		case a.Start > b.Start:
+			return 1
+		}
+		return 0
+	})
+	var out []mappedRange
+	for _, r := range ranges {
+		at, end := r.Start, r.Start+address(r.Size)
+		for _, o := range sorted {
+			last := (o.Start + address(o.Size) + mem.PageSize - 1) &^ (mem.PageSize - 1)
+			if o.Size == 0 || last <= at || last < o.Start {
+				continue
+			}
+			if o.Start >= end {
+				break
+			}
+			if o.Start > at {
+				out = append(out, part(r, at, o.Start))
+			}
+			at = last
+			if at >= end {
+				break
+			}
+		}
+		if at < end {
+			out = append(out, part(r, at, end))
+		}
+	}
+	return out
+}
+
+func part(r mappedRange, from, to address) mappedRange {
+	p := mappedRange{Start: from, Size: uint64(to - from), Phys: r.Phys + mem.Phys(from-r.Start)}
+	if from == r.Start {
+		p.Symbol = r.Symbol
+	}
+	return p
+}
