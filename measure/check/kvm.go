@@ -44,6 +44,8 @@ type kvmTable struct {
 	Name string  `json:"name"`
 	At   address `json:"at"`
 	Size uint64  `json:"size"` // bytes
+	// Fields names the operations it has, set or not; none for an array.
+	Fields []string `json:"fields,omitempty"`
 }
 
 // staticCallPrefix starts the path of a static call made from an operation.
@@ -117,6 +119,11 @@ func (c *collector) kvmRanges() ([]kvmRange, error) {
 		}
 		ranges = append(ranges, kvmRange{name: name, at: at, size: uint64(layout.Size), fields: functionPointers(layout)})
 	}
+	nested, err := c.nestedOps(types, ranges[0].at)
+	if err != nil {
+		return nil, err
+	}
+	ranges = append(ranges, nested...)
 	handlers := map[string]string{"kvm_amd": "svm_exit_handlers", "kvm_intel": "kvm_vmx_exit_handlers"}[vendor]
 	at, size, err := c.moduleSymbol(vendor, handlers)
 	if err != nil {
@@ -128,6 +135,24 @@ func (c *collector) kvmRanges() ([]kvmRange, error) {
 	ranges = append(ranges, kvmRange{name: handlers, at: at, size: size})
 	calls, err := c.staticCalls(kvm)
 	return append(ranges, calls...), err
+}
+
+// nestedOps finds the operations of nested virtualization, which kvm_x86_ops
+// points to.
+func (c *collector) nestedOps(types *kernel.Types, ops mem.Virt) ([]kvmRange, error) {
+	field, err := types.Offset("kvm_x86_ops", "nested_ops")
+	if err != nil {
+		return nil, nil // before 5.8
+	}
+	layout, err := types.Struct("kvm_x86_nested_ops")
+	if err != nil {
+		return nil, err
+	}
+	at, err := c.space.U64(ops + mem.Virt(field))
+	if err != nil || at == 0 {
+		return nil, err
+	}
+	return []kvmRange{{name: "kvm_x86_nested_ops", at: mem.Virt(at), size: uint64(layout.Size), fields: functionPointers(layout)}}, nil
 }
 
 // staticCalls finds the keys of KVM's static calls: struct static_call_key
@@ -186,7 +211,11 @@ func collectKVM(c *collector) (any, measure.Coverage, error) {
 		found := c.kvmPointers(r, raw)
 		data.Pointers = append(data.Pointers, found...)
 		if !strings.HasPrefix(r.name, staticCallPrefix) {
-			data.Tables = append(data.Tables, kvmTable{r.name, address(r.at), r.size})
+			table := kvmTable{Name: r.name, At: address(r.at), Size: r.size}
+			for _, f := range r.fields {
+				table.Fields = append(table.Fields, f.name)
+			}
+			data.Tables = append(data.Tables, table)
 		}
 		coverage.Bytes += int64(r.size)
 		coverage.Total += int64(r.count())

@@ -58,6 +58,7 @@ func (j *judging) kvmWant(want address, data *kvmData) string {
 var kvmObjects = map[string]string{
 	"kvm_x86_ops":           "svm_x86_ops",
 	"kvm_pmu_ops":           "amd_pmu_ops",
+	"kvm_x86_nested_ops":    "svm_nested_ops",
 	"svm_exit_handlers":     "svm_exit_handlers",
 	"kvm_vmx_exit_handlers": "kvm_vmx_exit_handlers",
 }
@@ -104,13 +105,25 @@ func (j *judging) kvmExpected(data *kvmData) (map[address]address, error) {
 	return out, nil
 }
 
-// kvmDisagreements compares each operation with the static call made from it
-// (kvm_ops_static_call_update, arch/x86/kvm/x86.c; kvm_pmu_ops_update, pmu.c).
+// staticCallTables names the tables that static calls are made from, and what
+// follows "kvm_x86_" in the calls' names (kvm_ops_static_call_update,
+// arch/x86/kvm/x86.c; kvm_pmu_ops_update, pmu.c; those of nested operations
+// came with 7.0).
+var staticCallTables = []struct{ prefix, table string }{
+	{"", "kvm_x86_ops"}, {"pmu_", "kvm_pmu_ops"}, {"nested_", "kvm_x86_nested_ops"},
+}
+
+// kvmDisagreements compares each operation with the static call made from it.
 // An operation that is not set has a static call that is not set or returns 0.
 func (j *judging) kvmDisagreements(data *kvmData) []measure.Finding {
-	ops := make(map[string]pointer)
+	ops, fields := make(map[string]pointer), make(map[string]bool)
 	for _, p := range data.Pointers {
 		ops[p.Path] = p
+	}
+	for _, t := range data.Tables {
+		for _, f := range t.Fields {
+			fields[t.Name+"."+f] = true
+		}
 	}
 	var out []measure.Finding
 	for _, call := range data.Pointers {
@@ -118,19 +131,23 @@ func (j *judging) kvmDisagreements(data *kvmData) []measure.Finding {
 		if !ok {
 			continue
 		}
-		path := "kvm_x86_ops." + name
-		if pmu, ok := strings.CutPrefix(name, "pmu_"); ok {
-			path = "kvm_pmu_ops." + pmu
+		for _, from := range staticCallTables {
+			field, ok := strings.CutPrefix(name, from.prefix)
+			path := from.table + "." + field
+			if !ok || !fields[path] {
+				continue
+			}
+			op, set := ops[path]
+			if op.Value == call.Value || !set && j.name(call) == "__static_call_return0" {
+				break
+			}
+			expected := "not set"
+			if set {
+				expected = fmt.Sprintf("%v (%s)", op.Value, j.name(op))
+			}
+			out = append(out, j.finding(call, expected, "the static call and "+path+", which it was made from, disagree: one of them was changed"))
+			break
 		}
-		op, set := ops[path]
-		if op.Value == call.Value || !set && j.name(call) == "__static_call_return0" {
-			continue
-		}
-		expected := "not set"
-		if set {
-			expected = fmt.Sprintf("%v (%s)", op.Value, j.name(op))
-		}
-		out = append(out, j.finding(call, expected, "the static call and "+path+", which it was made from, disagree: one of them was changed"))
 	}
 	return out
 }

@@ -43,7 +43,8 @@ type syscallTable struct {
 var syscallTables = []string{"sys_call_table", "ia32_sys_call_table", "x32_sys_call_table"}
 
 // x32First is where the numbers of x32 start, which share functions with the
-// others (arch/x86/entry/syscalls/syscall_64.tbl).
+// others (arch/x86/entry/syscalls/syscall_64.tbl), as some of the 32-bit ones do
+// among themselves.
 const x32First = 512
 
 // maxSyscalls bounds a table; 6.12 has 467 entries, 5.10 has 441. Less than
@@ -132,7 +133,7 @@ func judgeSyscalls(j *judging, raw json.RawMessage, out *measure.Check) error {
 		seen := make(map[address]string)
 		for i, p := range table.Entries {
 			f, bad := j.syscall(p)
-			if !bad && i < x32First && !strings.HasSuffix(j.name(p), "_ni_syscall") {
+			if !bad && table.Name == syscallTables[0] && i < x32First && !strings.HasSuffix(j.name(p), "_ni_syscall") {
 				if other, twice := seen[p.Value]; twice {
 					f, bad = j.finding(p, "a function of its own", "the system call table has this function twice, also at "+other), true
 				}

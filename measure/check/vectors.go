@@ -5,7 +5,8 @@ package check
 // Sources: exceptions, arch/x86/include/asm/trapnr.h and idtentry.h; system
 // vectors, arch/x86/include/asm/irq_vectors.h, which counts them down from 0xff
 // with numbers that have not changed since 4.x (uv_bau at 0xf5 went in 5.9,
-// kvm_posted_intr_* came to 0xf0..0xf2, posted MSI to 0xeb in 6.11).
+// kvm_posted_intr_* came to 0xf0..0xf2, posted MSI to 0xeb in 6.11,
+// the guest PMI to 0xf5 in 7.0).
 func vectorHandlers(vector int) []string {
 	if name, ok := exceptions[vector]; ok {
 		return []string{"asm_exc_" + name}
@@ -36,7 +37,7 @@ var systemVectors = map[int]string{
 	0xff: "spurious_apic_interrupt", 0xfe: "error_interrupt", 0xfd: "reschedule_ipi",
 	0xfc: "call_function", 0xfb: "call_function_single", 0xfa: "thermal",
 	0xf9: "threshold", 0xf8: "reboot", 0xf7: "x86_platform_ipi", 0xf6: "irq_work",
-	0xf4: "deferred_error", 0xf3: "hyperv_callback", 0xf2: "kvm_posted_intr_ipi",
+	0xf5: "perf_guest_mediated_pmi_handler", 0xf4: "deferred_error", 0xf3: "hyperv_callback", 0xf2: "kvm_posted_intr_ipi",
 	0xf1: "kvm_posted_intr_wakeup_ipi", 0xf0: "kvm_posted_intr_nested_ipi",
 	0xee: "hyperv_reenlightenment", 0xed: "hyperv_stimer0",
 	0xec: "apic_timer_interrupt", 0xeb: "posted_msi_notification",

@@ -14,6 +14,7 @@ var ErrNoMember = errors.New("type has no such member")
 // Types are the types of a kernel, or of a module on top of its kernel's.
 type Types struct {
 	Spec *btf.Spec
+	base *Types // a module's kernel's; nil for the kernel's own
 }
 
 // parseTypes reads raw BTF; base is nil for the kernel's own.
@@ -32,10 +33,10 @@ func parseTypes(raw []byte, base *Types) (t *Types, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoTypes, err)
 	}
-	return &Types{Spec: spec}, nil
+	return &Types{Spec: spec, base: base}, nil
 }
 
-// Struct returns a structure by name.
+// Struct returns a structure by name. A module's own comes before the kernel's.
 func (t *Types) Struct(name string) (s *btf.Struct, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -43,6 +44,9 @@ func (t *Types) Struct(name string) (s *btf.Struct, err error) {
 		}
 	}()
 	if err := t.Spec.TypeByName(name, &s); err != nil {
+		if t.base != nil {
+			return t.base.Struct(name)
+		}
 		return nil, fmt.Errorf("struct %s: %w", name, err)
 	}
 	return s, nil
