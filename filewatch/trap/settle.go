@@ -86,6 +86,11 @@ const maxWaiting = 1 << 16
 // Add waits for the object of an event, or waits anew if it is waited for
 // already.
 func (s *Settler) Add(e *filewatch.Event, r *Record) {
+	if removed(e, r) {
+		s.mu.Lock()
+		delete(s.pending, e.Object.ID())
+		s.mu.Unlock()
+	}
 	if !settles(e, r) {
 		return
 	}
@@ -109,18 +114,20 @@ func (s *Settler) Add(e *filewatch.Event, r *Record) {
 	s.mu.Unlock()
 }
 
+// removed says whether an event took the last name of an object.
+func removed(e *filewatch.Event, r *Record) bool {
+	if e.Status != filewatch.Done || e.Object == nil {
+		return false
+	}
+	return e.Op == filewatch.OpRmdir || e.Op == filewatch.OpUnlink && r.Object.Nlink <= 1
+}
+
 // settles says whether an event leaves an object on disk that is worth reading.
 func settles(e *filewatch.Event, r *Record) bool {
 	if e.Status == filewatch.Denied || e.Level < filewatch.Verify || e.Object == nil || e.Object.Inode == 0 {
 		return false
 	}
-	switch e.Op {
-	case filewatch.OpRmdir:
-		return false
-	case filewatch.OpUnlink:
-		return r.Object.Nlink > 1
-	}
-	return r.Marks&Unlinked == 0
+	return !removed(e, r) && r.Marks&Unlinked == 0
 }
 
 // Forget drops all that is waited for, such as after a reset of the machine.
