@@ -56,6 +56,7 @@ type Settler struct {
 
 	mu      sync.Mutex
 	pending map[filewatch.ID]*waiting
+	crowded []*filewatch.Event // there was no room to wait for
 }
 
 // Settled is the end of a wait.
@@ -80,7 +81,8 @@ var (
 	ErrCrowded    = errors.New("too many changed objects to wait for")
 )
 
-// maxWaiting bounds the objects waited for.
+// maxWaiting bounds the objects waited for, and in each round those that are
+// reported not to be: beyond that an event is left without what follows it.
 const maxWaiting = 1 << 16
 
 // Add waits for the object of an event, or waits anew if it is waited for
@@ -104,13 +106,12 @@ func (s *Settler) Add(e *filewatch.Event, r *Record) {
 		s.pending = make(map[filewatch.ID]*waiting)
 	}
 	if _, known := s.pending[e.Object.ID()]; !known && len(s.pending) >= maxWaiting {
-		w.until, w.reason = time.Time{}, ErrCrowded
-		for id := range s.pending { // in place of any other, which is told so
-			s.pending[id].until, s.pending[id].reason = time.Time{}, ErrCrowded
-			break
+		if len(s.crowded) < maxWaiting {
+			s.crowded = append(s.crowded, e)
 		}
+	} else {
+		s.pending[e.Object.ID()] = w
 	}
-	s.pending[e.Object.ID()] = w
 	s.mu.Unlock()
 }
 
@@ -159,6 +160,7 @@ func (s *Settler) Run(ctx context.Context) {
 
 // round looks at everything waited for once.
 func (s *Settler) round(ctx context.Context) {
+	s.turnedAway()
 	var disk Disk
 	var diskErr error
 	for id, w := range s.snapshot() {
@@ -190,6 +192,17 @@ func (s *Settler) round(ctx context.Context) {
 		if time.Now().After(w.until) {
 			s.finish(id, w, &Settled{Err: errors.Join(ErrNotSettled, w.reason)})
 		}
+	}
+}
+
+// turnedAway reports the events that there was no room for.
+func (s *Settler) turnedAway() {
+	s.mu.Lock()
+	crowded := s.crowded
+	s.crowded = nil
+	s.mu.Unlock()
+	for _, e := range crowded {
+		s.Done(&Settled{Event: e, Err: ErrCrowded})
 	}
 }
 
