@@ -84,19 +84,31 @@ func (a *aptDir) extract(ctx context.Context, dir string, packages ...string) er
 	return nil
 }
 
-var dependsLine = regexp.MustCompile(`(?m)^\s*\|?Depends: (linux-image-\S+)`)
+var (
+	imageDepend = regexp.MustCompile(`(?m)^\s*\|?Depends: (linux-image-\S+)`)
+	partDepend  = regexp.MustCompile(`(?m)^\s*\|?Depends: (linux-(?:base|binary|modules)-\S+)`)
+)
 
-// kernelPackage finds the package with the kernel behind a metapackage.
-func (a *aptDir) kernelPackage(ctx context.Context, metapackage string) (string, error) {
+// kernelPackages finds the package with the kernel behind a metapackage, and
+// those it is split into: since 7.x vmlinuz, the
+// modules and what both need have their own.
+func (a *aptDir) kernelPackages(ctx context.Context, metapackage string) ([]string, error) {
 	text, err := output(ctx, a.dir, "apt-cache", a.args("depends", metapackage)...)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	match := dependsLine.FindStringSubmatch(text)
+	match := imageDepend.FindStringSubmatch(text)
 	if match == nil {
-		return "", fmt.Errorf("%s depends on no kernel:\n%s", metapackage, text)
+		return nil, fmt.Errorf("%s depends on no kernel:\n%s", metapackage, text)
 	}
-	return match[1], nil
+	packages := []string{match[1]}
+	if text, err = output(ctx, a.dir, "apt-cache", a.args("depends", match[1])...); err != nil {
+		return nil, err
+	}
+	for _, part := range partDepend.FindAllStringSubmatch(text, -1) {
+		packages = append(packages, part[1])
+	}
+	return packages, nil
 }
 
 var errNoSources = errors.New("the machine's apt sources name no Debian archive")

@@ -84,12 +84,14 @@ func (i *image) fetchKernel(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(apt.dir)
-	if i.info.Package, err = apt.kernelPackage(ctx, i.recipe.Kernel.metapackage()); err != nil {
+	packages, err := apt.kernelPackages(ctx, i.recipe.Kernel.metapackage())
+	if err != nil {
 		return err
 	}
+	i.info.Package = packages[0]
 	i.info.Release = strings.TrimPrefix(i.info.Package, "linux-image-")
 	unpacked := filepath.Join(i.dir, "unpacked")
-	if err := apt.extract(ctx, unpacked, i.info.Package); err != nil {
+	if err := apt.extract(ctx, unpacked, packages...); err != nil {
 		return err
 	}
 	defer os.RemoveAll(unpacked)
@@ -97,20 +99,23 @@ func (i *image) fetchKernel(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Join(kernel, "lib", "modules"), 0o755); err != nil {
 		return err
 	}
-	if err := os.Rename(filepath.Join(unpacked, "boot", "vmlinuz-"+i.info.Release), i.vmlinuz()); err != nil {
+	// Since trixie modules are below /usr, since 7.x vmlinuz is with them.
+	modules := filepath.Join("lib", "modules", i.info.Release)
+	if err := renameFirst(i.modules(), filepath.Join(unpacked, modules), filepath.Join(unpacked, "usr", modules)); err != nil {
 		return err
 	}
-	// Newer packages have no link from /lib to /usr/lib of their own.
-	for _, lib := range []string{"lib", "usr/lib"} {
-		err := os.Rename(filepath.Join(unpacked, lib, "modules", i.info.Release), i.modules())
-		if err == nil {
-			return nil
-		}
+	return renameFirst(i.vmlinuz(), filepath.Join(unpacked, "boot", "vmlinuz-"+i.info.Release), filepath.Join(i.modules(), "vmlinuz"))
+}
+
+// renameFirst gives the first of some files that exists a new name.
+func renameFirst(to string, from ...string) error {
+	for _, path := range from {
+		err := os.Rename(path, to)
 		if !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	return fmt.Errorf("%s has no lib/modules/%s", i.info.Package, i.info.Release)
+	return fmt.Errorf("the packages hold none of %v", from)
 }
 
 // fetchBusyBox brings the one program of the initial RAM disk, from the
