@@ -194,7 +194,7 @@ func (m *Machine) files() []string {
 	for _, name := range []string{
 		"qmp.sock", "lab-qmp.sock", "qmp-events.sock", "gdb.sock", "serial.sock", "agent.sock", "agent.lock",
 		"bmc.sock", "bmc.json", "trap.sock", "tpm", "tpm.sock", "host-tpm", "host-tpm.sock", "host-tpm-ctrl.sock",
-		"root.img", "esp.img", "vars.fd", "files.img", "tampers",
+		"root.img", "esp.img", "vars.fd", "files.img", "tampers", "kallsyms",
 	} {
 		paths = append(paths, filepath.Join(m.Dir, name))
 	}

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/plumbline-sec/plumbline/internal/gdbstub"
 )
 
 // shared is the machine of all tests that leave it as they found it, booted
@@ -117,6 +119,8 @@ func TestExecPassesEverythingOn(t *testing.T) {
 // observe is a script in the guest for each tamper that is not seen in memory:
 // what it prints must differ while the tamper is in place.
 var observe = map[string]string{
+	"module-hidden":  "cut -d ' ' -f 1 /proc/modules",
+	"process-hidden": "ps -e -o comm= | grep -cx sleep; true",
 	"file-content":   "sha256sum /usr/bin/pinky",
 	"file-setuid":    "find /usr/local -perm -4000",
 	"file-deleted":   "ls /etc/security",
@@ -141,19 +145,20 @@ func TestTampersShowAndAreRestored(t *testing.T) {
 			if err := m.Tamper(t.Context(), tamper.Name); !errors.Is(err, ErrTampered) {
 				t.Errorf("tampering twice: %v", err)
 			}
-			steps := memorySteps(t, m, tamper.Name)
+			steps := stateSteps(t, m, tamper.Name)
 			switch {
 			case inGuest && m.ShellT(t, script) == before:
 				t.Error("the tamper does not show in the guest")
 			case !inGuest && len(steps) == 0:
-				t.Error("the tamper wrote no memory and has no script to observe it")
+				t.Error("the tamper changed no memory nor register and has no script to observe it")
 			}
-			checkMemory(t, m, steps, false)
+			checkState(t, m, steps, false)
 			if err := m.Restore(t.Context(), tamper.Name); err != nil {
 				t.Fatal(err)
 			}
-			checkMemory(t, m, steps, true)
-			if inGuest {
+			if !inGuest { // else the memory may be gone with the module or process it was of
+				checkState(t, m, steps, true)
+			} else {
 				if after := m.ShellT(t, script); after != before {
 					t.Errorf("not restored: %q, was %q", after, before)
 				}
@@ -168,8 +173,9 @@ func TestTampersShowAndAreRestored(t *testing.T) {
 	}
 }
 
-// memorySteps are the memory writes of a tamper in place, with the old bytes.
-func memorySteps(t *testing.T, m *Machine, name string) []undoStep {
+// stateSteps are the changes of memory and registers by a tamper in place, with
+// what was there before.
+func stateSteps(t *testing.T, m *Machine, name string) []undoStep {
 	t.Helper()
 	steps, err := readJournal(m.journal(name))
 	if err != nil {
@@ -178,25 +184,52 @@ func memorySteps(t *testing.T, m *Machine, name string) []undoStep {
 	return slices.DeleteFunc(steps, func(s undoStep) bool { return s.Script != "" })
 }
 
-func checkMemory(t *testing.T, m *Machine, steps []undoStep, restored bool) {
+func checkState(t *testing.T, m *Machine, steps []undoStep, restored bool) {
 	t.Helper()
-	if len(steps) == 0 {
-		return
+	for _, step := range steps {
+		if step.Register != "" {
+			if now := readRegister(t, m, step); (now == step.Value) != restored {
+				t.Errorf("%s is %#x, was %#x before the tamper", step.Register, now, step.Value)
+			}
+			continue
+		}
+		if now := readMemory(t, m, step); bytes.Equal(now, step.Bytes) != restored {
+			t.Errorf("memory at %#x%x is %x, was %x before the tamper", step.Address, step.Physical, now, step.Bytes)
+		}
 	}
+}
+
+func readRegister(t *testing.T, m *Machine, step undoStep) uint64 {
+	t.Helper()
+	stub, err := gdbstub.Dial(t.Context(), m.GDB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stub.Close()
+	value, err := stub.ReadRegister(step.CPU, step.Register)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+func readMemory(t *testing.T, m *Machine, step undoStep) []byte {
+	t.Helper()
 	mem, err := m.openMemory(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer mem.close()
-	for _, step := range steps {
-		now := make([]byte, len(step.Bytes))
-		if err := mem.read(step.Address, now); err != nil {
-			t.Error(err)
-		}
-		if bytes.Equal(now, step.Bytes) != restored {
-			t.Errorf("memory at %#x is %x, was %x before the tamper", step.Address, now, step.Bytes)
-		}
+	now := make([]byte, len(step.Bytes))
+	if step.Physical != 0 {
+		err = mem.readPhys(step.Physical, now)
+	} else {
+		err = mem.read(step.Address, now)
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return now
 }
 
 func TestTwoMachinesSideBySide(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"github.com/plumbline-sec/plumbline/internal/qmp"
@@ -27,8 +28,8 @@ type guestMemory struct {
 
 // registers are the few of CPU 0 that tampers need.
 type registers struct {
-	cr3, cr4 uint64
-	idt, gdt uint64 // base addresses
+	cr3, cr4      uint64
+	idt, gdt, tss uint64 // base addresses
 }
 
 func (m *Machine) openMemory(ctx context.Context) (*guestMemory, error) {
@@ -70,6 +71,25 @@ func (g *guestMemory) readWord(v uint64) (uint64, error) {
 	return binary.LittleEndian.Uint64(buf[:]), err
 }
 
+// writePhys stores data at a guest-physical address, within one page.
+func (g *guestMemory) writePhys(phys uint64, data []byte) error {
+	off, err := g.fileOffset(phys)
+	if err != nil {
+		return err
+	}
+	_, err = g.file.WriteAt(data, off)
+	return err
+}
+
+func (g *guestMemory) readPhys(phys uint64, buf []byte) error {
+	off, err := g.fileOffset(phys)
+	if err != nil {
+		return err
+	}
+	_, err = g.file.ReadAt(buf, off)
+	return err
+}
+
 // each splits buf at page boundaries.
 func (g *guestMemory) each(v uint64, buf []byte, do func(off int64, part []byte) error) error {
 	const page = 4096
@@ -93,39 +113,84 @@ func (g *guestMemory) each(v uint64, buf []byte, do func(off int64, part []byte)
 
 // Source: Intel SDM, volume 3A, section 4.5 (4-level and 5-level paging).
 const (
-	entryPresent = 1 << 0
-	entryLarge   = 1 << 7
-	entryAddress = 0x000f_ffff_ffff_f000
-	cr4LA57      = 1 << 12
-	cr3UserPTI   = 1 << 12 // Linux: the user half of a pair of page tables (PTI_USER_PGTABLE_BIT)
+	entryPresent   = 1 << 0
+	entryWritable  = 1 << 1
+	entryUser      = 1 << 2
+	entryLarge     = 1 << 7
+	entryNoExecute = 1 << 63
+	entryAddress   = 0x000f_ffff_ffff_f000
+	cr4LA57        = 1 << 12
+	cr3UserPTI     = 1 << 12 // Linux: the user half of a pair of page tables (PTI_USER_PGTABLE_BIT)
 )
 
-// translate walks the page tables of CPU 0.
-func (g *guestMemory) translate(v uint64) (uint64, error) {
+// pageEntry is one entry met on a walk.
+type pageEntry struct {
+	phys  uint64 // where the entry lies
+	value uint64
+	shift int // log2 of the bytes it maps
+}
+
+// walk lists the entries from the root down to the one that maps v; the last
+// is not present if nothing does.
+//
+// With page-table isolation a CPU in user mode has tables without most of the
+// kernel; the kernel's lie in the page before them. Without it bit 12 is a
+// plain address bit (always so since 6.15, where isolation that is off takes
+// no second page), and that page may hold anything: it counts only where it
+// agrees with the CPU's own or where that has nothing.
+func (g *guestMemory) walk(v uint64) ([]pageEntry, error) {
+	root := g.regs.cr3 & entryAddress
+	own, err := g.walkFrom(root, v)
+	if root&cr3UserPTI == 0 {
+		return own, err
+	}
+	kernels, errKernels := g.walkFrom(root&^cr3UserPTI, v)
+	if errKernels != nil || err != nil || len(kernels) != len(own) {
+		if err == nil && own[len(own)-1].value&entryPresent != 0 || errKernels != nil {
+			return own, err
+		}
+		return kernels, nil
+	}
+	mine, theirs := own[len(own)-1].value, kernels[len(kernels)-1].value
+	if mine&entryPresent == 0 || mine&entryAddress == theirs&entryAddress {
+		return kernels, nil
+	}
+	return own, nil
+}
+
+func (g *guestMemory) walkFrom(table, v uint64) ([]pageEntry, error) {
 	shift := 39
 	if g.regs.cr4&cr4LA57 != 0 {
 		shift = 48
 	}
-	table := g.regs.cr3 & entryAddress &^ cr3UserPTI
+	var entries []pageEntry
 	for ; ; shift -= 9 {
-		off, err := g.fileOffset(table + v>>shift&0x1ff*8)
-		if err != nil {
-			return 0, err
-		}
+		e := pageEntry{phys: table + v>>shift&0x1ff*8, shift: shift}
 		var raw [8]byte
-		if _, err := g.file.ReadAt(raw[:], off); err != nil {
-			return 0, err
+		if err := g.readPhys(e.phys, raw[:]); err != nil {
+			return nil, err
 		}
-		entry := binary.LittleEndian.Uint64(raw[:])
-		if entry&entryPresent == 0 {
-			return 0, fmt.Errorf("guest address %#x is not mapped", v)
+		e.value = binary.LittleEndian.Uint64(raw[:])
+		entries = append(entries, e)
+		if e.value&entryPresent == 0 || shift == 12 || shift <= 30 && e.value&entryLarge != 0 {
+			return entries, nil
 		}
-		if shift == 12 || shift <= 30 && entry&entryLarge != 0 {
-			offset := uint64(1)<<shift - 1
-			return entry&entryAddress&^offset | v&offset, nil
-		}
-		table = entry & entryAddress
+		table = e.value & entryAddress
 	}
+}
+
+// translate walks the page tables of CPU 0.
+func (g *guestMemory) translate(v uint64) (uint64, error) {
+	entries, err := g.walk(v)
+	if err != nil {
+		return 0, err
+	}
+	leaf := entries[len(entries)-1]
+	if leaf.value&entryPresent == 0 {
+		return 0, fmt.Errorf("guest address %#x is not mapped", v)
+	}
+	offset := uint64(1)<<leaf.shift - 1
+	return leaf.value&entryAddress&^offset | v&offset, nil
 }
 
 // fileOffset finds a guest-physical address in the RAM file. Source: QEMU,
@@ -149,6 +214,7 @@ func (g *guestMemory) fileOffset(phys uint64) (int64, error) {
 var (
 	controlRegister = regexp.MustCompile(`\bCR([34])=([0-9a-f]+)`)
 	tableRegister   = regexp.MustCompile(`(?m)^([IG]DT)= +([0-9a-f]+)`)
+	taskRegister    = regexp.MustCompile(`(?m)^(TR) *=[0-9a-f]+ ([0-9a-f]+)`)
 )
 
 // readRegisters asks the monitor for CPU 0's registers.
@@ -163,13 +229,14 @@ func (m *Machine) readRegisters(ctx context.Context) (registers, error) {
 		return registers{}, err
 	}
 	values := make(map[string]uint64)
-	for _, match := range append(controlRegister.FindAllStringSubmatch(text, -1), tableRegister.FindAllStringSubmatch(text, -1)...) {
+	for _, match := range slices.Concat(controlRegister.FindAllStringSubmatch(text, -1),
+		tableRegister.FindAllStringSubmatch(text, -1), taskRegister.FindAllStringSubmatch(text, -1)) {
 		if values[match[1]], err = strconv.ParseUint(match[2], 16, 64); err != nil {
 			return registers{}, fmt.Errorf("register %s: %w", match[0], err)
 		}
 	}
-	r := registers{cr3: values["3"], cr4: values["4"], idt: values["IDT"], gdt: values["GDT"]}
-	if r.cr3 == 0 || r.idt == 0 {
+	r := registers{cr3: values["3"], cr4: values["4"], idt: values["IDT"], gdt: values["GDT"], tss: values["TR"]}
+	if r.cr3 == 0 || r.idt == 0 || r.gdt == 0 || r.tss == 0 {
 		return r, fmt.Errorf("registers not understood:\n%s", tail(text, 20))
 	}
 	return r, nil

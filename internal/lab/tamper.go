@@ -8,7 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
+
+	"github.com/cilium/ebpf/btf"
 )
 
 // A Tamper changes a running machine in one way and can undo it. The benign
@@ -25,7 +26,8 @@ type Tamper struct {
 
 // Tampers lists the corpus.
 func Tampers() []Tamper {
-	return slices.Concat(textTampers, tableTampers, pointerTampers, fileTampers, benignChanges)
+	return slices.Concat(textTampers, dataTampers, tableTampers, registerTampers, pageTampers,
+		pointerTampers, hidingTampers, fileTampers, benignChanges)
 }
 
 var (
@@ -33,6 +35,8 @@ var (
 	ErrUnknownTamper = errors.New("unknown tamper")
 	// ErrTampered: the tamper is in place already.
 	ErrTampered = errors.New("already tampered")
+	// ErrNoSubject: this kernel has nothing of the kind that the tamper changes.
+	ErrNoSubject = errors.New("the guest's kernel has no such symbol")
 	// ErrNotTampered: there is nothing to restore.
 	ErrNotTampered = errors.New("not tampered")
 )
@@ -112,14 +116,22 @@ type change struct {
 	journal string
 	undo    []undoStep
 
-	mem *guestMemory
+	mem   *guestMemory
+	table map[string]uint64 // kernel and module symbols
+	types *btf.Spec
 }
 
-// undoStep is either bytes to put back or a script to run in the guest.
+// undoStep is bytes or a register to put back, or a script to run in the guest.
 type undoStep struct {
-	Address uint64 `json:"address,omitempty"`
-	Bytes   []byte `json:"bytes,omitempty"`
-	Script  string `json:"script,omitempty"`
+	Address  uint64 `json:"address,omitempty"` // kernel virtual
+	Physical uint64 `json:"physical,omitempty"`
+	Bytes    []byte `json:"bytes,omitempty"`
+
+	Register string `json:"register,omitempty"`
+	CPU      int    `json:"cpu,omitempty"`
+	Value    uint64 `json:"value,omitempty"`
+
+	Script string `json:"script,omitempty"`
 }
 
 // write stores data at a kernel virtual address.
@@ -141,6 +153,25 @@ func (c *change) write(ctx context.Context, address uint64, data []byte) error {
 	return mem.write(address, data)
 }
 
+// writePhys stores one word at a guest-physical address.
+func (c *change) writePhys(ctx context.Context, phys, value uint64) error {
+	mem, err := c.memory(ctx)
+	if err != nil {
+		return err
+	}
+	old := make([]byte, 8)
+	if err := mem.readPhys(phys, old); err != nil {
+		return err
+	}
+	if string(old) == string(word(value)) {
+		return fmt.Errorf("guest-physical memory at %#x already is %#x", phys, value)
+	}
+	if err := c.record(undoStep{Physical: phys, Bytes: old}); err != nil {
+		return err
+	}
+	return mem.writePhys(phys, word(value))
+}
+
 // shell runs a script in the guest; undo is the script that reverts it.
 func (c *change) shell(ctx context.Context, script, undo string) error {
 	if err := c.record(undoStep{Script: undo}); err != nil {
@@ -160,13 +191,19 @@ func (c *change) record(step undoStep) error {
 }
 
 func (c *change) revert(ctx context.Context, step undoStep) error {
-	if step.Script != "" {
+	switch {
+	case step.Script != "":
 		_, err := c.machine.Shell(ctx, step.Script)
 		return err
+	case step.Register != "":
+		return c.writeRegister(ctx, step.CPU, step.Register, step.Value)
 	}
 	mem, err := c.memory(ctx)
 	if err != nil {
 		return err
+	}
+	if step.Physical != 0 {
+		return mem.writePhys(step.Physical, step.Bytes)
 	}
 	return mem.write(step.Address, step.Bytes)
 }
@@ -180,31 +217,6 @@ func (c *change) memory(ctx context.Context) (*guestMemory, error) {
 		c.mem = mem
 	}
 	return c.mem, nil
-}
-
-// symbols returns the addresses of kernel or module symbols, from the guest's
-// own /proc/kallsyms: the lab may ask the guest, the product never does. The
-// guest picks the lines, because its way out is slow.
-func (c *change) symbols(ctx context.Context, names ...string) ([]uint64, error) {
-	out, err := c.machine.Shell(ctx, "grep -E ' ("+strings.Join(names, "|")+")([[:space:]]|$)' /proc/kallsyms")
-	if err != nil {
-		return nil, fmt.Errorf("look up %v: %w", names, err)
-	}
-	found := make(map[string]uint64)
-	for line := range strings.Lines(out) {
-		var address uint64
-		var kind, symbol string
-		if n, _ := fmt.Sscanf(line, "%x %s %s", &address, &kind, &symbol); n == 3 && found[symbol] == 0 {
-			found[symbol] = address
-		}
-	}
-	addresses := make([]uint64, len(names))
-	for i, name := range names {
-		if addresses[i] = found[name]; addresses[i] == 0 {
-			return nil, fmt.Errorf("the guest's kernel has no symbol %s", name)
-		}
-	}
-	return addresses, nil
 }
 
 func (c *change) close() {

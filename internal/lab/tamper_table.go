@@ -3,6 +3,8 @@ package lab
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 )
 
 // tableTampers change the tables through which the processor and the kernel
@@ -11,31 +13,90 @@ var tableTampers = []Tamper{
 	{
 		Name: "syscall-table", Check: "linux.syscalls",
 		Doc:   "point the acct entry of the system call table at another function",
-		apply: hookSyscall,
+		apply: hookTable("sys_call_table", sysAcct, "__x64_sys_getpid"),
+	},
+	{
+		Name: "syscall-dispatch", Check: "linux.text",
+		Doc:   "make the dispatcher of 32-bit system calls branch to another function for acct",
+		apply: hookDispatch,
 	},
 	{
 		Name: "idt-gate", Check: "linux.idt",
 		Doc:   "point interrupt gate 9 at the handler of another exception",
 		apply: hookGate,
 	},
+	{
+		Name: "idt-privilege", Check: "linux.idt",
+		Doc:   "let user mode raise interrupt 9 through its gate",
+		apply: openGate,
+	},
+	{
+		Name: "gdt-call-gate", Check: "linux.gdt",
+		Doc:   "put a call gate that user mode may use into a free slot of CPU 0's GDT",
+		apply: addCallGate,
+	},
+	{
+		Name: "tss-stack", Check: "linux.gdt",
+		Doc:   "move the double fault stack of CPU 0 in its TSS",
+		apply: moveStack,
+	},
 }
 
-// sysAcct is the number of the acct system call on x86-64 (Linux,
-// arch/x86/entry/syscalls/syscall_64.tbl): used by nothing in the machine.
+// sysAcct is the number of the acct system call, used by nothing in the
+// machine (Linux, arch/x86/entry/syscalls/syscall_64.tbl).
 const sysAcct = 163
 
-func hookSyscall(ctx context.Context, c *change) error {
-	at, err := c.symbols(ctx, "sys_call_table", "__x64_sys_getpid")
+// hookTable points an entry of a table of pointers at another function.
+func hookTable(table string, entry uint64, function string) func(context.Context, *change) error {
+	return func(ctx context.Context, c *change) error {
+		at, err := c.symbols(ctx, table, function)
+		if err != nil {
+			return err
+		}
+		return c.write(ctx, at[0]+8*entry, word(at[1]))
+	}
+}
+
+// hookDispatch retargets one branch of ia32_sys_call, which since 6.9, and its
+// backports to stable kernels, dispatches by code and not by the table. No
+// 32-bit program runs in the machine.
+func hookDispatch(ctx context.Context, c *change) error {
+	at, err := c.symbols(ctx, "ia32_sys_call", "__ia32_sys_acct|__x64_sys_acct", "commit_creds")
 	if err != nil {
 		return err
 	}
-	return c.write(ctx, at[0]+8*sysAcct, word(at[1]))
+	mem, err := c.memory(ctx)
+	if err != nil {
+		return err
+	}
+	code := make([]byte, 16<<10)
+	if err := mem.read(at[0], code); err != nil {
+		return err
+	}
+	for i := range len(code) - 5 {
+		after := at[0] + uint64(i) + 5
+		displacement := binary.LittleEndian.Uint32(code[i+1:])
+		if (code[i] == opcodeCall || code[i] == opcodeJump) && displacement == uint32(at[1]-after) {
+			return c.write(ctx, after-4, binary.LittleEndian.AppendUint32(nil, uint32(at[2]-after)))
+		}
+	}
+	return fmt.Errorf("ia32_sys_call has no branch to acct: %w", ErrNoSubject)
 }
 
-// hookGate redirects vector 9, which no processor since the 386 raises. Source
-// of the gate's layout: Intel SDM, volume 3A, section 6.14.1.
-func hookGate(ctx context.Context, c *change) error {
+// gate reads vector 9's gate, which no processor since the 386 raises. Source
+// of its layout: Intel SDM, volume 3A, section 6.14.1.
+func (c *change) gate(ctx context.Context) (address uint64, gate []byte, err error) {
 	mem, err := c.memory(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	gate = make([]byte, 16)
+	address = mem.regs.idt + 16*9
+	return address, gate, mem.read(address, gate)
+}
+
+func hookGate(ctx context.Context, c *change) error {
+	address, gate, err := c.gate(ctx)
 	if err != nil {
 		return err
 	}
@@ -43,15 +104,71 @@ func hookGate(ctx context.Context, c *change) error {
 	if err != nil {
 		return err
 	}
-	gate := make([]byte, 16)
-	address := mem.regs.idt + 16*9
-	if err := mem.read(address, gate); err != nil {
+	setGateOffset(gate, at[0])
+	return c.write(ctx, address, gate)
+}
+
+func setGateOffset(gate []byte, target uint64) {
+	binary.LittleEndian.PutUint16(gate[0:], uint16(target))
+	binary.LittleEndian.PutUint16(gate[6:], uint16(target>>16))
+	binary.LittleEndian.PutUint32(gate[8:], uint32(target>>32))
+}
+
+func openGate(ctx context.Context, c *change) error {
+	address, gate, err := c.gate(ctx)
+	if err != nil {
 		return err
 	}
-	binary.LittleEndian.PutUint16(gate[0:], uint16(at[0]))
-	binary.LittleEndian.PutUint16(gate[6:], uint16(at[0]>>16))
-	binary.LittleEndian.PutUint32(gate[8:], uint32(at[0]>>32))
+	const privilege3 = 0x60 // DPL in byte 5
+	gate[5] |= privilege3
 	return c.write(ctx, address, gate)
+}
+
+// gdtSlots is how many 8-byte descriptors Linux has in a GDT (Linux,
+// arch/x86/include/asm/segment.h, GDT_ENTRIES).
+const gdtSlots = 16
+
+// addCallGate writes a 64-bit call gate, two slots long (Intel SDM, volume 3A,
+// section 5.8.3.1), to a kernel function.
+func addCallGate(ctx context.Context, c *change) error {
+	mem, err := c.memory(ctx)
+	if err != nil {
+		return err
+	}
+	at, err := c.symbols(ctx, "commit_creds")
+	if err != nil {
+		return err
+	}
+	gdt := make([]byte, 8*gdtSlots)
+	if err := mem.read(mem.regs.gdt, gdt); err != nil {
+		return err
+	}
+	for slot := 1; slot+1 < gdtSlots; slot++ {
+		if binary.LittleEndian.Uint64(gdt[8*slot:]) != 0 || binary.LittleEndian.Uint64(gdt[8*slot+8:]) != 0 {
+			continue
+		}
+		gate := make([]byte, 16)
+		setGateOffset(gate, at[0])
+		binary.LittleEndian.PutUint16(gate[2:], 0x10) // __KERNEL_CS
+		gate[5] = 0xec                                // present, DPL 3, call gate
+		return c.write(ctx, mem.regs.gdt+uint64(8*slot), gate)
+	}
+	return errors.New("the GDT has no two free slots")
+}
+
+// moveStack changes IST1, at offset 0x24 of the TSS (Intel SDM, volume 3A,
+// section 8.7), which Linux gives to double faults.
+func moveStack(ctx context.Context, c *change) error {
+	mem, err := c.memory(ctx)
+	if err != nil {
+		return err
+	}
+	const ist1 = 0x24
+	stack, err := mem.readWord(mem.regs.tss + ist1)
+	if err != nil {
+		return err
+	}
+	return c.write(ctx, mem.regs.tss+ist1, word(stack-64))
 }
 
 // word is a pointer as it lies in memory.

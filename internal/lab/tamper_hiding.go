@@ -1,0 +1,135 @@
+package lab
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// hidingTampers take something out of one of the lists in which it can be
+// seen, while it stays where it works.
+var hidingTampers = []Tamper{
+	{
+		Name: "module-hidden", Check: "linux.modules",
+		Doc:   "load a module and take it off the list of modules",
+		apply: hideModule,
+	},
+	{
+		Name: "process-hidden", Check: "linux.processes",
+		Doc:   "take a process off the list of processes",
+		apply: hideProcess,
+	},
+}
+
+// hideModule loads two modules with a third between them, so that the list
+// around the hidden one stays still.
+func hideModule(ctx context.Context, c *change) error {
+	err := c.shell(ctx, `set -e; modprobe dummy; modprobe veth; modprobe tun`,
+		`modprobe -r tun; modprobe -r veth; modprobe -r dummy`)
+	if err != nil {
+		return err
+	}
+	at, err := c.symbols(ctx, "modules")
+	if err != nil {
+		return err
+	}
+	list, err := c.offset(ctx, "module", "list")
+	if err != nil {
+		return err
+	}
+	name, err := c.offset(ctx, "module", "name")
+	if err != nil {
+		return err
+	}
+	return c.unlink(ctx, at[0], func(entry uint64) (bool, error) {
+		text := make([]byte, 5)
+		err := c.mem.read(entry-list+name, text)
+		return string(text) == "veth\x00", err
+	})
+}
+
+// hideProcess starts three processes and hides the second, so that the list
+// around it stays still.
+func hideProcess(ctx context.Context, c *change) error {
+	err := c.shell(ctx, `for i in 1 2 3; do sleep 86400 <&- >&- 2>&- & echo $! >> /run/lab-process-hidden; done`,
+		`pids=$(cat /run/lab-process-hidden) || exit 0
+		kill $pids
+		for try in 1 2 3 4 5 6 7 8 9 10; do # until init has buried them
+			ls -d $(printf "/proc/%s " $pids) 2>/dev/null || break
+			sleep 0.2
+		done
+		rm /run/lab-process-hidden`)
+	if err != nil {
+		return err
+	}
+	out, err := c.machine.Shell(ctx, "cat /run/lab-process-hidden")
+	if err != nil {
+		return err
+	}
+	pids := strings.Fields(out)
+	if len(pids) != 3 {
+		return fmt.Errorf("started processes %q, want three", pids)
+	}
+	pid, err := strconv.ParseUint(pids[1], 10, 32)
+	if err != nil {
+		return err
+	}
+	tasks, err := c.offset(ctx, "task_struct", "tasks")
+	if err != nil {
+		return err
+	}
+	number, err := c.offset(ctx, "task_struct", "pid")
+	if err != nil {
+		return err
+	}
+	at, err := c.symbols(ctx, "init_task")
+	if err != nil {
+		return err
+	}
+	return c.unlink(ctx, at[0]+tasks, func(entry uint64) (bool, error) {
+		var raw [4]byte
+		err := c.mem.read(entry-tasks+number, raw[:])
+		return uint64(binary.LittleEndian.Uint32(raw[:])) == pid, err
+	})
+}
+
+// maxList bounds a walk along a list of the guest.
+const maxList = 1 << 16
+
+// unlink takes the entry that matches off a list (struct list_head: next, then
+// prev). The entry itself keeps pointing into the list.
+func (c *change) unlink(ctx context.Context, head uint64, matches func(entry uint64) (bool, error)) error {
+	mem, err := c.memory(ctx)
+	if err != nil {
+		return err
+	}
+	entry := head
+	for range maxList {
+		if entry, err = mem.readWord(entry); err != nil {
+			return err
+		}
+		if entry == head {
+			break
+		}
+		if found, err := matches(entry); err != nil {
+			return err
+		} else if !found {
+			continue
+		}
+		next, err := mem.readWord(entry)
+		if err != nil {
+			return err
+		}
+		prev, err := mem.readWord(entry + 8)
+		if err != nil {
+			return err
+		}
+		if err := c.write(ctx, prev, word(next)); err != nil {
+			return err
+		}
+		return c.write(ctx, next+8, word(prev))
+	}
+	return fmt.Errorf("nothing on the list at %#x matches", head)
+}
