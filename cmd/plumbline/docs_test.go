@@ -1,0 +1,64 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestDocumentedCommandsParse holds README and docs to the command line: each
+// "plumbline ..." line in a code block must name a command and flags that exist.
+func TestDocumentedCommandsParse(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, page := range append(pages, "../../README.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range documentedCommands(string(text)) {
+			checked++
+			if err := parses(command); err != nil {
+				t.Errorf("%s: %q: %v", filepath.Base(page), command, err)
+			}
+		}
+	}
+	if checked < 4 {
+		t.Errorf("only %d commands found: the test looked at nothing", checked)
+	}
+}
+
+var commandStart = regexp.MustCompile(`(?:^|[|&;]\s*|\$\s+)plumbline\s+([^|&;<>#]*)`)
+
+// documentedCommands finds the command lines of indented or fenced code, with
+// lines that end in a backslash joined.
+func documentedCommands(text string) (commands []string) {
+	fenced := false
+	for line := range strings.Lines(strings.ReplaceAll(text, "\\\n", " ")) {
+		if strings.HasPrefix(line, "```") {
+			fenced = !fenced
+			continue
+		}
+		if !fenced {
+			continue
+		}
+		for _, m := range commandStart.FindAllStringSubmatch(strings.TrimSpace(line), -1) {
+			commands = append(commands, strings.TrimSpace(m[1]))
+		}
+	}
+	return commands
+}
+
+func parses(command string) error {
+	args := strings.Fields(strings.NewReplacer("'", "", `"`, "").Replace(command))
+	cmd, rest, err := rootCommand().Find(args)
+	if err != nil {
+		return err
+	}
+	return cmd.ParseFlags(rest)
+}
