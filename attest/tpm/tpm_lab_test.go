@@ -16,6 +16,20 @@ import (
 	"github.com/plumbline-sec/plumbline/attest/tpm/tpmtest"
 )
 
+// pair is two TPMs of two makers. Making one takes a second of a quiet machine
+// and many of a busy one, so the tests share them.
+type pair struct{ honest, rogue *tpmtest.Emulator }
+
+func TestTPM(t *testing.T) {
+	p := pair{tpmtest.Start(t), tpmtest.Start(t)}
+	t.Run("enrolment", p.enrolment)
+	t.Run("refuses EK from another CA", p.refusesEKFromAnotherCA)
+	t.Run("refuses borrowed certificate", p.refusesBorrowedCertificate)
+	t.Run("refuses AK of another TPM", p.refusesAKOfAnotherTPM)
+	t.Run("AK survives restart and reset", p.akSurvivesRestartAndReset)
+	t.Run("quote shows counters", p.quoteShowsCounters)
+}
+
 func open(t *testing.T, e *tpmtest.Emulator) *tpm.TPM {
 	t.Helper()
 	dev, err := tpm.Open(e.Path)
@@ -44,9 +58,9 @@ func identity(t *testing.T, dev *tpm.TPM, ak *tpm.AK) *attest.Identity {
 	return id
 }
 
-// TestEnrolment is the benign twin of the attacks below.
-func TestEnrolment(t *testing.T) {
-	e := tpmtest.Start(t)
+// enrolment is the benign twin of the attacks below.
+func (p pair) enrolment(t *testing.T) {
+	e := p.honest
 	dev := open(t, e)
 	ak := createAK(t, dev)
 	id := identity(t, dev, ak)
@@ -70,8 +84,8 @@ func TestEnrolment(t *testing.T) {
 	}
 }
 
-func TestRefusesEKFromAnotherCA(t *testing.T) {
-	e, other := tpmtest.Start(t), tpmtest.Start(t)
+func (p pair) refusesEKFromAnotherCA(t *testing.T) {
+	e, other := p.honest, p.rogue
 	dev := open(t, e)
 	id := identity(t, dev, createAK(t, dev))
 	if _, err := attest.VerifyEK(id, other.Intermediates, other.Roots); !errors.Is(err, attest.ErrEKUntrusted) {
@@ -85,10 +99,10 @@ func TestRefusesEKFromAnotherCA(t *testing.T) {
 	}
 }
 
-// TestRefusesBorrowedCertificate shows one TPM's certificate beside another
+// refusesBorrowedCertificate shows one TPM's certificate beside another
 // TPM's key.
-func TestRefusesBorrowedCertificate(t *testing.T) {
-	honest, rogue := tpmtest.Start(t), tpmtest.Start(t)
+func (p pair) refusesBorrowedCertificate(t *testing.T) {
+	honest, rogue := p.honest, p.rogue
 	dev, rogueDev := open(t, honest), open(t, rogue)
 	id := identity(t, rogueDev, createAK(t, rogueDev))
 	cert, err := dev.EKCertificate()
@@ -101,10 +115,10 @@ func TestRefusesBorrowedCertificate(t *testing.T) {
 	}
 }
 
-// TestRefusesAKOfAnotherTPM tries to enrol a key that is not in the TPM whose
+// refusesAKOfAnotherTPM tries to enrol a key that is not in the TPM whose
 // endorsement key is shown: neither TPM can open the challenge.
-func TestRefusesAKOfAnotherTPM(t *testing.T) {
-	honest, rogue := tpmtest.Start(t), tpmtest.Start(t)
+func (p pair) refusesAKOfAnotherTPM(t *testing.T) {
+	honest, rogue := p.honest, p.rogue
 	dev, rogueDev := open(t, honest), open(t, rogue)
 	ak, rogueAK := createAK(t, dev), createAK(t, rogueDev)
 	id := identity(t, dev, ak)
@@ -121,8 +135,8 @@ func TestRefusesAKOfAnotherTPM(t *testing.T) {
 	}
 }
 
-func TestAKSurvivesRestartAndReset(t *testing.T) {
-	e := tpmtest.Start(t)
+func (p pair) akSurvivesRestartAndReset(t *testing.T) {
+	e := p.honest
 	state := filepath.Join(t.TempDir(), "ak.json")
 	first, err := open(t, e).LoadOrCreateAK(state)
 	if err != nil {
@@ -142,13 +156,13 @@ func TestAKSurvivesRestartAndReset(t *testing.T) {
 	if info, err := os.Stat(state); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("state file: %v, %v", info.Mode(), err)
 	}
-	if _, err := open(t, tpmtest.Start(t)).LoadOrCreateAK(state); !errors.Is(err, tpm.ErrAKChanged) {
+	if _, err := open(t, p.rogue).LoadOrCreateAK(state); !errors.Is(err, tpm.ErrAKChanged) {
 		t.Errorf("on another TPM: %v, want ErrAKChanged", err)
 	}
 }
 
-func TestQuoteShowsCounters(t *testing.T) {
-	e := tpmtest.Start(t)
+func (p pair) quoteShowsCounters(t *testing.T) {
+	e := p.honest
 	dev := open(t, e)
 	ak := createAK(t, dev)
 	nonce := []byte("nonce of the first boot")
