@@ -155,14 +155,31 @@ func (c *collector) probeSlots() ([]owner, error) {
 	return out, nil
 }
 
-// tracerCode are the trampolines of ftrace's users.
+// tracerCode are the trampolines of ftrace's users, also of those that trace
+// nothing at the moment: static users keep theirs (kernel/trace/ftrace.c,
+// ftrace_ops_trampoline_list, since 5.8).
 func (c *collector) tracerCode() ([]owner, error) {
-	var d patchingData
-	err := c.trampolines(&d)
+	head, ok := c.profile.Symbol("ftrace_ops_trampoline_list")
+	if !ok {
+		return nil, nil
+	}
+	link, err1 := c.profile.Types.Offset("ftrace_ops", "list")
+	code, err2 := c.profile.Types.Offset("ftrace_ops", "trampoline")
+	length, err3 := c.profile.Types.Offset("ftrace_ops", "trampoline_size")
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, fmt.Errorf("ftrace trampolines: %w", err)
+	}
+	entries, err := kernel.List(c.space, head, 1<<16)
 	var out []owner
-	for _, t := range d.Trampolines {
-		if t.Size <= maxOwned {
-			out = append(out, owner{"ftrace trampoline", t.At, (t.Size + mem.PageSize - 1) &^ (mem.PageSize - 1)})
+	for _, at := range entries {
+		at -= mem.Virt(link)
+		start, err1 := c.space.U64(at + mem.Virt(code))
+		size, err2 := c.space.U64(at + mem.Virt(length))
+		if err := errors.Join(err1, err2); err != nil {
+			return out, fmt.Errorf("ftrace trampolines: %w", err)
+		}
+		if start != 0 && size <= maxOwned {
+			out = append(out, owner{"ftrace trampoline", address(start), (size + mem.PageSize - 1) &^ (mem.PageSize - 1)})
 		}
 	}
 	return out, err
