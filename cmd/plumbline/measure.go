@@ -46,6 +46,9 @@ data is explained; with --modules, a lib/modules/VERSION directory, that of its
 modules too. Without them those checks are not measured, and the exit code says
 so.
 
+A reference (--write-reference after a scan on which every check passes) stands
+in for --kernel on machines with the same kernel and CPU model.
+
 Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
 15 an argument is wrong, 18 the target cannot be read.`,
 		Example: `  plumbline measure --vm /run/vm/qmp.sock --kernel /boot/vmlinuz-6.1.0-56-amd64 \
@@ -92,8 +95,8 @@ func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, erro
 			return nil, failHint(exitArgument, fmt.Errorf("unknown check %q", name), "checks are "+strings.Join(check.Names(), ", "))
 		}
 	}
-	if flags.dump != "" || flags.host || flags.reference != "" || flags.writeReference != "" {
-		return nil, fail(exitUnimplemented, errors.New("only --vm without references can be measured by this build"))
+	if flags.dump != "" || flags.host {
+		return nil, fail(exitUnimplemented, errors.New("only --vm can be measured by this build"))
 	}
 	refs, err := measureReferences(flags)
 	if err != nil {
@@ -113,7 +116,11 @@ func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, erro
 	}
 	refs.Pages = result.Pages
 	refs.Checks = flags.checks
-	return check.Judge(result.Observations, &refs.References)
+	report, err := check.Judge(result.Observations, &refs.References)
+	if err == nil && flags.writeReference != "" {
+		err = writeReference(flags.writeReference, report, result.Observations, &refs.References)
+	}
+	return report, err
 }
 
 // measureError gives an error its exit code and hint.

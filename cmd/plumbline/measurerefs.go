@@ -32,6 +32,13 @@ func measureReferences(flags *measureFlags) (*measureRefs, error) {
 		}
 		refs.Modules = modules
 	}
+	if flags.reference != "" {
+		reference, err := readReference(flags.reference)
+		if err != nil {
+			return nil, err
+		}
+		refs.Portable = []*check.Reference{reference}
+	}
 	return refs, nil
 }
 

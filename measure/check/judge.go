@@ -19,6 +19,8 @@ type References struct {
 	Images ImageSource
 	// Modules gives the modules' files that belong to the image.
 	Modules ModuleSource
+	// Portable are references of clean machines, used where there is no image.
+	Portable []*Reference
 	// Pages gives the bytes of pages that have no judgement yet.
 	Pages PageSource
 	// Accepted remembers pages that were judged clean. It only saves work: a
@@ -75,11 +77,7 @@ func Judge(obs *measure.Observations, refs *References) (*measure.Report, error)
 	if refs == nil {
 		refs = &References{}
 	}
-	j := &judging{obs: obs, refs: refs, asked: make(map[Digest]bool), imageErr: errNoImage}
-	if refs.Images != nil {
-		j.image, j.imageErr = refs.Images.Image(obs.Kernel.BuildID)
-	}
-	j.code = j.approved()
+	j := newJudging(obs, refs)
 	report := &measure.Report{
 		Target:    obs.Target,
 		TakenAt:   obs.TakenAt,
@@ -101,6 +99,15 @@ func Judge(obs *measure.Observations, refs *References) (*measure.Report, error)
 	}
 	report.Decide()
 	return report, nil
+}
+
+func newJudging(obs *measure.Observations, refs *References) *judging {
+	j := &judging{obs: obs, refs: refs, asked: make(map[Digest]bool), imageErr: errNoImage}
+	if refs.Images != nil {
+		j.image, j.imageErr = refs.Images.Image(obs.Kernel.BuildID)
+	}
+	j.code = j.approved()
+	return j
 }
 
 // check judges one check. Observations come from a producer that may lie: a

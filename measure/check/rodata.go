@@ -37,6 +37,13 @@ func judgeRodata(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if err := r.validate(); err != nil {
 		return err
 	}
+	if j.image == nil && len(j.refs.Portable) > 0 {
+		reference, err := j.reference()
+		if err != nil {
+			return err
+		}
+		return j.comparePortable(reference.Rodata, &r, out)
+	}
 	text, err := j.expected()
 	if err != nil {
 		return err

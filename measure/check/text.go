@@ -6,6 +6,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
 // linux.text: every byte of the kernel's text is what its file says, or was
@@ -29,6 +30,7 @@ func textCheck() check {
 type textData struct {
 	Text     region       `json:"text"` // [_text, _etext)
 	Patching patchingData `json:"patching"`
+	CPU      string       `json:"cpu,omitempty"` // vendor, family, model and stepping, which decide how text is patched
 }
 
 func collectText(c *collector) (any, measure.Coverage, error) {
@@ -36,7 +38,7 @@ func collectText(c *collector) (any, measure.Coverage, error) {
 	if err != nil {
 		return nil, measure.Coverage{}, err
 	}
-	data := textData{Text: text, Patching: c.patching()}
+	data := textData{Text: text, Patching: c.patching(), CPU: c.cpuModel()}
 	return data, text.coverage(), nil
 }
 
@@ -68,9 +70,42 @@ func judgeText(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if err := decode(raw, &data); err != nil {
 		return err
 	}
+	if j.image == nil && len(j.refs.Portable) > 0 {
+		reference, err := j.reference()
+		if err != nil {
+			return err
+		}
+		return j.comparePortable(reference.Text, &data.Text, out)
+	}
 	want, err := j.expected()
 	if err != nil {
 		return err
 	}
 	return j.explain(want.env.Kernel(), &data.Text, out)
+}
+
+// cpuModel reads what the kernel knows of its first CPU: struct cpuinfo_x86.
+func (c *collector) cpuModel() string {
+	at, ok := c.profile.Symbol("boot_cpu_data")
+	if !ok {
+		return ""
+	}
+	numbers := make([]byte, 0, 3)
+	for _, member := range []string{"x86", "x86_model", "x86_stepping"} {
+		off, err := c.profile.Types.Offset("cpuinfo_x86", member)
+		var b [1]byte
+		if err != nil || c.space.Read(b[:], at+mem.Virt(off)) != nil {
+			return ""
+		}
+		numbers = append(numbers, b[0])
+	}
+	off, err := c.profile.Types.Offset("cpuinfo_x86", "x86_vendor_id")
+	if err != nil {
+		return ""
+	}
+	vendor, err := c.space.CString(at+mem.Virt(off), 16)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s %d/%d/%d", vendor, numbers[0], numbers[1], numbers[2])
 }
