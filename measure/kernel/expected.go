@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
@@ -120,15 +121,13 @@ func (e *Expected) thunkRegister(addr uint64) (byte, bool) {
 	return 0, false
 }
 
-// returnThunk reports whether addr is one of the kernel's return thunks
-// (arch/x86/lib/retpoline.S).
+// returnThunks are the kernel's return thunks (arch/x86/lib/retpoline.S).
+var returnThunks = []string{"__x86_return_thunk", "retbleed_return_thunk", "srso_return_thunk", "srso_alias_return_thunk",
+	"call_depth_return_thunk", "its_return_thunk", "warn_thunk_thunk"}
+
+// returnThunk reports whether addr is one of the kernel's return thunks.
 func (e *Expected) returnThunk(addr uint64) bool {
-	switch e.nameAt(addr) {
-	case "__x86_return_thunk", "zen_return_thunk", "retbleed_return_thunk", "srso_return_thunk", "srso_alias_return_thunk",
-		"srso_untrain_ret_alias", "call_depth_return_thunk", "its_return_thunk", "warn_thunk_thunk":
-		return true
-	}
-	return false
+	return slices.Contains(returnThunks, e.nameAt(addr))
 }
 
 // paravirtFunction returns what pv_ops has for a branch through it: FF, a ModRM

@@ -112,6 +112,14 @@ func patches() map[string]patched {
 		"alternative whose replacement is a retpoline": {file: make([]byte, 5),
 			table:    altInstr(12, 5, 0, call(replacementAt(), fn(8)), ".retpoline_sites"),
 			explains: [][]byte{{0xff, 0xd0, 0x0f, 0x1f, 0x00}, call(at, fn(8))}, refuses: [][]byte{{0xff, 0xd2, 0x0f, 0x1f, 0x00}}},
+		"alternative whose replacement returns": {file: make([]byte, 8),
+			table: func(k *testKernel, at uint64) {
+				repl := k.section(".altinstr_replacement", append([]byte{0x48, 0x89, 0xd1}, jump(replacementAt()+3, fn(6))...))
+				k.section(".altinstructions", append(relative(k.next, at, repl), 5, 0, 0, 0, 8, 8))
+				k.section(".return_sites", relative(k.next, repl+3))
+			},
+			explains: [][]byte{append([]byte{0x48, 0x89, 0xd1}, jump(at+3, fn(7))...), {0x48, 0x89, 0xd1, 0xc3, 0xcc, 0xcc, 0xcc, 0xcc}},
+			refuses:  [][]byte{append([]byte{0x48, 0x89, 0xd1}, jump(at+3, fn(1))...)}},
 		"direct call alternative": {file: pvCall, table: altInstr(14, 6, altDirectCall, call(replacementAt(), fn(0))), facts: pvOps,
 			explains: [][]byte{append(call(at, fn(1)), 0x90)}, refuses: [][]byte{append(call(at, fn(2)), 0x90)}},
 		"paravirt": {file: pvCall, table: paravirt, facts: pvOps,

@@ -153,9 +153,13 @@ func (t *tokenTable) layouts(region []byte, textBase uint64) func(func(kallsymsL
 			}
 			break
 		}
-		// The same without a base.
-		if names, n, ok := anyNamesBefore(region[:t.start]); ok && offsets+4*n <= len(region) {
-			yield(kallsymsLayout{offsets: offsets, names: names, count: n, place: true})
+		// The same without a base, each table aligned as its entries are.
+		if names, n, ok := anyNamesBefore(region[:t.start]); ok {
+			for _, offsets := range []int{(t.end + 3) &^ 3, offsets} {
+				if offsets+4*n <= len(region) && !yield(kallsymsLayout{offsets: offsets, names: names, count: n, place: true}) {
+					return
+				}
+			}
 		}
 	}
 }

@@ -18,7 +18,7 @@ func (x *explainer) variants(s site, at uint64, cur, seen []byte) [][]byte {
 	case siteRetpoline:
 		return x.retpoline(at, cur)
 	case siteReturn:
-		return x.returns(at, cur, seen)
+		return x.returns(at, cur)
 	case siteAlternative:
 		return x.alternatives(x.obj.alts[s.arg], at, cur, seen)
 	case siteSeal: // ENDBR64 becomes a NOP that no compiler emits (asm/ibt.h)
@@ -145,10 +145,15 @@ func (x *explainer) retpoline(at uint64, cur []byte) [][]byte {
 
 // returns: a jump to __x86_return_thunk became a RET, or a jump to another
 // return thunk (apply_returns).
-func (x *explainer) returns(at uint64, cur, seen []byte) [][]byte {
+func (x *explainer) returns(at uint64, cur []byte) [][]byte {
 	out := [][]byte{padded([]byte{opRet}, len(cur), opInt3)}
-	if op, target, ok := branchTarget(seen, at); ok && op == opJump && len(seen) == 5 && x.env.returnThunk(target) {
-		out = append(out, seen)
+	if len(cur) != 5 {
+		return out
+	}
+	for _, name := range returnThunks {
+		if thunk, ok := x.env.image.Symbols.Address(name); ok {
+			out = append(out, branch(opJump, at, thunk+x.env.slide))
+		}
 	}
 	return out
 }
@@ -187,7 +192,8 @@ func (x *explainer) replacement(a alternative) [][]byte {
 	for _, s := range x.obj.insideOf(start, uint32(a.size)) {
 		from, to := s.off-start, s.end()-start
 		for _, whole := range out[:len(out):len(out)] {
-			for _, v := range x.variants(s, x.slide+x.obj.replacements.addr+uint64(s.off), whole[from:to], whole[from:to]) {
+			at := x.slide + x.obj.replacements.addr + uint64(s.off)
+			for _, v := range x.variants(s, at, whole[from:to], whole[from:to]) {
 				out = append(out, append(append(append([]byte(nil), whole[:from]...), v...), whole[to:]...))
 			}
 		}
