@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
@@ -47,7 +48,7 @@ func script(t testing.TB, tree volumetest.Tree) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	for i, e := range tree {
-		if e.Same != "" || strings.ContainsAny(e.Path, "\n\t\xff") {
+		if e.Same != "" || strings.ContainsAny(e.Path, "\n\t") || !utf8.ValidString(e.Path) {
 			continue
 		}
 		p, kind := e.Path, uint32(0o100000)

@@ -106,6 +106,11 @@ func (d *Device) NextData(off int64) (int64, error) {
 	return 0, io.EOF
 }
 
+// mapper is a device that lies on another.
+type mapper interface {
+	Map(off, length int64) []filewatch.Extent
+}
+
 // Map gives the runs of the disk behind a run of this device. Runs that are
 // missing are left out.
 func (d *Device) Map(off, length int64) []filewatch.Extent {
@@ -115,7 +120,7 @@ func (d *Device) Map(off, length int64) []filewatch.Extent {
 		p := &d.pieces[i]
 		n := min(end, p.Start+p.Length) - off
 		from := p.From + off - p.Start
-		if below, ok := p.Below.(*Device); ok {
+		if below, ok := p.Below.(mapper); ok {
 			for _, e := range below.Map(from, n) {
 				e.Logical = off + e.Logical - from
 				out = append(out, e)
