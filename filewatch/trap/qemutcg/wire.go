@@ -82,7 +82,7 @@ type Failure struct {
 type Status struct {
 	Hooks     int    `json:"hooks"`
 	Stops     uint64 `json:"stops"`     // times a CPU was stopped at a hook
-	StopNanos uint64 `json:"stop_ns"`   // time spent in them
+	StopNanos uint64 `json:"stop_ns"`   // what half of them took at most, without QEMU's own part
 	Records   uint64 `json:"records"`   // made for this client, lost ones included
 	Lost      uint64 `json:"lost"`      // of those, not delivered
 	Unsettled uint64 `json:"unsettled"` // calls whose return was not seen

@@ -38,12 +38,13 @@ type Machine interface {
 	Blind() uint64
 	// CPUs is the number of CPUs.
 	CPUs() int
+	// Problem says why nothing can be trapped; empty when all is well.
+	Problem() string
 }
 
 // Server serves clients and handles stops.
 type Server struct {
 	machine Machine
-	problem string // why nothing can be trapped; set before Serve
 
 	mu     sync.Mutex // guards all below; held for the whole of a stop
 	layout []byte     // JSON of what is bound, nil when nothing is
@@ -68,10 +69,10 @@ type session struct {
 	enforce *filewatch.Rules // nil when nothing is refused for this client
 }
 
-// NewServer returns a server for machine. Problem, if not empty, is told to
-// every client in place of service.
-func NewServer(machine Machine, problem string) *Server {
-	return &Server{machine: machine, problem: problem, space: x86.Space{Phys: machine.Phys}, bound: make(map[*session]bool)}
+// NewServer returns a server for machine. A problem of its is told to every
+// client in place of service.
+func NewServer(machine Machine) *Server {
+	return &Server{machine: machine, space: x86.Space{Phys: machine.Phys}, bound: make(map[*session]bool)}
 }
 
 // Listen makes the control socket at path, for this user only. A socket left by
@@ -121,8 +122,8 @@ func (s *Server) Serve(l net.Listener) error {
 }
 
 func (s *Server) client(conn net.Conn) {
-	hello := qemutcg.Hello{Protocol: qemutcg.Protocol, PID: os.Getpid(), CPUs: s.machine.CPUs(), Problem: s.problem}
-	if qemutcg.WriteFrame(conn, qemutcg.FrameHello, hello) != nil || s.problem != "" {
+	hello := qemutcg.Hello{Protocol: qemutcg.Protocol, PID: os.Getpid(), CPUs: s.machine.CPUs(), Problem: s.machine.Problem()}
+	if qemutcg.WriteFrame(conn, qemutcg.FrameHello, hello) != nil || hello.Problem != "" {
 		return
 	}
 	r := bufio.NewReader(conn)
@@ -254,8 +255,7 @@ func (s *Server) bind(payload []byte) (*session, error) {
 		}
 		s.layout, s.driver, s.engine = layout, driver, trap.NewEngine(driver)
 		s.engine.Deny = s.denied
-		s.stops.Store(0)
-		s.stopNanos.Store(0)
+		s.stops, s.took = 0, histogram{}
 	}
 	s.bound[ses] = true
 	s.widen(b.Options)
@@ -303,10 +303,10 @@ func (s *Server) Reset() {
 // to run must not: the CPU goes on at ret, where it was called, as if it had
 // refused. It is called from the CPU's own thread.
 func (s *Server) Stop(cpu uint32, regs *trap.Registers) (ret uint64, deny bool) {
-	begin := time.Now()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	begin := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
 			s.giveUp(p)
@@ -329,8 +329,8 @@ func (s *Server) Stop(cpu uint32, regs *trap.Registers) (ret uint64, deny bool) 
 	if out.Learnt != 0 {
 		s.machine.SetHooks(s.engine.Addresses())
 	}
-	s.stops.Add(1)
-	s.stopNanos.Add(uint64(time.Since(begin)))
+	s.stops++
+	s.took.add(time.Since(begin))
 	return out.Return, out.Deny
 }
 
@@ -362,10 +362,11 @@ func (s *Server) denied(rec *trap.Record) bool {
 }
 
 func (s *Server) status(ses *session) qemutcg.Status {
-	st := qemutcg.Status{Stops: s.stops.Load(), StopNanos: s.stopNanos.Load(), Blind: s.machine.Blind()}
+	st := qemutcg.Status{Blind: s.machine.Blind()}
 	st.Records, st.Lost = ses.counts()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	st.Stops, st.StopNanos = s.stops, uint64(s.took.median())
 	if s.engine != nil {
 		st.Hooks, st.Unsettled = len(s.engine.Addresses()), s.engine.Dropped()
 	}

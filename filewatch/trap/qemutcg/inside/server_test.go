@@ -37,6 +37,7 @@ type guest struct {
 	ram   []byte
 	hooks []uint64
 	panic bool
+	not   string // why nothing can be trapped
 }
 
 func newGuest() *guest {
@@ -90,22 +91,23 @@ func (g *guest) Phys(addr uint64) []byte {
 	return g.ram[addr:]
 }
 
-func (g *guest) Blind() uint64 { return 3 }
-func (g *guest) CPUs() int     { return 2 }
+func (g *guest) Blind() uint64   { return 3 }
+func (g *guest) CPUs() int       { return 2 }
+func (g *guest) Problem() string { return g.not }
 
 func registers(pc uint64) *trap.Registers {
 	return &trap.Registers{PC: pc, SP: page + 0x300, GSBase: page, CR3: 0x1000, Args: [6]uint64{page, page, page}}
 }
 
 // serve runs a server on a socket.
-func serve(t *testing.T, g *guest, problem string) (*Server, string) {
+func serve(t *testing.T, g *guest) (*Server, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "trap.sock")
 	l, err := Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(g, problem)
+	s := NewServer(g)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	t.Cleanup(func() {
@@ -161,7 +163,7 @@ func take(t *testing.T, c *qemutcg.Conn, n int) (all []*trap.Record) {
 
 func TestStopsReachEachClientNumbered(t *testing.T) {
 	g := newGuest()
-	s, path := serve(t, g, "")
+	s, path := serve(t, g)
 	a, b := bound(t, path, nil), bound(t, path, nil)
 	if got := g.hooked(); !slices.Equal(got, []uint64{fput, mkdir}) {
 		t.Fatalf("hooks %#x", got)
@@ -190,7 +192,7 @@ func TestStopsReachEachClientNumbered(t *testing.T) {
 
 func TestReturnIsHookedBeforeTheCPUGoesOn(t *testing.T) {
 	g := newGuest()
-	s, path := serve(t, g, "")
+	s, path := serve(t, g)
 	bound(t, path, nil)
 	const ret = 0xffff_ffff_8200_0000
 	binary.LittleEndian.PutUint64(g.ram[0x300:], ret)
@@ -202,7 +204,7 @@ func TestReturnIsHookedBeforeTheCPUGoesOn(t *testing.T) {
 
 func TestClientThatDoesNotReadLosesVisibly(t *testing.T) {
 	g := newGuest()
-	s, path := serve(t, g, "")
+	s, path := serve(t, g)
 	c := bound(t, path, nil)
 	const n = 60000
 	for range n {
@@ -228,7 +230,7 @@ func TestClientThatDoesNotReadLosesVisibly(t *testing.T) {
 
 func TestLook(t *testing.T) {
 	g := newGuest()
-	s, path := serve(t, g, "")
+	s, path := serve(t, g)
 	c := bound(t, path, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -261,7 +263,7 @@ func TestProtectRulesRefuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := newGuest()
-	s, path := serve(t, g, "")
+	s, path := serve(t, g)
 	const ret = 0xffff_ffff_8200_0000
 	binary.LittleEndian.PutUint64(g.ram[0x300:], ret)
 	plain := bound(t, path, nil)
@@ -282,7 +284,7 @@ func TestProtectRulesRefuse(t *testing.T) {
 
 func TestResetTellsEveryClient(t *testing.T) {
 	g := newGuest()
-	s, path := serve(t, g, "")
+	s, path := serve(t, g)
 	c := bound(t, path, nil)
 	s.Stop(0, registers(fput))
 	s.Reset()
@@ -299,7 +301,7 @@ func TestResetTellsEveryClient(t *testing.T) {
 
 func TestPanicEndsTheWatchOnly(t *testing.T) {
 	g := newGuest()
-	s, path := serve(t, g, "")
+	s, path := serve(t, g)
 	c := bound(t, path, nil)
 	g.panic = true
 	s.Stop(0, registers(fput))
@@ -313,7 +315,9 @@ func TestPanicEndsTheWatchOnly(t *testing.T) {
 }
 
 func TestProblemIsToldToEachClient(t *testing.T) {
-	_, path := serve(t, newGuest(), "this QEMU does not offer tb_flush")
+	g := newGuest()
+	g.not = "this QEMU does not offer tb_flush"
+	_, path := serve(t, g)
 	if _, err := qemutcg.Dial(t.Context(), path); !errors.Is(err, trap.ErrNotSupported) || !strings.Contains(err.Error(), "tb_flush") {
 		t.Errorf("error %v", err)
 	}
@@ -321,7 +325,7 @@ func TestProblemIsToldToEachClient(t *testing.T) {
 
 func TestBindsThatAreRefused(t *testing.T) {
 	g := newGuest()
-	_, path := serve(t, g, "")
+	_, path := serve(t, g)
 	bound(t, path, nil)
 	other := layout()
 	other.CurrentTask = 0x10
@@ -389,7 +393,7 @@ func TestSocketIsPrivateAndNotTakenFromAnother(t *testing.T) {
 
 func BenchmarkStop(b *testing.B) {
 	g := newGuest()
-	s := NewServer(g, "")
+	s := NewServer(g)
 	payload, err := json.Marshal(qemutcg.Bind{Linux: layout(), Options: linux.Options{AllVolumes: true}})
 	if err != nil {
 		b.Fatal(err)

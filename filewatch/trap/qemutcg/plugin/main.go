@@ -42,11 +42,7 @@ func plumblineInstall(control *C.char) C.int {
 		fmt.Fprintf(os.Stderr, "plumbline-trap: %v\n", err)
 		return -1
 	}
-	problem := ""
-	if missing := C.pl_problem(); missing != nil {
-		problem = "this QEMU does not offer " + C.GoString(missing)
-	}
-	server = inside.NewServer(new(machine), problem)
+	server = inside.NewServer(new(machine))
 	go server.Serve(l)
 	return 0
 }
@@ -126,5 +122,12 @@ func (m *machine) SetHooks(addrs []uint64) {
 }
 
 func (m *machine) Blind() uint64 { return uint64(C.pl_blind()) }
+
+func (m *machine) Problem() string {
+	if missing := C.pl_problem(); missing != nil {
+		return "this QEMU does not offer " + C.GoString(missing)
+	}
+	return ""
+}
 
 func (m *machine) CPUs() int { return int(C.pl_cpus()) }

@@ -55,9 +55,16 @@ struct table { size_t n; uint64_t addr[]; };
 static _Atomic(struct table *) hooks;
 static atomic_uint_fast64_t blind;
 
-static const char *missing;
+static const char *missing; /* found at start */
+static const bool *tcg, *kvm; /* accelerators, chosen after the start */
 
-const char *pl_problem(void) { return missing; }
+const char *pl_problem(void)
+{
+	if (!missing && ((tcg && !*tcg) || (kvm && *kvm)))
+		return "emulation by TCG: it runs the guest on another accelerator, whose code plugins do not see";
+	return missing;
+}
+
 uint64_t pl_blind(void) { return atomic_load(&blind); }
 int pl_cpus(void) { return qemu_plugin_n_vcpus ? qemu_plugin_n_vcpus() : 0; }
 
@@ -188,6 +195,8 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const struct qemu_info *info
 	on_reset = need("qemu_register_reset");
 	array_new = need("g_byte_array_new");
 	array_size = need("g_byte_array_set_size");
+	tcg = dlsym(RTLD_DEFAULT, "tcg_allowed");
+	kvm = dlsym(RTLD_DEFAULT, "kvm_allowed");
 	write_register = dlsym(RTLD_DEFAULT, "x86_cpu_gdb_write_register");
 	loop_exit = dlsym(RTLD_DEFAULT, "cpu_loop_exit");
 	if (plumblineInstall((char *)control))
