@@ -137,13 +137,14 @@ func firstFinding(result json.RawMessage) string {
 		return ""
 	}
 	for _, c := range r.Checks {
-		for _, f := range c.Findings {
-			text := c.Name + ": "
-			if f.Symbol != "" {
-				text += f.Symbol + ": "
-			}
-			return text + f.Explanation
+		if len(c.Findings) == 0 {
+			continue
 		}
+		f := c.Findings[0]
+		if f.Symbol == "" {
+			return c.Name + ": " + f.Explanation
+		}
+		return c.Name + ": " + f.Symbol + ": " + f.Explanation
 	}
 	return ""
 }

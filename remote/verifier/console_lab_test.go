@@ -93,10 +93,16 @@ func appears(t *testing.T, tab context.Context, selector, text string) {
 		t.Fatal(err)
 	}
 	expression := "((a) => Array.from(document.querySelectorAll(a[0])).some((e) => e.textContent.includes(a[1])))(" + string(quoted) + ")"
-	if _, err := chromedp.Run(tab, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(patience))); err != nil {
-		shoot(t, tab, "failed")
-		t.Fatalf("%q never appeared in %s: %v", text, selector, err)
+	var last error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		yes, err := chromedp.Run(tab, chromedp.Evaluate[bool](expression))
+		if yes {
+			return
+		}
+		last = err // such as that the page is just being left for another
 	}
+	shoot(t, tab, "failed")
+	t.Fatalf("%q never appeared in %s: %v", text, selector, last)
 }
 
 // mark sets something in the page that a reload would lose.

@@ -45,7 +45,6 @@ type taking struct {
 	changes []store.Change
 	events  map[string]*remote.FileEvent // written in this run, by ID
 	reviews map[string]*doc[reviewEntry] // read or changed in this run
-	objects map[string]json.RawMessage   // the object behind a review
 }
 
 // takeEvents judges a run of file events.

@@ -186,7 +186,11 @@ func (r *running) said(t *testing.T, machine, text string) remote.Moment {
 	t.Helper()
 	var found remote.Moment
 	eventually(t, "the line "+text, func() bool {
-		for _, m := range r.machine(t, machine).Timeline {
+		moments, err := r.Timeline(t.Context(), machine, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range moments {
 			if containsFold(m.Text, text) {
 				found = m
 				return true
@@ -238,6 +242,8 @@ type softAgent struct {
 	spool string
 	seq   uint64
 	after uint64 // the last command carried out
+
+	certificate *tls.Certificate
 }
 
 // enrol makes an agent of a machine as if it had enrolled.
@@ -262,8 +268,8 @@ func (r *running) enrol(t *testing.T, name string, role remote.Role) *softAgent 
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.AgentClient, err = remote.NewAgentClient(remote.AgentOptions{Address: r.serving.Address, Trust: r.trust(t),
-		Certificate: &tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}})
+	a.certificate = &tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
+	a.AgentClient, err = remote.NewAgentClient(remote.AgentOptions{Address: r.serving.Address, Trust: r.trust(t), Certificate: a.certificate})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,84 @@
+package console
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestPagesParse(t *testing.T) {
+	if n := len(parsePages()); n != 8 {
+		t.Errorf("%d pages", n)
+	}
+}
+
+func TestClean(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain /etc/motd":     "plain /etc/motd",
+		"\x1b[2J\x07":         `\u{1b}[2J\u{7}`,
+		"a\u202egpj.exe":      `a\u{202e}gpj.exe`,
+		"zero\u200bwidth":     `zero\u{200b}width`,
+		"two\nlines":          "two lines",
+		"caf\u00e9 \u65e5":    "caf\u00e9 \u65e5",
+		"<b>":                 "<b>", // html/template escapes it
+		"\u0085next\ufeffbom": `\u{85}next\u{feff}bom`,
+	} {
+		if got := clean(in); got != want {
+			t.Errorf("clean(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestAgo(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "now", 5 * time.Second: "5 s ago", 90 * time.Second: "1 min ago", 26 * time.Hour: "26 h ago",
+		72 * time.Hour: "3 days ago", -10 * time.Minute: "in 10 min",
+	} {
+		if got := ago(d); got != want {
+			t.Errorf("ago(%s) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestDeltas(t *testing.T) {
+	got := deltas(json.RawMessage(`{"attributes":{"size":{"old":3,"new":4},"mode":{"old":"0644","new":null}}}`))
+	want := []delta{{"mode", "0644", "\u2013"}, {"size", "3", "4"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := deltas(json.RawMessage("{")); got != nil {
+		t.Errorf("broken JSON gives %v", got)
+	}
+}
+
+func TestLocalPath(t *testing.T) {
+	for in, want := range map[string]string{
+		"/machines/vm1?x=1": "/machines/vm1?x=1", "": "/", "https://evil/": "/", "//evil/": "/", `/\evil`: "/", "javascript:x": "/", "x": "/",
+	} {
+		if got := localPath(in); got != want {
+			t.Errorf("localPath(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// Nothing in a page is inline, which the policy would forbid.
+func TestTemplatesHaveNothingInline(t *testing.T) {
+	pages, err := files.ReadDir("templates")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range pages {
+		text, err := files.ReadFile("templates/" + page.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, inline := range []string{" style=", "<style", " onclick=", " onload=", "<script>", "javascript:", "http://", "https://"} {
+			if strings.Contains(string(text), inline) {
+				t.Errorf("%s has %q", page.Name(), inline)
+			}
+		}
+	}
+}

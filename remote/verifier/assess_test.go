@@ -1,0 +1,63 @@
+package verifier
+
+import (
+	"testing"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/remote"
+)
+
+func TestAssess(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	config := &Config{Hosts: []Host{
+		{Name: "m", Reference: Reference{ScanEvery: Duration(time.Hour), AttestEvery: Duration(time.Hour)}},
+		{Name: "strict", Reference: Reference{MeasuringHost: "trusted", ScanEvery: Duration(time.Hour)}},
+	}}
+	v := &Verifier{config: config}
+	good := func() *machine {
+		m := &machine{Machine: remote.Machine{Name: "m"}}
+		m.Boot = remote.Activity{Enabled: true, Outcome: "pass", LastSuccess: now.Add(-time.Minute)}
+		m.Scan = remote.Activity{Enabled: true, Outcome: "pass", LastSuccess: now.Add(-time.Minute)}
+		m.Files = remote.Files{Watched: true, Baseline: "d"}
+		return m
+	}
+	for _, test := range []struct {
+		name   string
+		change func(m, host *machine)
+		want   remote.State
+	}{
+		{"everything passes", func(m, host *machine) {}, remote.StateTrusted},
+		{"nothing is configured", func(m, host *machine) { *m = machine{Machine: remote.Machine{Name: "m"}} }, remote.StateUnknown},
+		{"boot fails", func(m, host *machine) { m.Boot.Outcome = "fail" }, remote.StateUntrusted},
+		{"boot incomplete", func(m, host *machine) { m.Boot.Outcome = "incomplete" }, remote.StateUnknown},
+		{"boot never appraised", func(m, host *machine) { m.Boot.Outcome = "" }, remote.StateUnknown},
+		{"boot appraised long ago", func(m, host *machine) { m.Boot.LastSuccess = now.Add(-3 * time.Hour) }, remote.StateStale},
+		{"scan fails", func(m, host *machine) { m.Scan.Outcome = "fail" }, remote.StateUntrusted},
+		{"scan incomplete", func(m, host *machine) { m.Scan.Outcome = "incomplete" }, remote.StateUnknown},
+		{"never scanned", func(m, host *machine) { m.Scan.Outcome = "" }, remote.StateUnknown},
+		{"no report", func(m, host *machine) { m.Scan.Error = "no report" }, remote.StateStale},
+		{"no report after a failure", func(m, host *machine) { m.Scan.Error, m.Scan.Outcome = "no report", "fail" }, remote.StateUntrusted},
+		{"scanned long ago", func(m, host *machine) { m.Scan.LastSuccess = now.Add(-3 * time.Hour) }, remote.StateStale},
+		{"a file differs", func(m, host *machine) { m.Files.Violations = 1 }, remote.StateUntrusted},
+		{"events were lost", func(m, host *machine) { m.Lost = now }, remote.StateStale},
+		{"watch ended", func(m, host *machine) { m.Files.Watched = false }, remote.StateStale},
+		{"no baseline", func(m, host *machine) { m.Files.Baseline = "" }, remote.StateUnknown},
+		{"restarting", func(m, host *machine) { m.RebootingSince = now.Add(-time.Minute) }, remote.StateRebooting},
+		{"restarting and failed", func(m, host *machine) { m.RebootingSince, m.Boot.Outcome = now.Add(-time.Minute), "fail" }, remote.StateUntrusted},
+		{"restarting for too long", func(m, host *machine) { m.RebootingSince = now.Add(-time.Hour) }, remote.StateTrusted},
+		{"powered off", func(m, host *machine) { m.Off = true }, remote.StateStale},
+		{"measured by a host that failed", func(m, host *machine) { host.Boot.Outcome = "fail" }, remote.StateUntrusted},
+		{"measured by a host not appraised", func(m, host *machine) { host.State = remote.StateUnknown }, remote.StateTrusted},
+		{"the same where that is asked for", func(m, host *machine) { m.Name, host.State = "strict", remote.StateUnknown }, remote.StateUnknown},
+	} {
+		m, host := good(), &machine{Machine: remote.Machine{Name: "h", State: remote.StateTrusted}}
+		test.change(m, host)
+		state, reasons := v.assess(m, host, now)
+		if state != test.want {
+			t.Errorf("%s: %s %q, want %s", test.name, state, reasons, test.want)
+		}
+		if len(reasons) == 0 {
+			t.Errorf("%s: %s without a reason", test.name, state)
+		}
+	}
+}
