@@ -58,9 +58,10 @@ type Server struct {
 	kernelRoot uint64
 	cr4        uint64
 
-	clients   atomic.Int32
-	stops     atomic.Uint64
-	stopNanos atomic.Uint64
+	stops uint64
+	took  histogram
+
+	clients atomic.Int32
 }
 
 // session is one bound client.
