@@ -18,7 +18,7 @@ import (
 
 // runSize is how many encoded bytes are sorted in memory before they go to a
 // temporary file.
-const runSize = 16 << 20
+const runSize = 8 << 20
 
 // sorter puts any number of encoded records in order with bounded memory: full
 // runs are sorted and spilled, compressed, to one unlinked temporary file.
