@@ -6,6 +6,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
 // linux.gdt: every CPU's global descriptor table holds what the kernel puts
@@ -40,6 +41,9 @@ type gdtFact struct {
 	TR          uint16             `json:"tr"`
 	TSS         address            `json:"tss"`
 	Stacks      map[string]address `json:"stacks"` // rsp0 to rsp2 and ist1 to ist7
+	// Tops is where the stacks should be by the layout of the entry area; it
+	// is missing where the target's types do not tell that.
+	Tops map[string]address `json:"tops,omitempty"`
 }
 
 func planGDT(c *collector) error {
@@ -71,6 +75,7 @@ func collectGDT(c *collector) (any, measure.Coverage, error) {
 			return nil, coverage, fmt.Errorf("CPU %d: task state segment: %w", r.CPU, err)
 		}
 		f.Stacks = stacksOf(tss)
+		f.Tops = c.stackTops(r.GDT.Base)
 		data.CPUs = append(data.CPUs, f)
 		coverage.Objects += int64(len(f.Descriptors))
 		coverage.Bytes += gdtSize + tssSize
@@ -89,6 +94,34 @@ func stacksOf(tss []byte) map[string]address {
 	cur.Skip(8) // 0x1c reserved
 	for i := range 7 {
 		out[fmt.Sprintf("ist%d", i+1)] = address(cur.U64()) // 0x24
+	}
+	return out
+}
+
+// istStacks names the stacks in struct cea_exception_stacks by the slot of the
+// TSS that points to their tops (IST_INDEX_DF and following,
+// arch/x86/include/asm/page_64_types.h).
+var istStacks = []string{"DF_stack", "NMI_stack", "DB_stack", "MCE_stack", "VC_stack"}
+
+// stackTops computes where a CPU's stacks end from where its entry area starts,
+// which is where its descriptor table is (struct cpu_entry_area,
+// arch/x86/include/asm/cpu_entry_area.h).
+func (c *collector) stackTops(area mem.Virt) map[string]address {
+	types := c.profile.Types
+	stacks, err := types.Offset("cpu_entry_area", "estacks")
+	if err != nil {
+		return nil
+	}
+	out := make(map[string]address)
+	for i, name := range istStacks {
+		if m, err := types.Member("cea_exception_stacks", name); err == nil {
+			out[fmt.Sprintf("ist%d", i+1)] = address(area + mem.Virt(stacks+m.Offset+m.Size))
+		}
+	}
+	entry, err1 := types.Offset("cpu_entry_area", "entry_stack_page")
+	size, err2 := types.Size("entry_stack")
+	if err1 == nil && err2 == nil {
+		out["rsp0"] = address(area + mem.Virt(entry+size))
 	}
 	return out
 }
@@ -156,10 +189,14 @@ func (f *gdtFact) judge() []measure.Finding {
 		found(f.TSS, "TR", fmt.Sprintf("selector %#x, base %v", f.TR, f.TSS), "selector 0x40, in the CPU entry area",
 			"the task state segment is not the kernel's")
 	}
-	for i := 1; i <= 7; i++ {
-		name := fmt.Sprintf("ist%d", i)
-		if at := f.Stacks[name]; at != 0 && !inEntryArea(at) {
-			found(f.TSS, "tss."+name, at.String(), "in the CPU entry area", "an interrupt stack lies elsewhere")
+	for _, name := range []string{"rsp0", "ist1", "ist2", "ist3", "ist4", "ist5", "ist6", "ist7"} {
+		at, top := f.Stacks[name], f.Tops[name]
+		switch {
+		case at == 0 && name != "rsp0" || top != 0 && at == top:
+		case top != 0:
+			found(f.TSS, "tss."+name, at.String(), top.String(), "a stack of the entry area does not start at its top")
+		case !inEntryArea(at):
+			found(f.TSS, "tss."+name, at.String(), "in the CPU entry area", "a stack lies outside of the entry area")
 		}
 	}
 	return out

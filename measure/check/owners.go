@@ -1,6 +1,7 @@
 package check
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -183,6 +184,33 @@ func (c *collector) tracerCode() ([]owner, error) {
 		}
 	}
 	return out, err
+}
+
+// maxTrapped bounds how much unowned memory is read, in pages.
+const maxTrapped = 16 << 20 / mem.PageSize
+
+// trapped lists the pages of executable ranges that hold nothing but INT3: the
+// kernel fills executable memory with it that nobody has yet (execmem, since
+// 6.13), and code cannot run there.
+func (c *collector) trapped(ranges []mappedRange) []owner {
+	var out []owner
+	var page [mem.PageSize]byte
+	traps := bytes.Repeat([]byte{0xcc}, len(page))
+	budget := maxTrapped
+	for _, r := range ranges {
+		for at := r.Start; at < r.Start+address(r.Size) && budget > 0; at += mem.PageSize {
+			budget--
+			if c.space.Read(page[:], mem.Virt(at)) != nil || !bytes.Equal(page[:], traps) {
+				continue
+			}
+			if n := len(out); n > 0 && out[n-1].Start+address(out[n-1].Size) == at {
+				out[n-1].Size += mem.PageSize
+				continue
+			}
+			out = append(out, owner{"nothing but INT3", at, mem.PageSize})
+		}
+	}
+	return out
 }
 
 // entryAt returns an entry of a page table.

@@ -34,7 +34,7 @@ type pageTablesData struct {
 	Pages      int64         `json:"pages"`                // mappings visited, of any size
 	Executable []mappedRange `json:"executable"`           // all that is executable
 	Writable   []mappedRange `json:"writable_executable"`  // those that are writable too
-	User       []mappedRange `json:"user"`                 // open to user mode
+	User       []mappedRange `json:"user"`                 // marked for user mode, whether or not upper levels are too
 	Aliases    []mappedRange `json:"aliases"`              // writable mappings of protected memory
 	Lost       []string      `json:"lost,omitempty"`       // tables that could not be read
 	Owners     []owner       `json:"owners"`               // accounts of executable memory
@@ -103,6 +103,7 @@ func collectPageTables(c *collector) (any, measure.Coverage, error) {
 	if err := errors.Join(accounts...); err != nil {
 		w.data.Incomplete = err.Error()
 	}
+	w.data.Owners = append(w.data.Owners, c.trapped(unownedRanges(w.data.Executable, w.data.Owners))...)
 	return w.data, measure.Coverage{Objects: w.data.Pages, Bytes: w.mapped}, nil
 }
 
@@ -160,7 +161,7 @@ func (w *tableWalk) visit(m paging.Mapping) bool {
 	if executable && writable {
 		w.add(&w.data.Writable, m)
 	}
-	if m.Flags&paging.User != 0 {
+	if m.Entry&paging.EntryUser != 0 {
 		w.add(&w.data.User, m)
 	}
 	if writable && w.touches(m.Phys, m.Size) {

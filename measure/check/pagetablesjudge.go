@@ -37,7 +37,7 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 	}
 	for _, r := range data.User {
 		if r.Start != vsyscall || r.Size != mem.PageSize {
-			report(r, "memory in the kernel's half is open to user mode")
+			report(r, "memory in the kernel's half is marked for user mode")
 		}
 	}
 	for _, f := range data.Foreign {

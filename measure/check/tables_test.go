@@ -97,7 +97,7 @@ func TestDetectsPageTables(t *testing.T) {
 		"writable code":               {func(d *pageTablesData) { d.Writable = append(d.Writable, at) }, "both writable and executable"},
 		"a hidden module's code":      {func(d *pageTablesData) { d.Executable = append(d.Executable, at) }, "belongs to neither"},
 		"an alias of text":            {func(d *pageTablesData) { d.Aliases = append(d.Aliases, at) }, "writable mapping reaches"},
-		"kernel memory for user mode": {func(d *pageTablesData) { d.User = append(d.User, at) }, "open to user mode"},
+		"kernel memory for user mode": {func(d *pageTablesData) { d.User = append(d.User, at) }, "marked for user mode"},
 		"a CPU on tables of its own":  {func(d *pageTablesData) { d.Foreign = []foreignRoot{{CPU: 1, Index: 511, Have: 3, Want: 1}} }, "other memory in the kernel's half"},
 	}
 	for name, tt := range tests {

@@ -1,15 +1,12 @@
 package kernel
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // Object returns what the file of a loaded module has for an object of its
 // data: size bytes, relocated to where the target loaded it. The module and
 // those it depends on have to be in e.
 func (e *Expected) Object(file *ModuleFile, at *LoadedModule, symbol string, size uint64) ([]byte, error) {
-	l := &linker{env: e, file: file, addr: make([]uint64, len(file.elf.sections))}
-	l.place(at)
+	l := newLinker(e, file, at)
 	for _, s := range file.symbols {
 		if s.name != symbol || s.section == shnUndef || int(s.section) >= len(l.addr) {
 			continue

@@ -39,14 +39,7 @@ func (e *Expected) AddModule(file *ModuleFile, at *LoadedModule) (*Text, error) 
 	if !ok || area.Start%mem.PageSize != 0 || area.Size == 0 || area.Size > maxModule {
 		return nil, fmt.Errorf("module %s: %w: no text area", at.Name, ErrRelocation)
 	}
-	l := &linker{env: e, file: file, addr: make([]uint64, len(file.elf.sections)), relocations: make(map[int][]byte)}
-	for _, s := range file.elf.sections {
-		if s.kind == shtRela {
-			l.relocations[int(s.info)] = append(l.relocations[int(s.info)], s.data...)
-		}
-	}
-	l.place(at)
-	t, err := l.link(at.Name, area)
+	t, err := newLinker(e, file, at).link(at.Name, area)
 	if err != nil {
 		return nil, fmt.Errorf("module %s: %w", at.Name, err)
 	}
@@ -61,6 +54,17 @@ type linker struct {
 	addr []uint64 // of each section, 0 where it is not loaded
 
 	relocations map[int][]byte // Elf64_Rela entries, by the section they change
+}
+
+func newLinker(e *Expected, file *ModuleFile, at *LoadedModule) *linker {
+	l := &linker{env: e, file: file, addr: make([]uint64, len(file.elf.sections)), relocations: make(map[int][]byte)}
+	for _, s := range file.elf.sections {
+		if s.kind == shtRela {
+			l.relocations[int(s.info)] = append(l.relocations[int(s.info)], s.data...)
+		}
+	}
+	l.place(at)
+	return l
 }
 
 // place takes the sections' addresses from the loaded module.

@@ -52,7 +52,12 @@ type Mapping struct {
 	Phys  mem.Phys // where it lies
 	Size  uint64   // 4 KiB, 2 MiB or 1 GiB
 	Flags Flags
+	Entry uint64 // the entry of the last level as it is
 }
+
+// EntryUser is the bit of an entry that opens it to user mode. It does so only
+// if the entries of all levels have it, which is what [User] says.
+const EntryUser = entryUser
 
 // Space is one virtual address space.
 type Space struct {
@@ -158,7 +163,7 @@ func leaf(at mem.Virt, entry uint64, level int, flags Flags) (Mapping, error) {
 	if entry&entryGlobal != 0 {
 		flags |= Global
 	}
-	return Mapping{Virt: at &^ mem.Virt(size-1), Phys: mem.Phys(phys), Size: size, Flags: flags}, nil
+	return Mapping{Virt: at &^ mem.Virt(size-1), Phys: mem.Phys(phys), Size: size, Flags: flags, Entry: entry}, nil
 }
 
 // combine adds one level's permissions to those of the levels above.

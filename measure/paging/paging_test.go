@@ -68,9 +68,9 @@ func TestTranslate(t *testing.T) {
 			want Mapping
 			err  error
 		}{
-			{at: 0xffff_ffff_8112_3456, want: Mapping{0xffff_ffff_8100_0000, 0x20_0000, 0x20_0000, 0}},
-			{at: 0xffff_ffff_8120_3001, want: Mapping{0xffff_ffff_8120_3000, 0x7000, 0x1000, Writable | NoExecute}},
-			{at: 0xffff_ffff_7fff_ffff, want: Mapping{0xffff_ffff_4000_0000, 0x4000_0000, 0x4000_0000, Writable | NoExecute}},
+			{at: 0xffff_ffff_8112_3456, want: Mapping{0xffff_ffff_8100_0000, 0x20_0000, 0x20_0000, 0, 0x20_0000 | present | large}},
+			{at: 0xffff_ffff_8120_3001, want: Mapping{0xffff_ffff_8120_3000, 0x7000, 0x1000, Writable | NoExecute, 0x7000 | present | rw | nx}},
+			{at: 0xffff_ffff_7fff_ffff, want: Mapping{0xffff_ffff_4000_0000, 0x4000_0000, 0x4000_0000, Writable | NoExecute, 0x4000_0000 | present | rw | large | nx | user}},
 			{at: 0xffff_ffff_8120_4000, err: ErrNotPresent},
 			{at: 0, err: ErrNotPresent},
 			{at: 0x7fff_ffff_ffff_ffff, err: ErrNotCanonical},
