@@ -22,6 +22,9 @@ import (
 // probe or tracer: those are reported as notes.
 const textName = "linux.text"
 
+// maxTrampoline bounds the code of one trampoline, in bytes; real ones have 400.
+const maxTrampoline = 1 << 16
+
 func textCheck() check {
 	return check{name: textName, collect: collectText, judge: judgeText}
 }
@@ -30,7 +33,9 @@ func textCheck() check {
 type textData struct {
 	Text     region       `json:"text"` // [_text, _etext)
 	Patching patchingData `json:"patching"`
-	CPU      string       `json:"cpu,omitempty"` // vendor, family, model and stepping, which decide how text is patched
+	// Trampolines are the pages of ftrace's trampolines, in the order of the facts.
+	Trampolines []region `json:"trampolines,omitempty"`
+	CPU         string   `json:"cpu,omitempty"` // vendor, family, model and stepping, which decide how text is patched
 }
 
 func collectText(c *collector) (any, measure.Coverage, error) {
@@ -39,7 +44,18 @@ func collectText(c *collector) (any, measure.Coverage, error) {
 		return nil, measure.Coverage{}, err
 	}
 	data := textData{Text: text, Patching: c.patching(), CPU: c.cpuModel()}
-	return data, text.coverage(), nil
+	coverage := text.coverage()
+	for _, t := range data.Patching.Trampolines {
+		r, err := c.region("ftrace trampoline", mem.Virt(t.At), mem.Virt(t.At)+mem.Virt(min(t.Size, maxTrampoline)))
+		if err != nil {
+			return nil, coverage, err
+		}
+		data.Trampolines = append(data.Trampolines, r)
+		coverage.Bytes += r.coverage().Bytes
+		coverage.Objects += r.coverage().Objects
+		coverage.Total += r.coverage().Total
+	}
+	return data, coverage, nil
 }
 
 // between reads the pages between two symbols.
@@ -81,7 +97,66 @@ func judgeText(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if err != nil {
 		return err
 	}
-	return j.explain(want.env.Kernel(), &data.Text, out)
+	if err := j.explain(want.env.Kernel(), &data.Text, out); err != nil {
+		return err
+	}
+	return j.explainTrampolines(&data, out)
+}
+
+// explainTrampolines judges the code that ftrace made.
+func (j *judging) explainTrampolines(data *textData, out *measure.Check) error {
+	facts := data.Patching.facts().Trampolines
+	if len(facts) != len(data.Trampolines) {
+		return fmt.Errorf("observation is malformed: %d trampolines, code of %d", len(facts), len(data.Trampolines))
+	}
+	for i, t := range facts {
+		r := &data.Trampolines[i]
+		if err := r.validate(); err != nil {
+			return err
+		}
+		if mem.Virt(r.Start) != t.Start {
+			return fmt.Errorf("the trampoline at %v was read at %v", t.Start, r.Start)
+		}
+		code, ok := j.read(r, t.Start, r.pages()*mem.PageSize)
+		if !ok {
+			return fmt.Errorf("the trampoline at %v could not be read", t.Start)
+		}
+		if code == nil {
+			continue // its bytes are asked for
+		}
+		out.Findings = append(out.Findings, j.differences(j.text.env.ExplainTrampoline(t, code, func(at mem.Virt, n int) []byte {
+			b, _ := j.read(&data.Text, at, n)
+			return b
+		}))...)
+	}
+	return nil
+}
+
+// read returns memory that lies in a region: nil if bytes are asked for, not ok
+// if it was not observed.
+func (j *judging) read(r *region, at mem.Virt, n int) (out []byte, ok bool) {
+	whole := true
+	for page := int(at-mem.Virt(r.Start)) / mem.PageSize; n > 0; page++ {
+		if at < mem.Virt(r.Start) || page >= r.pages() {
+			return nil, false
+		}
+		d, ok := r.digest(page)
+		if !ok {
+			return nil, false
+		}
+		from := int(at - r.page(page))
+		take := min(n, mem.PageSize-from)
+		if b, ok := j.page(d); ok {
+			out = append(out, b[from:from+take]...)
+		} else {
+			whole = false
+		}
+		at, n = at+mem.Virt(take), n-take
+	}
+	if !whole {
+		return nil, true
+	}
+	return out, true
 }
 
 // cpuModel reads what the kernel knows of its first CPU: struct cpuinfo_x86.
