@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -29,10 +30,10 @@ type Text struct {
 	Pages int
 
 	obj          *object
-	symbols      *Symbols // at link addresses
-	slide        uint64   // from link addresses to where it runs
-	want         []byte
-	replacements []byte
+	symbols      *Symbols      // at link addresses
+	slide        uint64        // from link addresses to where it runs
+	want         func() []byte // before patching, made when first needed
+	replacements func() []byte
 	exports      map[string]uint64 // of a module
 }
 
@@ -43,8 +44,9 @@ func NewExpected(img *Image, slide uint64, facts PatchFacts) *Expected {
 	e.kernel = &Text{
 		Start: mem.Virt(img.text.addr + slide), Pages: len(img.text.data) / mem.PageSize,
 		obj: &img.object, symbols: img.Symbols, slide: slide,
-		want: img.moved(img.text, slide), replacements: img.moved(img.replacements, slide),
 	}
+	e.kernel.want = sync.OnceValue(func() []byte { return img.moved(img.text, slide) })
+	e.kernel.replacements = sync.OnceValue(func() []byte { return img.moved(img.replacements, slide) })
 	return e
 }
 
@@ -85,7 +87,7 @@ func (e *Expected) textOf(addr uint64) *Text {
 }
 
 func (t *Text) holds(addr uint64) bool {
-	return addr >= uint64(t.Start) && addr-uint64(t.Start) < uint64(len(t.want))
+	return addr >= uint64(t.Start) && addr-uint64(t.Start) < uint64(t.Pages)*mem.PageSize
 }
 
 // approved reports whether a function of an expected text starts at addr.

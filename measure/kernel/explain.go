@@ -31,7 +31,7 @@ const maxFindings = 1000
 // byte that differs. observed returns a page's bytes by its number, nil if they
 // are not known.
 func (e *Expected) Explain(t *Text, pages []int, observed func(page int) []byte) *Explanation {
-	x := &explainer{env: e, text: t, obj: t.obj, slide: t.slide, replacements: t.replacements, observed: observed,
+	x := &explainer{env: e, text: t, obj: t.obj, slide: t.slide, observed: observed,
 		noted: make(map[uint64]bool)}
 	for _, p := range pages {
 		if seen := observed(p); p < t.Pages && len(seen) == mem.PageSize {
@@ -42,14 +42,13 @@ func (e *Expected) Explain(t *Text, pages []int, observed func(page int) []byte)
 }
 
 type explainer struct {
-	env          *Expected
-	text         *Text
-	obj          *object
-	slide        uint64
-	replacements []byte
-	observed     func(page int) []byte
-	noted        map[uint64]bool
-	out          Explanation
+	env      *Expected
+	text     *Text
+	obj      *object
+	slide    uint64
+	observed func(page int) []byte
+	noted    map[uint64]bool
+	out      Explanation
 }
 
 // page explains one page: each group of patch sites whose bytes changed is
@@ -57,7 +56,7 @@ type explainer struct {
 // every site.
 func (x *explainer) page(page int, seen []byte) {
 	lo := page * mem.PageSize
-	want := x.text.want[lo : lo+mem.PageSize]
+	want := x.text.want()[lo : lo+mem.PageSize]
 	if bytes.Equal(seen, want) {
 		return
 	}
@@ -89,7 +88,7 @@ func (x *explainer) group(i, next, start, end, lo int, seen []byte) bool {
 	} else if now = x.across(start, end, lo, seen); now == nil {
 		return true // asked for
 	}
-	want := x.text.want[start:end]
+	want := x.text.want()[start:end]
 	if len(group) == 1 && x.quick(group[0], now) {
 		return true
 	}
@@ -200,7 +199,7 @@ func (x *explainer) note(at uint64, observed []byte, explanation string) {
 	x.noted[at] = true
 	off := at - uint64(x.text.Start)
 	x.out.Notes = append(x.out.Notes, Difference{Addr: mem.Virt(at), Observed: bytes.Clone(observed),
-		Expected: bytes.Clone(x.text.want[off : off+uint64(len(observed))]), Explanation: explanation})
+		Expected: bytes.Clone(x.text.want()[off : off+uint64(len(observed))]), Explanation: explanation})
 }
 
 // find adds findings, as far as there is room.

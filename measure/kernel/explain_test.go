@@ -179,7 +179,7 @@ func TestExplain(t *testing.T) {
 			k.code(at, p.file...)
 			p.table(k, at)
 			e := NewExpected(k.image(t), testSlide, p.facts)
-			clean := bytes.Clone(e.kernel.want)
+			clean := bytes.Clone(e.kernel.want())
 			off := int(at - testBase)
 			explain := func(code []byte) *Explanation {
 				seen := bytes.Clone(clean)
@@ -219,7 +219,7 @@ func TestExplainAcrossPages(t *testing.T) {
 	k.code(at, jump(at, fn(6))...)
 	relativeSection(".return_sites")(k, at)
 	e := NewExpected(k.image(t), 0, PatchFacts{})
-	seen := bytes.Clone(e.kernel.want)
+	seen := bytes.Clone(e.kernel.want())
 	copy(seen[4094:], []byte{0xc3, 0xcc, 0xcc, 0xcc, 0xcc})
 	both := func(p int) []byte { return seen[p*4096 : (p+1)*4096] }
 	if x := e.Explain(e.Kernel(), []int{0, 1}, both); len(x.Findings)+len(x.Need) != 0 || x.Changed != 5 {
@@ -251,7 +251,7 @@ func TestRodataCompare(t *testing.T) {
 	if r.SetAtBoot.Size != 0x100 || r.Pages != 8 {
 		t.Fatalf("rodata is %d pages, %+v set at boot", r.Pages, r.SetAtBoot)
 	}
-	last := bytes.Clone(r.want[0x7000:])
+	last := bytes.Clone(r.want()[0x7000:])
 	last[0x10], last[0xfff] = 1, 1
 	if d := r.Compare(7, last); len(d) != 0 {
 		t.Errorf("set at boot, and after the end: %+v", d)

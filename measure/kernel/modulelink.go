@@ -151,7 +151,7 @@ func (l *linker) link(name string, area Area) (*Text, error) {
 		return nil, err
 	}
 	return &Text{Name: name, Start: area.Start, Pages: int(size / mem.PageSize), obj: &o, symbols: l.symbolTable(),
-		want: text.data, replacements: o.replacements.data, exports: l.exports()}, nil
+		want: func() []byte { return text.data }, replacements: func() []byte { return o.replacements.data }, exports: l.exports()}, nil
 }
 
 // exports are the addresses of the module's global symbols.

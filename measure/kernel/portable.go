@@ -77,7 +77,7 @@ func (e *Expected) PortableText(observed func(page int) []byte) (*Portable, erro
 			p.mask(s.off, uint32(s.size))
 		}
 	}
-	p.take(e.image.relocs, e.image.text.addr, seen, t.want)
+	p.take(e.image.relocs, e.image.text.addr, seen, t.want())
 	p.hash(seen, e.slide)
 	return p, nil
 }
@@ -96,7 +96,7 @@ func (e *Expected) PortableRodata(observed func(page int) []byte) (*Portable, er
 	if end := uint32(r.Size); int(end) < len(seen) {
 		p.mask(end, uint32(len(seen))-end)
 	}
-	p.take(e.image.relocs, e.image.rodata.addr, seen, r.want)
+	p.take(e.image.relocs, e.image.rodata.addr, seen, r.want())
 	p.hash(seen, e.slide)
 	return p, nil
 }

@@ -26,7 +26,7 @@ func portableKernel(t testing.TB) *Image {
 // run is the memory of that kernel after a boot.
 func run(img *Image, slide, hashtable uint64) (*Expected, []byte) {
 	e := NewExpected(img, slide, PatchFacts{Constants: map[string]uint64{"dentry_hashtable": hashtable}})
-	seen := bytes.Clone(e.kernel.want)
+	seen := bytes.Clone(e.kernel.want())
 	copy(seen[fn(20)-testBase:], []byte{0xc3, 0xcc, 0xcc, 0xcc, 0xcc})
 	binary.LittleEndian.PutUint64(seen[fn(22)-testBase:], hashtable)
 	return e, seen
@@ -63,8 +63,8 @@ func TestPortableVouchesForAnotherBoot(t *testing.T) {
 			t.Errorf("page %d with a flipped bit is the same", i)
 		}
 	}
-	r, err := e.PortableRodata(pagesOf(e.Rodata().want))
-	if err != nil || r.Covered() > int64(r.Pages())*mem.PageSize || !r.Same(0, NewExpected(img, slide, PatchFacts{}).Rodata().want[:4096], slide) {
+	r, err := e.PortableRodata(pagesOf(e.Rodata().want()))
+	if err != nil || r.Covered() > int64(r.Pages())*mem.PageSize || !r.Same(0, NewExpected(img, slide, PatchFacts{}).Rodata().want()[:4096], slide) {
 		t.Errorf("rodata: %v, %v", r, err)
 	}
 }

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -18,14 +19,14 @@ type Rodata struct {
 	// decompressor left there.
 	Size uint64
 
-	want []byte
+	want func() []byte // made when first needed
 }
 
 // Rodata returns what the kernel's read-only data should hold.
 func (e *Expected) Rodata() *Rodata {
 	r := &Rodata{
 		Start: mem.Virt(e.image.rodata.addr + e.slide), Pages: len(e.image.rodata.data) / mem.PageSize,
-		SetAtBoot: Area{Kind: AreaROAfterInit}, Size: e.image.rodataEnd - e.image.rodata.addr, want: e.image.moved(e.image.rodata, e.slide),
+		SetAtBoot: Area{Kind: AreaROAfterInit}, Size: e.image.rodataEnd - e.image.rodata.addr, want: sync.OnceValue(func() []byte { return e.image.moved(e.image.rodata, e.slide) }),
 	}
 	from, ok1 := e.image.Symbols.Address("__start_ro_after_init")
 	to, ok2 := e.image.Symbols.Address("__end_ro_after_init")
@@ -42,7 +43,7 @@ func (r *Rodata) Compare(page int, seen []byte) []Difference {
 		return nil
 	}
 	at := r.Start + mem.Virt(page)*mem.PageSize
-	want := r.want[page*mem.PageSize : (page+1)*mem.PageSize]
+	want := r.want()[page*mem.PageSize : (page+1)*mem.PageSize]
 	if bytes.Equal(seen, want) {
 		return nil
 	}

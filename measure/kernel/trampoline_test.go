@@ -22,7 +22,7 @@ func TestExplainTrampoline(t *testing.T) {
 	e := tracedKernel(t)
 	const at, ops = 0xffffffffc0100000, 0xffff888001234500
 	trampoline := Trampoline{Start: at, Size: 128 + 5 + 8, Ops: ops, Func: mem.Virt(fn(1) + testSlide)}
-	text := func(addr mem.Virt, n int) []byte { return e.kernel.want[addr-e.kernel.Start:][:n] }
+	text := func(addr mem.Virt, n int) []byte { return e.kernel.want()[addr-e.kernel.Start:][:n] }
 	code := make([]byte, mem.PageSize)
 	copy(code, text(mem.Virt(fn(4)+testSlide), 128))
 	binary.LittleEndian.PutUint32(code[35:], 141-8-32-7)

@@ -187,7 +187,7 @@ func (x *explainer) alternatives(a alternative, at uint64, cur, seen []byte) [][
 // of its own, such as retpolines, which are patched first.
 func (x *explainer) replacement(a alternative) [][]byte {
 	start := uint32(a.replacement - x.obj.replacements.addr)
-	code := x.replacements[start : start+uint32(a.size)]
+	code := x.text.replacements()[start : start+uint32(a.size)]
 	out := [][]byte{code}
 	for _, s := range x.obj.insideOf(start, uint32(a.size)) {
 		from, to := s.off-start, s.end()-start
