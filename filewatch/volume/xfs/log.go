@@ -184,8 +184,9 @@ func (r *ring) load(rec *record) error {
 		copy(raw[i*logSector:], b)
 	}
 	head, data := raw[:rec.headers*logSector], raw[rec.headers*logSector:]
+	rec.data = data[:rec.length]
 	stored := le.Uint32(head[32:])
-	if stored != 0 || r.v.s.v5 {
+	if stored != 0 || r.v.s.v5 && !rec.unmount() { // mkfs leaves an unmount record without a checksum
 		if recordSum(head, data[:rec.length], headerSum) != stored && recordSum(head, data[:rec.length], headerSum32) != stored {
 			return fmt.Errorf("log record at sector %d checksum: %w", rec.at, filewatch.ErrCorrupt)
 		}
@@ -197,7 +198,6 @@ func (r *ring) load(rec *record) error {
 			copy(data[i*logSector:][:4], head[off:off+4])
 		}
 	}
-	rec.data = data[:rec.length]
 	return nil
 }
 

@@ -1,0 +1,5 @@
+//go:build !lab
+
+package volumetest
+
+const defaultVariants = 40
