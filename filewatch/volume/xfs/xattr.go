@@ -74,7 +74,7 @@ func (a *attrReader) read(f fork) error {
 // short reads the form in the inode: total size, count; then lengths of name and
 // value, flags, name, value.
 func (a *attrReader) short(b []byte) error {
-	if len(b) < 4 || int(be.Uint16(b)) > len(b) {
+	if len(b) < 4 || int(be.Uint16(b)) < 4 || int(be.Uint16(b)) > len(b) {
 		return fmt.Errorf("%d bytes in the inode: %w", len(b), filewatch.ErrCorrupt)
 	}
 	count := int(b[2])
