@@ -1,12 +1,12 @@
-# Everything a person or a machine does with this repository. "make check"
-# needs Go alone; the rest sets itself up first.
+# Everything a person or a machine does with this repository. Each target that
+# needs Debian packages sets itself up first.
 
 GO      ?= go
 GOFLAGS ?= -trimpath
 BIN     := bin
 BENCH   ?= .
 
-.PHONY: all build check setup test demo bench fuzz clean
+.PHONY: all build lint check setup test demo bench fuzz clean
 
 all: build
 
@@ -15,12 +15,15 @@ build:
 	CGO_ENABLED=0 $(GO) build $(GOFLAGS) -o $(BIN)/ ./cmd/...
 	CGO_ENABLED=1 $(GO) build $(GOFLAGS) -buildmode=c-shared -o $(BIN)/plumbline-trap.so ./filewatch/trap/qemutcg/plugin
 
-check:
+# Format, vet and staticcheck, over the tests that need a machine too.
+lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "gofmt -w these:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
-	$(GO) vet -tags lab ./...
-	$(GO) tool staticcheck -tags lab ./...
+	$(GO) vet -tags lab,bench ./...
+	$(GO) tool staticcheck -tags lab,bench ./...
+
+check: setup lint
 	$(GO) test ./...
 
 # Debian packages that are missing, with root or sudo; names them where neither
@@ -28,9 +31,9 @@ check:
 setup:
 	.ci/setup
 
-# The real machine included. Two packages at a time: each may boot machines.
-test: setup build
-	$(GO) vet -tags lab ./...
+# Everything, the real machine included, one line per package. Two packages at
+# a time: each may have machines running.
+test: setup build lint
 	$(GO) test -tags lab -count=1 -p 2 -timeout 20m ./...
 
 demo: setup build

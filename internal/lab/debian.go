@@ -66,7 +66,7 @@ func (a *aptDir) extract(ctx context.Context, dir string, packages ...string) er
 		return err
 	}
 	defer os.RemoveAll(debs)
-	if err := run(ctx, debs, "apt-get", a.args(append([]string{"download"}, packages...)...)...); err != nil {
+	if err := a.download(ctx, debs, packages...); err != nil {
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(debs, "*.deb"))
@@ -82,6 +82,14 @@ func (a *aptDir) extract(ctx context.Context, dir string, packages ...string) er
 		}
 	}
 	return nil
+}
+
+// download puts the files of packages into dir.
+func (a *aptDir) download(ctx context.Context, dir string, packages ...string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return run(ctx, dir, "apt-get", a.args(append([]string{"download"}, packages...)...)...)
 }
 
 var (

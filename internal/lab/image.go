@@ -29,6 +29,7 @@ func (i *image) vmlinuz() string { return filepath.Join(i.dir, "kernel", "vmlinu
 func (i *image) modules() string {
 	return filepath.Join(i.dir, "kernel", "lib", "modules", i.info.Release)
 }
+func (i *image) packages() string       { return filepath.Join(i.dir, "packages") }
 func (i *image) initrd() string         { return filepath.Join(i.dir, "initrd") }
 func (i *image) root() string           { return filepath.Join(i.dir, "root.img") }
 func (i *image) uki(name string) string { return filepath.Join(i.dir, "uki-"+name+".efi") }
@@ -58,7 +59,7 @@ func buildImage(ctx context.Context, dir string, r recipe, log io.Writer) error 
 		do   func(context.Context) error
 	}{
 		{"kernel package", img.fetchKernel},
-		{"BusyBox", img.fetchBusyBox},
+		{"BusyBox and packages", img.fetchPackages},
 		{"initial RAM disk", img.buildInitrd},
 		{"Debian root file system", img.buildRoot},
 		{"signed unified kernel images", img.buildUKIs},
@@ -118,14 +119,18 @@ func renameFirst(to string, from ...string) error {
 	return fmt.Errorf("the packages hold none of %v", from)
 }
 
-// fetchBusyBox brings the one program of the initial RAM disk, from the
-// userland's suite whatever the kernel's is.
-func (i *image) fetchBusyBox(ctx context.Context) error {
+// fetchPackages brings the one program of the initial RAM disk and the packages
+// that tests install in the guest, from the userland's suite whatever the
+// kernel's is.
+func (i *image) fetchPackages(ctx context.Context) error {
 	apt, err := newApt(ctx, filepath.Join(i.dir, "apt"), i.recipe.Userland)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(apt.dir)
+	if err := apt.download(ctx, i.packages(), i.recipe.Spares...); err != nil {
+		return err
+	}
 	unpacked := filepath.Join(i.dir, "unpacked")
 	if err := apt.extract(ctx, unpacked, "busybox-static"); err != nil {
 		return err

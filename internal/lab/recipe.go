@@ -60,6 +60,7 @@ type recipe struct {
 	Kernel   Kernel
 	Userland string            // Debian suite of the guest's packages
 	Packages []string          // beyond those of a minimal system
+	Spares   []string          // packages left in /srv/packages for tests to install
 	Initrd   []string          // modules needed to mount the root
 	Boot     []string          // modules loaded at boot, in this order
 	Spare    []string          // modules at hand for tests, loaded by nobody
@@ -92,14 +93,16 @@ func newRecipe(kernel Kernel) recipe {
 			"file", "ipmitool", "iproute2", "iputils-ping", "kmod", "less", "libcap2-bin",
 			"procps", "psmisc", "python3-minimal", "qemu-guest-agent", "strace", "sudo", "tpm2-tools",
 		},
+		Spares: []string{"hello"},
 		Initrd: []string{"virtio_pci", "virtio_blk", "crc32c_generic", "ext4"},
 		Boot: []string{
-			"virtio_console", "virtio_net", "virtio_rng", "efivarfs",
+			"virtio_console", "virtio_net", "virtio_rng", "efivarfs", "evdev", "button",
 			"irqbypass", "ccp", "kvm", "kvm-amd", "kvm-intel", "ipmi_devintf", "ipmi_si",
 		},
 		Spare: []string{
 			"dummy", "tun", "loop", "msr", "veth", "bridge", "xfs", "vfat", "nls_ascii", "nls_cp437",
 			"nf_tables", "nft_chain_nat", "af_packet_diag", "tcp_diag", "inet_diag", "ip_tables", "xt_tcpudp",
+			"sch_ingress", "cls_bpf", "act_bpf",
 			"algif_hash", "configfs", "fuse", "overlay", "binfmt_misc",
 		},
 		Cmdline: map[string]string{

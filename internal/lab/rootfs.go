@@ -103,14 +103,20 @@ func (i *image) stage(staging string) error {
 	}
 	boot := strings.Join(i.recipe.Boot, "\n") + "\n"
 	own := filepath.Join(staging, "usr/lib/plumbline-lab")
-	if err := os.MkdirAll(own, 0o755); err != nil {
+	for _, dir := range []string{own, filepath.Join(staging, "srv")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(staging, "etc/acpi/PWRF"), 0o755); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(staging, "etc"), 0o755); err != nil {
+	if err := os.Rename(i.packages(), filepath.Join(staging, "srv", "packages")); err != nil {
 		return err
 	}
 	for source, target := range map[string]string{
 		"boot": "usr/lib/plumbline-lab/boot", "agent": "usr/lib/plumbline-lab/agent", "inittab": "etc/inittab",
+		"power-button": "etc/acpi/PWRF/00000080", // where BusyBox's acpid looks for this event
 	} {
 		data, err := guestFiles.ReadFile("guest/" + source)
 		if err != nil {

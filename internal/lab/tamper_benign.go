@@ -31,6 +31,49 @@ var benignChanges = []Tamper{
 		apply: script(`modprobe dummy`, `modprobe -r dummy`),
 	},
 	{
+		Name: "module-reload", Benign: true,
+		Doc:   "unload KVM's modules and load them again",
+		apply: script(`set -e; modprobe -r kvm_amd; modprobe kvm_amd`, `true`),
+	},
+	{
+		Name: "bpf-attach", Benign: true,
+		Doc: "attach a BPF program, compiled to machine code, to the network",
+		apply: script(`set -e
+			sysctl -q -w net.core.bpf_jit_enable=1
+			tc qdisc add dev lo clsact
+			tc filter add dev lo ingress bpf bytecode '1,6 0 0 4294967295'`,
+			`tc qdisc del dev lo clsact 2>/dev/null || true`),
+	},
+	{
+		Name: "tracepoint", Benign: true,
+		Doc: "enable the scheduler's tracepoints, which patches their jump labels and calls",
+		apply: script(`echo 1 > /sys/kernel/tracing/events/sched/enable`,
+			`echo 0 > /sys/kernel/tracing/events/sched/enable`),
+	},
+	{
+		Name: "cpu-offline", Benign: true,
+		Doc: "take CPU 1 off line",
+		apply: script(`echo 0 > /sys/devices/system/cpu/cpu1/online`,
+			`echo 1 > /sys/devices/system/cpu/cpu1/online`),
+	},
+	{
+		Name: "load", Benign: true,
+		Doc: "keep the machine busy with new processes and file reads until restored",
+		apply: script(`rm -f /run/lab-load-stop
+			(until [ -e /run/lab-load-stop ]; do ls -R /usr/share/doc; tar -c /usr/bin | wc -c; done) <&- >/dev/null 2>&1 &
+			echo $! > /run/lab-load`,
+			`[ -e /run/lab-load ] || exit 0
+			touch /run/lab-load-stop
+			while kill -0 $(cat /run/lab-load) 2>/dev/null; do sleep 0.2; done
+			rm /run/lab-load /run/lab-load-stop`),
+	},
+	{
+		Name: "package-install", Benign: true,
+		Doc: "install a package with apt",
+		apply: script(`apt-get install -q -q -y --no-install-recommends /srv/packages/hello_*.deb 2>&1`,
+			`dpkg --purge hello`),
+	},
+	{
 		Name: "file-touch-tmp", Benign: true,
 		Doc:   "make a file in /tmp",
 		apply: script(`echo scratch > /tmp/lab-scratch`, `rm -f /tmp/lab-scratch`),
