@@ -27,15 +27,17 @@ type baselineAcceptFlags struct {
 func baselineAcceptCommand() *cobra.Command {
 	var flags baselineAcceptFlags
 	cmd := &cobra.Command{
-		Use:   "accept -f FILE (--disk IMAGE | --vm QMP_SOCKET | --root DIR) (--path GLOB | --since TIME | --all) --reason TEXT",
+		Use:   "accept -f FILE (--disk IMAGE | --vm QMP_SOCKET | --root DIR) (--path GLOB | --since TIME | --package FILE | --all) --reason TEXT",
 		Short: "Take chosen changes over into the baseline",
 		Long: `Accept checks the machine and makes the chosen changes right: the next version of
 the baseline has them, with the reason and the author. Everything else stays as
 it was.
 
 --path takes a path or a pattern as in rules; --since and --until take a window
-of change times (RFC 3339). Together they narrow each other.`,
+of change times (RFC 3339); --package takes what a package accounts for. Together
+they narrow each other.`,
 		Example: `  plumbline baseline accept --disk vm.img -f vm.baseline --path /etc/motd --reason "new greeting"
+  plumbline baseline accept --disk vm.img -f vm.baseline --package /var/cache/apt/archives --reason "security updates"
   plumbline baseline accept --disk vm.img -f vm.baseline --since 2026-11-23T02:00:00Z --until 2026-11-23T03:00:00Z --reason "nightly upgrade"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBaselineAccept(cmd, &flags) },
@@ -49,7 +51,7 @@ of change times (RFC 3339). Together they narrow each other.`,
 	f.StringVar(&flags.reason, "reason", "", "why this is right; kept in the baseline")
 	f.StringVar(&flags.author, "author", "", "who says so; default: the user")
 	cmd.MarkFlagRequired("reason")
-	cmd.MarkFlagsOneRequired("path", "since", "until", "all")
+	cmd.MarkFlagsOneRequired("path", "since", "until", "package", "all")
 	return cmd
 }
 
@@ -126,11 +128,17 @@ func (f *baselineAcceptFlags) selection() (func(*baseline.Change) bool, string, 
 	if err != nil {
 		return nil, "", err
 	}
+	if f.check.packages != nil {
+		words = append(words, "package "+strings.Join(f.check.packages, " "))
+	}
 	if f.all {
 		words = append(words, "all")
 	}
 	return func(c *baseline.Change) bool {
 		if paths != nil && !paths.Match(c.Path) {
+			return false
+		}
+		if f.check.packages != nil && c.Explained == "" {
 			return false
 		}
 		if since.IsZero() && until.IsZero() {

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/pkgdb"
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
 
@@ -15,6 +16,7 @@ type baselineCheckFlags struct {
 	key         keyFlags
 	file, rules string
 	output      *string
+	packages    []string
 }
 
 func baselineCheckCommand() *cobra.Command {
@@ -25,6 +27,10 @@ func baselineCheckCommand() *cobra.Command {
 		Long: `Check reads the files as "create" does and reports every object that differs.
 An object is known by volume, inode and generation, so a renamed one is one
 change.
+
+With --package, a change that is exactly what a package contains is explained by
+it and does not count. The packages are trusted: name those your package manager
+has verified, never any from the machine that is checked.
 
 The exit code is the sum of 1 (objects added), 2 (removed) and 4 (changed) over
 the changes at level verify or protect; 40 when there is none of them but
@@ -53,6 +59,7 @@ func (flags *baselineCheckFlags) add(cmd *cobra.Command) {
 	flags.key.verify(cmd)
 	fileFlag(cmd, &flags.file)
 	cmd.Flags().StringVar(&flags.rules, "rules", "", "`FILE` of rules (TOML); default: those in the baseline")
+	cmd.Flags().StringSliceVar(&flags.packages, "package", nil, "explain changes by this Debian package `FILE`, or all in a directory; trusted")
 	cmd.MarkFlagRequired("file")
 	cmd.MarkFlagsOneRequired("disk", "vm", "root")
 }
@@ -63,6 +70,12 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	var packages *pkgdb.Packages
+	if flags.packages != nil {
+		if packages, err = pkgdb.Open(flags.packages...); err != nil {
+			return nil, nil, nil, fail(exitIO, err)
+		}
+	}
 	b, err = openBaseline(flags.file, &flags.key, nil)
 	if err != nil {
 		return nil, nil, nil, err
@@ -71,6 +84,9 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 	if err != nil {
 		b.Close()
 		return nil, nil, nil, err
+	}
+	if packages != nil {
+		packages.Explain(report.Changes)
 	}
 	return report, b, b.Close, nil
 }

@@ -1,0 +1,109 @@
+package pkgdb
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// deb makes a package with dpkg-deb.
+func deb(t *testing.T, compression string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"DEBIAN/control": "Package: tool\nVersion: 1.2-3\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n",
+		"bin/tool":       "#!/bin/sh\n",
+		"etc/tool.conf":  "a=1\n",
+	} {
+		path := filepath.Join(dir, "tree", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir+"/tree/bin/tool", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("tool", dir+"/tree/bin/alias"); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "tool.deb")
+	if out, err := exec.Command("dpkg-deb", "--root-owner-group", "-Z"+compression, "-b", dir+"/tree", path).CombinedOutput(); err != nil {
+		t.Fatalf("dpkg-deb: %v\n%s", err, out)
+	}
+	return path
+}
+
+func changed(path string, mode uint16, content string) *baseline.Change {
+	r := &baseline.Record{Object: filewatch.Object{Type: filewatch.TypeFile, Mode: mode, Size: int64(len(content))}, Names: []string{path}}
+	r.BLAKE3 = blake3.Sum256([]byte(content))
+	return &baseline.Change{Path: path, Kind: baseline.Added, Level: filewatch.Verify, New: r}
+}
+
+func TestExplainsWhatAPackageInstalls(t *testing.T) {
+	for _, compression := range []string{"xz", "gzip", "none", "zstd"} {
+		packages, err := Open(deb(t, compression))
+		if err != nil {
+			t.Fatalf("%s: %v", compression, err)
+		}
+		link := changed("/usr/bin/alias", 0o777, "")
+		link.New.Type, link.New.Link, link.New.BLAKE3 = filewatch.TypeSymlink, "tool", baseline.Digest{}
+		same := []*baseline.Change{changed("/usr/bin/tool", 0o755, "#!/bin/sh\n"), changed("/etc/tool.conf", 0o644, "a=1\n"), link}
+		if n := packages.Explain(same); n != len(same) || same[0].Explained != "package tool 1.2-3" || same[0].Counts() {
+			t.Errorf("%s: %d explained: %+v", compression, n, same[0])
+		}
+		// Attacks that look like an update.
+		owner := changed("/usr/bin/tool", 0o755, "#!/bin/sh\n")
+		owner.New.UID = 1000
+		capability := changed("/usr/bin/tool", 0o755, "#!/bin/sh\n")
+		capability.New.Xattrs = []filewatch.Xattr{{Name: "security.capability", Value: []byte{1}}}
+		for _, c := range []*baseline.Change{
+			changed("/usr/bin/tool", 0o4755, "#!/bin/sh\n"),
+			changed("/usr/bin/tool", 0o755, "#!/bin/Sh\n"),
+			changed("/usr/bin/other", 0o755, "#!/bin/sh\n"),
+			owner, capability,
+		} {
+			if packages.Explain([]*baseline.Change{c}) != 0 || !c.Counts() {
+				t.Errorf("%s: explained %+v", c.Path, c.New)
+			}
+		}
+	}
+}
+
+func TestRefusesWhatIsNoPackage(t *testing.T) {
+	data, err := os.ReadFile(deb(t, "gzip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadDeb(bytes.NewReader(data)); err != nil {
+		t.Fatalf("benign twin: %v", err)
+	}
+	for _, n := range []int{0, 7, 30, 100, len(data) / 2} {
+		if p, err := ReadDeb(bytes.NewReader(data[:n])); err == nil {
+			t.Errorf("cut to %d bytes: %+v", n, p)
+		}
+	}
+	if _, err := ReadDeb(bytes.NewReader([]byte("!<arch>\n"))); !errors.Is(err, ErrNotPackage) {
+		t.Errorf("empty archive: %v", err)
+	}
+}
+
+func FuzzReadDeb(f *testing.F) {
+	f.Add([]byte("!<arch>\ndebian-binary   0           0     0     100644  4         `\n2.0\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := ReadDeb(bytes.NewReader(data))
+		if (p == nil) == (err == nil) {
+			t.Fatalf("%v and %v", p, err)
+		}
+	})
+}
