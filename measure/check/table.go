@@ -38,6 +38,7 @@ func table() []check {
 		gdtCheck(),
 		pageTablesCheck(),
 		syscallsCheck(),
+		pointersCheck(),
 		kvmCheck(),
 	}
 }

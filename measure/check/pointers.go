@@ -1,0 +1,174 @@
+package check
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// linux.pointers: every place in the kernel's own data that its file makes a
+// pointer to code is, at run time, empty, what the file says, or the start of
+// another function of approved text. That is all statically initialised
+// operations: of protocols, terminals, file systems, binary formats, notifiers,
+// security hooks, work items, timers, tracers.
+//
+// Proves: that none of them leads out of approved text or into the middle of a
+// function. Trusts: linux.text for what the functions do. It cannot see objects
+// that were allocated at run time, and an attacker can still exchange one proper
+// function for another: how many differ from the file is in the report.
+const pointersName = "linux.pointers"
+
+func pointersCheck() check {
+	return check{name: pointersName, collect: collectPointers, judge: judgePointers}
+}
+
+// pointersData are the facts of linux.pointers.
+type pointersData struct {
+	Data      region `json:"data"`        // [_sdata, _edata)
+	SetAtBoot region `json:"set_at_boot"` // [__start_ro_after_init, __end_ro_after_init)
+}
+
+func collectPointers(c *collector) (any, measure.Coverage, error) {
+	var data pointersData
+	var err error
+	if data.Data, err = c.between("data", "_sdata", "_edata"); err != nil {
+		return nil, measure.Coverage{}, err
+	}
+	if data.SetAtBoot, err = c.between("ro-after-init", "__start_ro_after_init", "__end_ro_after_init"); err != nil {
+		return nil, measure.Coverage{}, err
+	}
+	coverage := measure.Coverage{Bytes: int64(data.Data.pages()+data.SetAtBoot.pages()) * mem.PageSize}
+	return data, coverage, nil
+}
+
+func judgePointers(j *judging, raw json.RawMessage, out *measure.Check) error {
+	var data pointersData
+	if err := decode(raw, &data); err != nil {
+		return err
+	}
+	if j.image == nil {
+		return j.imageErr
+	}
+	if j.code.err != nil || j.code.symbols == nil {
+		return errNotObserved
+	}
+	slots := slotJudge{judging: j, out: out}
+	for _, r := range []*region{&data.Data, &data.SetAtBoot} {
+		if err := r.validate(); err != nil {
+			return err
+		}
+		if err := slots.region(r); err != nil {
+			return err
+		}
+	}
+	if out.Coverage.Objects = slots.seen; slots.seen == 0 {
+		return errNotObserved
+	}
+	if slots.unjudged != "" {
+		return fmt.Errorf("pointers go into module %s, and there is no file of it to tell where its functions start", slots.unjudged)
+	}
+	if slots.other > 0 {
+		out.Reason = fmt.Sprintf("%d pointers were set to other functions than the file has", slots.other)
+	}
+	return nil
+}
+
+// slotJudge judges the slots of regions.
+type slotJudge struct {
+	*judging
+	out         *measure.Check
+	seen, other int64
+	unjudged    string // a module that pointers go to and whose file is not known
+}
+
+// region judges a region page by page. A page that was judged clean before, for
+// this kernel at this place, needs no bytes.
+func (s *slotJudge) region(r *region) error {
+	from := r.page(0)
+	byPage := make(map[int][]kernel.CodeSlot)
+	for _, slot := range s.image.CodeSlots(from, r.page(r.pages()), s.code.slide) {
+		i := int((slot.At - from) / mem.PageSize)
+		byPage[i] = append(byPage[i], slot)
+	}
+	for i := range r.pages() {
+		if len(byPage[i]) == 0 {
+			continue
+		}
+		digest, ok := r.digest(i)
+		if !ok {
+			return fmt.Errorf("the page at %v could not be read", r.page(i))
+		}
+		s.seen += int64(len(byPage[i]))
+		key := s.pageKey(pointersName, digest, []byte(r.page(i).String()))
+		if s.accepted(key) {
+			continue
+		}
+		page, ok := s.page(digest)
+		if ok && s.clean(byPage[i], page) {
+			s.accept(key)
+		}
+	}
+	return nil
+}
+
+// clean judges the slots of one page and reports whether each is what the file
+// says: only then does the judgement not depend on which modules are loaded.
+func (s *slotJudge) clean(slots []kernel.CodeSlot, page []byte) bool {
+	before := *s
+	findings := len(s.out.Findings)
+	for _, slot := range slots {
+		into := int(slot.At & (mem.PageSize - 1))
+		if into+8 <= len(page) { // none lies across two pages
+			s.slot(slot, address(binary.LittleEndian.Uint64(page[into:])))
+		}
+	}
+	return len(s.out.Findings) == findings && s.other == before.other && s.unjudged == before.unjudged
+}
+
+func (s *slotJudge) slot(slot kernel.CodeSlot, value address) {
+	if value == 0 || value == address(slot.Target) {
+		return
+	}
+	if module, ok := s.unknownModule(value); ok {
+		s.unjudged = module
+		return
+	}
+	p := pointer{Path: s.path(slot.At), At: address(slot.At), Value: value}
+	problem := s.lands(p)
+	if problem == "" {
+		s.other++
+		return
+	}
+	expected := address(slot.Target).String()
+	if name, _, ok := s.code.symbols.Lookup(uint64(slot.Target)); ok {
+		expected += " (" + name + ")"
+	}
+	s.out.Findings = append(s.out.Findings, s.finding(p, expected, "the pointer "+problem))
+}
+
+// unknownModule names the module in whose text an address lies if there is no
+// file to tell where its functions start.
+func (s *slotJudge) unknownModule(at address) (string, bool) {
+	for i := range s.code.modules {
+		m := &s.code.modules[i]
+		if !m.text(at) {
+			continue
+		}
+		text, err := s.expected()
+		return m.Name, err != nil || text.modules[m.Name] == nil
+	}
+	return "", false
+}
+
+// path names a slot by the object that holds it.
+func (s *slotJudge) path(at mem.Virt) string {
+	name, start, ok := s.code.symbols.Lookup(uint64(at))
+	if !ok {
+		return ""
+	}
+	return withOffset(name, uint64(at)-start)
+}
