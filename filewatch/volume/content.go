@@ -158,6 +158,9 @@ func (c *Content) run(off, most int64) (filewatch.Extent, error) {
 	if i < len(c.where.Extents) {
 		hole.Length = min(most, c.where.Extents[i].Logical-off)
 	}
+	if hole.Length <= 0 {
+		return hole, fmt.Errorf("extents out of order at %d: %w", off, filewatch.ErrCorrupt)
+	}
 	return hole, nil
 }
 

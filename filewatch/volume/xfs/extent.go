@@ -65,7 +65,7 @@ func (m *mapper) records(b []byte) error {
 		hi, lo := be.Uint64(b), be.Uint64(b[8:])
 		logical, count := hi<<1>>10, lo&(1<<21-1)
 		block := hi&(1<<9-1)<<43 | lo>>21
-		if logical < m.next || count == 0 {
+		if logical < m.next || count == 0 || logical+count > uint64(1<<62/m.v.s.blockSize) {
 			return fmt.Errorf("extent of %d blocks at %d after %d: %w", count, logical, m.next, filewatch.ErrCorrupt)
 		}
 		m.next = logical + count
