@@ -10,11 +10,18 @@ import (
 	"github.com/plumbline-sec/plumbline/measure"
 )
 
-// TestDetectsTextPatch: an attacker changes code of the kernel, or of KVM, in
-// memory. The finding names the function and the bytes.
-func TestDetectsTextPatch(t *testing.T) {
-	m := lab.StartT(t, lab.Options{})
+// TestTextOnTheMachine runs on one machine, with one CPU: its text has no lock
+// prefixes. The machines of the other tests have two.
+func TestTextOnTheMachine(t *testing.T) {
+	m := lab.StartT(t, lab.Options{CPUs: 1})
 	s := newScanner(t, m)
+	t.Run("TestDetectsTextPatch", func(t *testing.T) { detectsTextPatch(t, m, s) })
+	t.Run("TestAcceptsFtraceToggle", func(t *testing.T) { acceptsFtraceToggle(t, m, s) })
+}
+
+// detectsTextPatch: an attacker changes code of the kernel, or of KVM, in
+// memory. The finding names the function and the bytes.
+func detectsTextPatch(t *testing.T, m *lab.Machine, s *scanner) {
 	for _, attack := range []struct{ tamper, check, symbol string }{
 		{"kernel-text", "linux.text", "__x64_sys_acct"},
 		{"kvm-amd-text", "modules.text", "kvm_amd:svm_hardware_unsetup"},
@@ -40,11 +47,9 @@ func TestDetectsTextPatch(t *testing.T) {
 	}
 }
 
-// TestAcceptsFtraceToggle is the benign twin: tracing a function changes its
+// acceptsFtraceToggle is the benign twin: tracing a function changes its
 // code in the same way and is told, not failed.
-func TestAcceptsFtraceToggle(t *testing.T) {
-	m := lab.StartT(t, lab.Options{CPUs: 1})
-	s := newScanner(t, m)
+func acceptsFtraceToggle(t *testing.T, m *lab.Machine, s *scanner) {
 	r, _ := s.scan(t)
 	if r.Outcome != measure.Pass || len(find(t, r, "linux.text").Notes) != 0 {
 		t.Fatalf("untouched machine with one CPU:\n%s", text(r))
