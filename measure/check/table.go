@@ -33,6 +33,8 @@ func table() []check {
 		textCheck(),
 		rodataCheck(),
 		moduleTextCheck(),
+		tablesCheck(),
+		vdsoCheck(),
 		registersCheck(),
 		idtCheck(),
 		gdtCheck(),
