@@ -226,6 +226,35 @@ func TestRefusesScanFromInside(t *testing.T) {
 	}
 }
 
+// TestGuestCannotLockTheVerifierOut: what the guest may say on its own interface
+// must change nothing about who reaches the BMC over the LAN.
+func TestGuestCannotLockTheVerifierOut(t *testing.T) {
+	s := newStation(t)
+	client := s.connectVM(t)
+	password := append([]byte("mallory's own"), make([]byte, 7)...)
+	for name, c := range map[string]struct {
+		command byte
+		data    []byte
+	}{
+		"set password":    {0x47, append([]byte{0x80 | 3, 2}, password...)},
+		"test password":   {0x47, append([]byte{0x80 | 3, 3}, append([]byte("lab-operator"), make([]byte, 8)...)...)},
+		"disable user":    {0x47, []byte{3, 0}},
+		"new user":        {0x45, append([]byte{5, 'm'}, make([]byte, 15)...)},
+		"take privileges": {0x43, []byte{0x91, 3, 0x0f}},
+		"close session":   {0x3c, []byte{1, 0, 0, 0}},
+	} {
+		code, _, err := client.Command(0x06, c.command, c.data...)
+		if err != nil || code != byte(types.CodeInsufficientPrivilege) {
+			t.Errorf("%s from inside: %#x, %v", name, code, err)
+		}
+	}
+	user, err := s.bmc.state.Users.Get(3)
+	if err != nil || !user.Enabled || user.ChannelAccess[lanChannel].MaxPrivilege != bmc.PrivilegeLevelOperator ||
+		!user.VerifyPassword([]byte("lab-operator")) {
+		t.Errorf("the verifier's user is now %+v, %v", user, err)
+	}
+}
+
 func (s *station) connectVM(t *testing.T) *vmproto.Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "bmc")

@@ -29,12 +29,29 @@ var needs = map[types.CommandKey]bmc.PrivilegeLevel{
 	{NetFn: types.NetFn(0x2E), ID: 0x01}:    bmc.PrivilegeLevelOperator,
 }
 
+// lanOnly lists commands that would let a guest decide who may reach its BMC
+// over the LAN: with a verifier's password changed, its user switched off or its
+// session closed, no trigger arrives any more.
+var lanOnly = map[types.CommandKey]bool{
+	types.CommandSetUserAccess.Key():        true,
+	types.CommandSetUsername.Key():          true,
+	types.CommandSetUserPassword.Key():      true, // also tells whether a password is right
+	types.CommandSetUserPayloadAccess.Key(): true,
+	types.CommandSetSOLConfigParam.Key():    true,
+	types.CommandCloseSession.Key():         true,
+}
+
 // requirePrivilege holds LAN sessions to needs and writes the audit trail. The
-// system interface has no session and, as on real hardware, every right but the
-// OEM commands'.
+// system interface has no session and, as on real hardware, every right but
+// those to the OEM commands and to lanOnly: on real hardware who owns the host
+// owns its BMC, here the guest is what the BMC watches.
 func (b *BMC) requirePrivilege(next handlers.Handler) handlers.Handler {
 	return handlers.HandlerFunc(func(ctx context.Context, h *handlers.HandlerContext, data []byte) ([]byte, types.CompletionCode, error) {
 		least, audited := needs[h.Command.Key()]
+		if h.Session == nil && h.Channel != nil && h.Channel.Medium == bmc.ChannelMediumSystemIF && lanOnly[h.Command.Key()] {
+			b.audit(h, types.CodeInsufficientPrivilege)
+			return nil, types.CodeInsufficientPrivilege, nil
+		}
 		if h.Session != nil && h.Session.PrivilegeLevel < least {
 			b.audit(h, types.CodeInsufficientPrivilege)
 			return nil, types.CodeInsufficientPrivilege, nil
