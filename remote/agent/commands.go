@@ -31,9 +31,9 @@ func (a *Agent) obey(ctx context.Context, client *remote.AgentClient) {
 		}
 		wait = time.Second
 		for _, c := range commands {
-			if err := a.carryOut(ctx, client, c); err != nil {
+			if err := guard(func() error { return a.carryOut(ctx, client, c) }); err != nil {
 				a.log.Error("command failed", "command", c.Kind, "target", c.Target, "error", err)
-				a.status(remote.Status{State: remote.CommandFailed, Target: c.Target, Command: c.ID, Detail: err.Error()})
+				a.status(remote.Status{State: remote.CommandFailed, Target: c.Target, Command: c.ID, Detail: shortened(err)})
 			}
 			after = max(after, c.ID)
 		}

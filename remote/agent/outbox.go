@@ -32,13 +32,22 @@ type spooled struct {
 	Body json.RawMessage `json:"body"`
 }
 
-// put stores records of one kind; they are durable when it returns.
+// errTooLarge: the verifier would refuse the record, and with it whatever stands
+// behind it in the spool.
+var errTooLarge = fmt.Errorf("record is larger than the %d bytes that a verifier takes", remote.MaxRecordBytes)
+
+// put stores records of one kind; they are durable when it returns. How large a
+// record is, its target may have a hand in: one that is too large for the
+// verifier is errTooLarge and none of them is stored.
 func put[T any](o *outbox, kind remote.Kind, bodies ...T) error {
 	payloads := make([][]byte, len(bodies))
 	for i, body := range bodies {
 		raw, err := json.Marshal(body)
 		if err != nil {
 			return fmt.Errorf("encode %s record: %w", kind, err)
+		}
+		if len(raw) > remote.MaxRecordBytes {
+			return fmt.Errorf("%s: %w", kind, errTooLarge)
 		}
 		if payloads[i], err = json.Marshal(spooled{Kind: kind, Time: time.Now().UTC(), Body: raw}); err != nil {
 			return err
@@ -88,13 +97,20 @@ func (o *outbox) deliver(ctx context.Context, client *remote.AgentClient) (int, 
 	records := make([]remote.Record, 0, len(entries))
 	for _, e := range entries {
 		var s spooled
-		if err := json.Unmarshal(e.Payload, &s); err != nil {
+		err := json.Unmarshal(e.Payload, &s)
+		if err == nil && len(s.Body) > remote.MaxRecordBytes {
+			err = errTooLarge
+		}
+		if err != nil {
 			// The checksum held, so this agent wrote it so: a gap tells more
 			// than a spool that stands still for ever.
-			o.log.Error("record in the spool is not one", "seq", e.Seq, "error", err)
+			o.log.Error("record in the spool cannot be sent", "seq", e.Seq, "error", err)
 			continue
 		}
 		records = append(records, remote.Record{Seq: e.Seq, Kind: s.Kind, Time: s.Time, Body: s.Body})
+	}
+	if len(records) == 0 { // nothing of it can be sent: the next record shows the gap
+		return len(entries), o.spool.Ack(entries[len(entries)-1].Seq)
 	}
 	reply, err := client.Send(ctx, o.spool.Name(), records)
 	if err != nil {

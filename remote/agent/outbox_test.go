@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -151,5 +153,45 @@ func TestOutboxSendsNeededPagesAndCountsGoneOnes(t *testing.T) {
 	gone, err := o.sendBodies(t.Context(), client, r.need)
 	if err != nil || gone != 1 {
 		t.Errorf("%d bodies gone, %v; want 1", gone, err)
+	}
+}
+
+// TestOutboxIsNotBlockedByOneRecord: a record that the verifier would refuse,
+// such as the scan of a machine that claims a million sections, must not hold up
+// what stands behind it.
+func TestOutboxIsNotBlockedByOneRecord(t *testing.T) {
+	r, client := newReceiver(t)
+	o := newOutbox(t, filepath.Join(t.TempDir(), "spool"))
+	if err := put(o, remote.KindScan, &remote.Scan{Observations: make([]byte, remote.MaxRecordBytes)}); !errors.Is(err, errTooLarge) {
+		t.Fatalf("put: %v", err)
+	}
+	// Of an earlier version that did not look.
+	large, err := json.Marshal(spooled{Kind: remote.KindScan, Time: time.Now(), Body: json.RawMessage(`"` + strings.Repeat("a", remote.MaxRecordBytes) + `"`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.spool.Append(large, []byte("no record")); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(o, remote.KindStatus, remote.Status{Detail: "behind"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := o.deliver(t.Context(), client); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(r.seqs, []uint64{3}) || o.spool.Pending() != 0 {
+		t.Errorf("the verifier got %v, %d records pending", r.seqs, o.spool.Pending())
+	}
+}
+
+func TestGuardTurnsPanicsIntoErrors(t *testing.T) {
+	err := guard(func() error { panic("hostile memory") })
+	if err == nil || !strings.Contains(err.Error(), "hostile memory") {
+		t.Errorf("got %v", err)
+	}
+	if text := shortened(errors.New(strings.Repeat("a", 1<<20))); len(text) > maxReason+3 {
+		t.Errorf("%d bytes", len(text))
 	}
 }

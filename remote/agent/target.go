@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/attest"
 	"github.com/plumbline-sec/plumbline/attest/tpm"
@@ -107,16 +109,54 @@ func (t *target) wait() {
 	t.servers.Wait()
 }
 
+// scanLimit bounds one scan. A monitor that hangs must not keep the BMC busy for
+// ever: the next trigger has to find it free.
+const scanLimit = 10 * time.Minute
+
 // scan answers a trigger: measure, quote, spool. What goes wrong is spooled too:
 // a trigger without any answer could not be told from an agent that is gone.
 func (t *target) scan(ctx context.Context, nonce remote.Nonce) error {
-	record, pages, err := t.measure(ctx, nonce)
-	if err != nil {
-		t.agent.log.Error("scan failed", "target", t.config.Name, "error", err)
-		record = &remote.Scan{Target: t.config.Name, Nonce: nonce, Error: err.Error()}
+	ctx, cancel := context.WithTimeout(ctx, scanLimit)
+	defer cancel()
+	var record *remote.Scan
+	var pages check.Pages
+	err := guard(func() (err error) {
+		record, pages, err = t.measure(ctx, nonce)
+		return err
+	})
+	if err == nil {
+		t.agent.outbox.bodies.keepScan(t.config.Name, pages)
+		err = put(t.agent.outbox, remote.KindScan, record)
 	}
-	t.agent.outbox.bodies.keepScan(t.config.Name, pages)
-	return errors.Join(err, put(t.agent.outbox, remote.KindScan, record))
+	if err == nil {
+		return nil
+	}
+	t.agent.log.Error("scan failed", "target", t.config.Name, "error", err)
+	failed := &remote.Scan{Target: t.config.Name, Nonce: nonce, Error: shortened(err)}
+	return errors.Join(err, put(t.agent.outbox, remote.KindScan, failed))
+}
+
+// maxReason bounds, in bytes, what a record says of an error: targets have a
+// part in the text.
+const maxReason = 4 << 10
+
+func shortened(err error) string {
+	text := err.Error()
+	if len(text) > maxReason {
+		text = strings.ToValidUTF8(text[:maxReason], "") + "..."
+	}
+	return text
+}
+
+// guard turns a panic into an error. What targets hold is hostile: a panic is a
+// bug, but one target must not end the measuring of all.
+func guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("internal error: %v", p)
+		}
+	}()
+	return f()
 }
 
 func (t *target) measure(ctx context.Context, nonce remote.Nonce) (*remote.Scan, check.Pages, error) {

@@ -35,7 +35,7 @@ func (t *target) watch(ctx context.Context) {
 			return
 		}
 		t.agent.log.Warn("watch ended", "target", t.config.Name, "error", err, "next_try", watchRetry)
-		t.agent.status(remote.Status{State: remote.WatchInterrupted, Target: t.config.Name, Detail: fmt.Sprint(err)})
+		t.agent.status(remote.Status{State: remote.WatchInterrupted, Target: t.config.Name, Detail: shortened(err)})
 		if errors.Is(err, trap.ErrNoPlugin) || errors.Is(err, trap.ErrNotSupported) || errors.Is(err, filewatch.ErrRules) {
 			return // nothing that waiting would change
 		}
@@ -80,7 +80,9 @@ func (t *target) watchOnce(ctx context.Context) error {
 		return err
 	}
 	w.Settled = send
-	err = w.Events(ctx, func(e *filewatch.Event) error { return send(e, nil) })
+	err = guard(func() error {
+		return w.Events(ctx, func(e *filewatch.Event) error { return send(e, nil) })
+	})
 	close(events)
 	return errors.Join(err, <-written)
 }
