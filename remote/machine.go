@@ -158,6 +158,7 @@ const (
 	VerdictAdded     = "added"     // not in the baseline
 	VerdictRemoved   = "removed"   // in the baseline and gone
 	VerdictUnknown   = "unknown"   // no baseline to compare with
+	VerdictOvertaken = "overtaken" // a later operation on the object was compared instead
 	VerdictRecorded  = "recorded"  // its level asks for no comparison
 )
 

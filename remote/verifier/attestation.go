@@ -52,11 +52,15 @@ func (v *Verifier) takeAttestation(ctx context.Context, r store.Record, a *remot
 			return nil, err
 		}
 		m.LastSeen = r.Received
+		before, reset := m.Boot.Outcome, m.Appraised
 		appraisal := v.appraise(m, evidence, a.Nonce)
 		appraisal.ID, appraisal.At, appraisal.Evidence = newID(), r.Received, digest
 		m.Boot.ID, m.Boot.Outcome, m.Boot.LastSuccess, m.Boot.Error = appraisal.ID, appraisal.Outcome, r.Received, ""
 		m.RebootingSince = noTime
 		changes := []store.Change{used, create(inAppraisals, appraisal.ID, m.Name, r.Received, appraisal)}
+		if before == appraisal.Outcome && reset == m.Appraised {
+			return changes, nil // as before: nobody need read it on the timeline
+		}
 		return append(changes, v.momentOfBoot(m, appraisal)...), nil
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -246,7 +247,40 @@ func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
 	if len(found.Names) == 0 {
 		found.Names = []string{pathNow(event)}
 	}
+	if err := t.overtake(f); err != nil {
+		return err
+	}
 	return t.judge(f, event, found)
+}
+
+// maxOvertaken is how far back events are looked for that wait in vain.
+const maxOvertaken = 200
+
+// overtake closes the earlier events about an object that still wait: what it
+// was between them and f was never on disk.
+func (t *taking) overtake(f *remote.FileEvent) error {
+	docs, err := list[remote.FileEvent](t.ctx, t.v.store, store.Query{Collection: inEvents, Machine: t.m.Name, Limit: maxOvertaken})
+	if err != nil {
+		return err
+	}
+	before := make(map[string]*remote.FileEvent)
+	for _, d := range docs {
+		before[d.Key] = &d.V
+	}
+	maps.Copy(before, t.events)
+	for id, e := range before {
+		if e.Verdict == remote.VerdictPending && earlier(id, f.ID) && (e.Path == f.Path || e.NewPath == f.Path) {
+			e.Verdict, e.Detail = remote.VerdictOvertaken, "a later "+f.Op+" was compared instead"
+			t.events[id] = e
+		}
+	}
+	return nil
+}
+
+// earlier says that an event came before another of the same stream.
+func earlier(id, than string) bool {
+	stream := len(than) - sequenceDigits
+	return len(id) == len(than) && id[:stream] == than[:stream] && id < than
 }
 
 // event finds an event of this run or of before, nil if there is none.
@@ -318,9 +352,12 @@ func (t *taking) note(kind string, s remote.Severity, ref, format string, args .
 		Text: fmt.Sprintf(format, args...), Ref: ref})...)
 }
 
+// sequenceDigits are the hexadecimal digits of a number at the end of an ID.
+const sequenceDigits = 16
+
 // eventID sorts by number within a stream.
 func eventID(machine, stream string, sequence uint64) string {
-	return fmt.Sprintf("%s.%s.%016x", machine, stream, sequence)
+	return fmt.Sprintf("%s.%s.%0*x", machine, stream, sequenceDigits, sequence)
 }
 
 // reviewID is the same for every event about one object of one machine.

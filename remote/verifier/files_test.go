@@ -85,6 +85,10 @@ func TestAcceptsRewriteWithTheSameContent(t *testing.T) {
 	n := w.event(filewatch.OpWrite, linked)
 	w.settle(n, linked)
 	r.judgedAs(t, "/usr/bin/env", remote.VerdictUnchanged)
+	events := r.machine(t, "vm1").Events
+	if first := events[len(events)-1]; first.Verdict != remote.VerdictOvertaken {
+		t.Errorf("the truncation that nothing can be said of any more is %s", first.Verdict)
+	}
 	n = w.event(filewatch.OpChmod, linked) // to the mode it has
 	w.settle(n, linked)
 	r.judgedAs(t, "/usr/bin/env", remote.VerdictUnchanged)

@@ -233,9 +233,13 @@ func (v *Verifier) storeVerdict(ctx context.Context, id string, report *measure.
 				return []store.Change{s.change()}, nil // a newer scan was judged first
 			}
 			m.Verdict = s.V.FiredAt
+			asBefore := m.Scan.Outcome == remote.OutcomePass && s.V.Outcome == remote.OutcomePass && s.V.Cause == scheduled
 			m.Scan.ID, m.Scan.Outcome, m.Scan.LastSuccess, m.Scan.Error = id, s.V.Outcome, s.V.ReportedAt, ""
 			m.LastSeen = s.V.ReportedAt
 			v.metrics.scans.WithLabelValues(s.V.Outcome).Inc()
+			if asBefore {
+				return []store.Change{s.change()}, nil
+			}
 			return append([]store.Change{s.change()}, v.momentOfScan(m, &s.V.ScanEntry, report)...), nil
 		})
 	})

@@ -17,6 +17,9 @@ const (
 	firstScan = 30 * time.Second
 )
 
+// scheduled is the cause of a scan that nobody asked for.
+const scheduled = "schedule"
+
 // schedule fires what is due and keeps states up to date with the clock.
 func (v *Verifier) schedule(ctx context.Context) {
 	ticker := time.NewTicker(tick)
@@ -98,7 +101,7 @@ func (v *Verifier) scanDue(ctx context.Context, m *machine) error {
 	if err != nil || never {
 		return err
 	}
-	_, err = v.startScan(ctx, m.Name, "schedule")
+	_, err = v.startScan(ctx, m.Name, scheduled)
 	return err
 }
 
