@@ -13,7 +13,7 @@ import (
 	"github.com/plumbline-sec/plumbline/measure"
 )
 
-// recorded returns observations of a real machine: Debian's 6.1.192 generic
+// recorded returns observations of the lab machine: Debian's 6.1.192 generic
 // kernel with kvm_amd loaded, two CPUs, taken by "plumbline measure --vm" and
 // compressed. Attacks are made by changing what was observed.
 func recorded(t testing.TB) *measure.Observations {
@@ -79,7 +79,7 @@ func requireFinding(t testing.TB, c measure.Check, symbol, explanation string) {
 
 func TestAcceptsCleanMachine(t *testing.T) {
 	obs := recorded(t)
-	for _, name := range []string{modulesName, idtName, syscallsName, kvmName, registersName, gdtName, pageTablesName} {
+	for _, name := range []string{modulesName, idtName, syscallsName, kvmName, registersName, gdtName, pageTablesName, processesName} {
 		if c := judgeOne(t, obs, name); c.Outcome != measure.Pass {
 			t.Errorf("%s: %s %s %+v", name, c.Outcome, c.Reason, c.Findings)
 		}
@@ -252,7 +252,7 @@ func TestNotMeasuredWithoutFacts(t *testing.T) {
 				t.Fatalf("first item is %s", obs.Items[0].Check)
 			}
 			change(obs)
-			for _, check := range []string{idtName, syscallsName, kvmName, registersName, gdtName, pageTablesName} {
+			for _, check := range []string{idtName, syscallsName, kvmName, registersName, gdtName, pageTablesName, processesName} {
 				if name == "code unknown" && !usesCode[check] {
 					continue
 				}

@@ -2,19 +2,24 @@ package check
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
-// linux.modules: the kernel's list of modules holds together, and each module
-// is a live module with memory where modules lie.
+// linux.modules: the kernel's list of modules holds together, each has memory
+// where modules lie, and the two other views the kernel has of its modules,
+// their objects in sysfs and the tree that finds them by address, show none that
+// the list does not.
 //
-// Proves: which modules the list shows. Trusts: the list; a module that took
-// itself out of it is found by the views that do not use it. Other checks rely
-// on its facts for where approved code lies.
+// Proves: that no module hides in one view and shows in another. Trusts: that it
+// did not take itself out of all three; its code is then executable memory
+// without an account, which linux.pagetables finds. Other checks rely on the
+// facts of this one for where approved code lies.
 const modulesName = "linux.modules"
 
 func modulesCheck() check {
@@ -26,6 +31,16 @@ type modulesData struct {
 	Kernel  textRange    `json:"kernel"` // [_stext, _etext) as the target says
 	Modules []moduleFact `json:"modules"`
 	Broken  string       `json:"broken,omitempty"` // why the list ends early
+	// Hidden are modules that another view shows and the list does not.
+	Hidden []hiddenFact `json:"hidden,omitempty"`
+	Blind  []string     `json:"blind,omitempty"` // views that could not be read, and why
+}
+
+// hiddenFact is a module that the list lacks.
+type hiddenFact struct {
+	Name string  `json:"name"`
+	At   address `json:"at"`
+	View string  `json:"view"` // which shows it
 }
 
 type moduleFact struct {
@@ -74,7 +89,53 @@ func collectModules(c *collector) (any, measure.Coverage, error) {
 	for _, m := range c.modules {
 		data.Modules = append(data.Modules, factOf(m))
 	}
+	c.hiddenModules(&data)
 	return data, measure.Coverage{Objects: int64(len(c.modules))}, nil
+}
+
+// hiddenModules compares the other views with the list. Modules come and go: a
+// difference counts if it is there each time.
+func (c *collector) hiddenModules(data *modulesData) {
+	for _, view := range []struct {
+		name string
+		read func() ([]mem.Virt, error)
+	}{{"the objects in sysfs", c.profile.ModuleObjects}, {"the tree of addresses", c.profile.ModuleTree}} {
+		var hidden []hiddenFact
+		var err error
+		for range moduleAttempts {
+			if hidden, err = c.missingFromList(view.name, view.read); err == nil && len(hidden) == 0 {
+				break
+			}
+		}
+		data.Hidden = append(data.Hidden, hidden...)
+		if err != nil {
+			data.Blind = append(data.Blind, err.Error())
+		}
+	}
+}
+
+func (c *collector) missingFromList(view string, read func() ([]mem.Virt, error)) ([]hiddenFact, error) {
+	shown, err := read()
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.profile.Modules()
+	if err != nil {
+		return nil, err
+	}
+	var out []hiddenFact
+	for _, at := range shown {
+		listed := func(m kernel.LoadedModule) bool { return m.At == at }
+		if slices.ContainsFunc(list, listed) || slices.ContainsFunc(c.modules, listed) {
+			continue
+		}
+		name, err := c.profile.ModuleName(at)
+		if err != nil {
+			name = "?"
+		}
+		out = append(out, hiddenFact{Name: name, At: address(at), View: view})
+	}
+	return out, nil
 }
 
 func factOf(m kernel.LoadedModule) moduleFact {
@@ -102,6 +163,15 @@ func judgeModules(_ *judging, raw json.RawMessage, out *measure.Check) error {
 			})
 		}
 		seen[m.Name] = true
+	}
+	for _, h := range data.Hidden {
+		out.Findings = append(out.Findings, measure.Finding{
+			Address: h.At.String(), Symbol: h.Name,
+			Explanation: "a module that " + h.View + " has and the list of modules does not",
+		})
+	}
+	if len(data.Blind) > 0 {
+		return errors.New("a view of the modules could not be read: " + data.Blind[0])
 	}
 	if data.Broken != "" {
 		return fmt.Errorf("the list could not be read to its end: %s", data.Broken)

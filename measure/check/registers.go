@@ -101,7 +101,7 @@ func (c *collector) watched() (slots [4]bool, err error) {
 	if !ok {
 		return slots, fmt.Errorf("the kernel has no bp_per_reg")
 	}
-	bases, err := c.perCPU()
+	bases, err := c.profile.PerCPU()
 	if err != nil {
 		return slots, err
 	}
@@ -115,35 +115,6 @@ func (c *collector) watched() (slots [4]bool, err error) {
 		}
 	}
 	return slots, nil
-}
-
-// maxCPUs bounds what the target may claim; Debian's kernels are built for 8192.
-const maxCPUs = 8192
-
-// perCPU returns what to add to a per-CPU symbol, for each CPU that the kernel
-// has brought up (__per_cpu_offset, nr_cpu_ids).
-func (c *collector) perCPU() ([]mem.Virt, error) {
-	table, ok1 := c.profile.Symbol("__per_cpu_offset")
-	count, ok2 := c.profile.Symbol("nr_cpu_ids")
-	if !ok1 || !ok2 {
-		return nil, fmt.Errorf("no __per_cpu_offset or nr_cpu_ids")
-	}
-	n, err := c.space.U32(count)
-	if err != nil {
-		return nil, err
-	}
-	if n == 0 || n > maxCPUs {
-		return nil, fmt.Errorf("nr_cpu_ids is %d", n)
-	}
-	bases, err := c.words(table, uint64(n))
-	if err != nil {
-		return nil, err
-	}
-	out := make([]mem.Virt, len(bases))
-	for i, b := range bases {
-		out[i] = mem.Virt(b)
-	}
-	return out, nil
 }
 
 // feature is a processor feature and the control bit that should be on with it

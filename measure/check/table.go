@@ -41,6 +41,7 @@ func table() []check {
 		pageTablesCheck(),
 		syscallsCheck(),
 		pointersCheck(),
+		processesCheck(),
 		kvmCheck(),
 	}
 }

@@ -155,3 +155,29 @@ func TestUnownedRanges(t *testing.T) {
 		}
 	}
 }
+
+func TestDetectsHiding(t *testing.T) {
+	t.Run("module", func(t *testing.T) {
+		obs := recorded(t)
+		edit(t, obs, modulesName, func(d *modulesData) {
+			d.Hidden = []hiddenFact{{Name: "rootkit", At: 0xffffffffc0000000, View: "the objects in sysfs"}}
+		})
+		requireFinding(t, judgeOne(t, obs, modulesName), "rootkit", "the list of modules does not")
+	})
+	t.Run("process", func(t *testing.T) {
+		obs := recorded(t)
+		edit(t, obs, processesName, func(d *processesData) {
+			d.Unlisted = []taskFact{{At: 1, PID: 7, TGID: 7, Comm: "sh", Shown: "table of process numbers", Missing: "list of processes"}}
+		})
+		requireFinding(t, judgeOne(t, obs, processesName), "sh (pid 7, process 7)", "does not")
+	})
+}
+
+// A view that could not be read may hide anything: it is no pass.
+func TestHidingNotMeasured(t *testing.T) {
+	obs := recorded(t)
+	edit(t, obs, modulesName, func(d *modulesData) { d.Blind = []string{"no tree"} })
+	if c := judgeOne(t, obs, modulesName); c.Outcome != measure.NotMeasured {
+		t.Errorf("%s %s", c.Outcome, c.Reason)
+	}
+}

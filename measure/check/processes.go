@@ -1,0 +1,125 @@
+package check
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+)
+
+// linux.processes: the kernel's list of processes with their threads, its table
+// of process numbers and what its CPUs run all show the same tasks.
+//
+// Proves: that no process hides in one of these views and shows in another.
+// Trusts: that each view is the kernel's own. A process that took itself out of
+// the list and the table both shows only while it runs, so one scan may miss it.
+const processesName = "linux.processes"
+
+func processesCheck() check {
+	return check{name: processesName, collect: collectProcesses, judge: judgeProcesses}
+}
+
+// processesData are the facts of linux.processes.
+type processesData struct {
+	Listed   int        `json:"listed"`   // tasks on the list
+	Numbered int        `json:"numbered"` // tasks with a number
+	Running  int        `json:"running"`  // tasks on a CPU
+	Unlisted []taskFact `json:"unlisted,omitempty"`
+}
+
+// taskFact is a task that a view lacks.
+type taskFact struct {
+	At      address `json:"at"`
+	PID     int32   `json:"pid"`
+	TGID    int32   `json:"tgid"`
+	Comm    string  `json:"comm"`
+	Shown   string  `json:"shown"`   // the view that has it
+	Missing string  `json:"missing"` // the view that lacks it
+}
+
+// Tasks come and go while they are read: a difference counts if processViews
+// comparisons in a row have it. A list may be cut while it is walked, so more
+// attempts than that are made.
+const (
+	processViews    = 4
+	processAttempts = 12
+)
+
+func collectProcesses(c *collector) (any, measure.Coverage, error) {
+	var data processesData
+	var lasting map[taskFact]bool
+	var err error
+	for attempt, views := 0, 0; attempt < processAttempts && views < processViews; attempt++ {
+		seen, found, viewErr := c.compareProcesses()
+		if viewErr != nil {
+			err = viewErr
+			continue
+		}
+		data = seen
+		views++
+		if lasting == nil {
+			lasting = found
+		}
+		maps.DeleteFunc(lasting, func(fact taskFact, _ bool) bool { return !found[fact] })
+		if len(lasting) == 0 {
+			break
+		}
+	}
+	if lasting == nil {
+		return nil, measure.Coverage{}, err
+	}
+	data.Unlisted = slices.SortedFunc(maps.Keys(lasting), func(a, b taskFact) int { return cmp.Compare(a.PID, b.PID) })
+	return data, measure.Coverage{Objects: int64(data.Listed)}, nil
+}
+
+// compareProcesses reads the three views once.
+func (c *collector) compareProcesses() (processesData, map[taskFact]bool, error) {
+	listed, err1 := c.profile.Tasks()
+	numbered, err2 := c.profile.TasksByPID()
+	running, err3 := c.profile.RunningTasks()
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return processesData{}, nil, err
+	}
+	found := make(map[taskFact]bool)
+	missing := func(shown []kernel.Task, by string, from []kernel.Task, in string) {
+		have := make(map[kernel.Task]bool, len(from))
+		for _, t := range from {
+			t.Comm = "" // may change meanwhile
+			have[t] = true
+		}
+		for _, t := range shown {
+			key := t
+			key.Comm = ""
+			if !have[key] {
+				found[taskFact{address(t.At), t.PID, t.TGID, t.Comm, by, in}] = true
+			}
+		}
+	}
+	const list, numbers, cpus = "list of processes", "table of process numbers", "CPUs"
+	missing(numbered, numbers, listed, list)
+	missing(listed, list, numbered, numbers)
+	missing(running, cpus, append(listed, numbered...), list)
+	return processesData{Listed: len(listed), Numbered: len(numbered), Running: len(running)}, found, nil
+}
+
+func judgeProcesses(_ *judging, raw json.RawMessage, out *measure.Check) error {
+	var data processesData
+	if err := decode(raw, &data); err != nil {
+		return err
+	}
+	if data.Listed == 0 || data.Numbered == 0 {
+		return errNotObserved
+	}
+	for _, t := range data.Unlisted {
+		out.Findings = append(out.Findings, measure.Finding{
+			Address: t.At.String(), Symbol: fmt.Sprintf("%s (pid %d, process %d)", t.Comm, t.PID, t.TGID),
+			Explanation: fmt.Sprintf("a task that the %s shows and the %s does not", t.Shown, t.Missing),
+		})
+	}
+	return nil
+}
