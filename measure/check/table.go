@@ -33,6 +33,7 @@ func table() []check {
 		textCheck(),
 		rodataCheck(),
 		moduleTextCheck(),
+		moduleRodataCheck(),
 		tablesCheck(),
 		vdsoCheck(),
 		registersCheck(),

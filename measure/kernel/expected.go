@@ -34,7 +34,11 @@ type Text struct {
 	slide        uint64        // from link addresses to where it runs
 	want         func() []byte // before patching, made when first needed
 	replacements func() []byte
-	exports      map[string]uint64 // of a module
+
+	// Of a module:
+	exports map[string]uint64
+	linker  *linker
+	rodata  Area
 }
 
 // NewExpected returns what img's text holds where it runs slide bytes above
@@ -60,11 +64,16 @@ func (img *Image) moved(s span, slide uint64) []byte {
 // Kernel is the kernel's own text.
 func (e *Expected) Kernel() *Text { return e.kernel }
 
-// Lookup names an address in the kernel or in the text of one of the modules.
+// Lookup names an address in the kernel or in one of the modules.
 func (e *Expected) Lookup(addr uint64) (name string, offset uint64, ok bool) {
 	t := e.textOf(addr)
 	if t == nil {
 		t = e.kernel
+		for _, m := range e.modules {
+			if m.rodata.Contains(mem.Virt(addr)) {
+				t = m
+			}
+		}
 	}
 	name, start, ok := t.symbols.Lookup(addr - t.slide)
 	if t.Name != "" {

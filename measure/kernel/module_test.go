@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	testModuleText = 0xffffffffc0400000
-	testModuleData = 0xffffffffc0402000
+	testModuleText   = 0xffffffffc0400000
+	testModuleRodata = 0xffffffffc0401000
+	testModuleData   = 0xffffffffc0402000
 )
 
 // testModule is a module whose init calls fn1 of the test kernel, refers to its
@@ -59,13 +60,15 @@ func testModule(name string) []byte {
 		{name: ".symtab", kind: shtSymtab, link: 9, data: symtab},
 		{name: ".strtab", kind: 3, data: names},
 		{name: ".note.gnu.build-id", kind: 7, flags: shfAlloc, data: []byte("\x04\x00\x00\x00\x14\x00\x00\x00\x03\x00\x00\x00GNU\x00abcdefghijklmnopqrst")},
+		{name: ".rodata", kind: 1, flags: shfAlloc, data: []byte("constant")},
+		{name: "__ex_table", kind: 1, flags: shfAlloc, data: []byte("sorted")},
 	})
 }
 
 func loadedTestModule() *LoadedModule {
 	return &LoadedModule{Name: "test_module", Live: true, PerCPU: 0x3b000,
-		Areas:    []Area{{AreaText, testModuleText, 4096}},
-		Sections: []ModuleSection{{".text", testModuleText}, {".data", testModuleData}, {"__mcount_loc", testModuleData + 0x800}}}
+		Areas:    []Area{{AreaText, testModuleText, 4096}, {AreaRodata, testModuleRodata, 4096}},
+		Sections: []ModuleSection{{".text", testModuleText}, {".rodata", testModuleRodata + 16}, {"__ex_table", testModuleRodata + 64}, {".data", testModuleData}, {"__mcount_loc", testModuleData + 0x800}}}
 }
 
 // exportingKernel is the test kernel with fn1 and __fentry__ exported.
@@ -114,6 +117,28 @@ func TestAddModule(t *testing.T) {
 	}
 	if !e.approved(testModuleText) || e.approved(testModuleText+4) {
 		t.Error("approved are the starts of the module's functions")
+	}
+}
+
+func TestModuleRodata(t *testing.T) {
+	e := exportingKernel(t)
+	file, err := NewModule(testModule("test_module"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := e.AddModule(file, loadedTestModule())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sections, err := text.Rodata()
+	if err != nil || len(sections) != 1 || sections[0].At != testModuleRodata+16 || string(sections[0].Want) != "constant" {
+		t.Fatalf("sections %+v, %v", sections, err)
+	}
+	if d := sections[0].Compare([]byte("constant")); len(d) != 0 {
+		t.Errorf("as in the file: %+v", d)
+	}
+	if d := sections[0].Compare([]byte("constent")); len(d) != 1 || d[0].Addr != testModuleRodata+21 {
+		t.Errorf("changed: %+v", d)
 	}
 }
 

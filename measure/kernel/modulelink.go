@@ -39,10 +39,13 @@ func (e *Expected) AddModule(file *ModuleFile, at *LoadedModule) (*Text, error) 
 	if !ok || area.Start%mem.PageSize != 0 || area.Size == 0 || area.Size > maxModule {
 		return nil, fmt.Errorf("module %s: %w: no text area", at.Name, ErrRelocation)
 	}
-	t, err := newLinker(e, file, at).link(at.Name, area)
+	l := newLinker(e, file, at)
+	t, err := l.link(at.Name, area)
 	if err != nil {
 		return nil, fmt.Errorf("module %s: %w", at.Name, err)
 	}
+	t.linker = l
+	t.rodata, _ = at.Area(AreaRodata)
 	e.modules = append(e.modules, t)
 	return t, nil
 }
@@ -59,9 +62,13 @@ type linker struct {
 func newLinker(e *Expected, file *ModuleFile, at *LoadedModule) *linker {
 	l := &linker{env: e, file: file, addr: make([]uint64, len(file.elf.sections)), relocations: make(map[int][]byte)}
 	for _, s := range file.elf.sections {
-		if s.kind == shtRela {
-			l.relocations[int(s.info)] = append(l.relocations[int(s.info)], s.data...)
+		if s.kind != shtRela {
+			continue
 		}
+		if earlier := l.relocations[int(s.info)]; earlier != nil {
+			s.data = slices.Concat(earlier, s.data)
+		}
+		l.relocations[int(s.info)] = s.data
 	}
 	l.place(at)
 	return l
