@@ -1,11 +1,10 @@
 package ext4
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/volume/dirscan"
 )
 
 // Directories: Documentation/filesystems/ext4/directory.rst. The nodes of a
@@ -19,44 +18,28 @@ func (v *Volume) list(in *inode, c filewatch.Content, fn func(filewatch.Name) er
 		return fmt.Errorf("inode %d is not a directory", in.number)
 	}
 	if in.flags&flagEncrypt != 0 {
-		return &dirError{fmt.Errorf("names in directory %d: %w", in.number, filewatch.ErrEncrypted)}
+		d := dirscan.New(uint64(in.number), fn)
+		d.Bad("names: %w", filewatch.ErrEncrypted)
+		return d.Err()
 	}
-	d := dirReader{v: v, in: in, fn: v.fast.filter(in.number, fn)}
+	d := dirReader{v: v, in: in, Entries: dirscan.New(uint64(in.number), v.fast.filter(in.number, fn))}
 	if c.Inline != nil {
 		d.inline(c.Inline)
 	} else {
 		d.blocks(c.Extents)
 	}
-	if d.stop == nil {
-		d.stop = v.fast.added(in.number, fn)
+	if !d.Stopped() {
+		if err := v.fast.added(in.number, fn); err != nil {
+			return err
+		}
 	}
-	if d.stop != nil {
-		return d.stop
-	}
-	if len(d.damage) > 0 {
-		return &dirError{errors.Join(d.damage...)}
-	}
-	return nil
+	return d.Err()
 }
-
-// dirError tells damage from an error of the callback.
-type dirError struct{ error }
-
-func (e *dirError) Unwrap() error { return e.error }
 
 type dirReader struct {
-	v      *Volume
-	in     *inode
-	fn     func(filewatch.Name) error
-	stop   error
-	damage []error
-}
-
-func (d *dirReader) bad(format string, args ...any) {
-	if len(d.damage) < 8 {
-		err := fmt.Errorf(format, args...)
-		d.damage = append(d.damage, fmt.Errorf("directory %d: %w", d.in.number, err))
-	}
+	*dirscan.Entries
+	v  *Volume
+	in *inode
 }
 
 // inline reads entries kept in the inode: the parent's number, entries in the
@@ -64,11 +47,11 @@ func (d *dirReader) bad(format string, args ...any) {
 // their own (fs/ext4/inline.c).
 func (d *dirReader) inline(b []byte) {
 	if len(b) < 60 {
-		d.bad("%d bytes of inline data: %w", len(b), filewatch.ErrCorrupt)
+		d.Bad("%d bytes of inline data: %w", len(b), filewatch.ErrCorrupt)
 		return
 	}
 	d.entries(b[4:60], 0)
-	if len(b) > 60 && d.stop == nil {
+	if len(b) > 60 && !d.Stopped() {
 		d.entries(b[60:], 0)
 	}
 }
@@ -78,27 +61,27 @@ func (d *dirReader) blocks(es []filewatch.Extent) {
 	var done int64
 	for _, e := range es {
 		if e.Physical < 0 {
-			d.bad("block %d is not written: %w", e.Logical/bs, filewatch.ErrCorrupt)
+			d.Bad("block %d is not written: %w", e.Logical/bs, filewatch.ErrCorrupt)
 			continue
 		}
 		if e.Logical != done {
-			d.bad("hole at %d: %w", done, filewatch.ErrCorrupt)
+			d.Bad("hole at %d: %w", done, filewatch.ErrCorrupt)
 		}
 		for off := int64(0); off < e.Length && e.Logical+off < d.in.size; off += bs {
 			b, err := d.in.scratch.block(0, uint64((e.Physical+off)/bs))
 			if err != nil {
-				d.bad("block %d: %w", (e.Logical+off)/bs, err)
+				d.Bad("block %d: %w", (e.Logical+off)/bs, err)
 				continue
 			}
 			d.block(b, e.Logical+off)
-			if d.stop != nil {
+			if d.Stopped() {
 				return
 			}
 		}
 		done = e.Logical + e.Length
 	}
 	if _, pending := d.v.fast.inodes[d.in.number]; done < d.in.size && !pending {
-		d.bad("hole at %d: %w", done, filewatch.ErrCorrupt)
+		d.Bad("hole at %d: %w", done, filewatch.ErrCorrupt)
 	}
 }
 
@@ -110,11 +93,11 @@ func (d *dirReader) block(b []byte, off int64) {
 		tree := d.in.flags&flagIndex != 0
 		if at, ok := treeNode(b); tree && ok && (off == 0 || at == 8) {
 			if !treeSum(d.in.seed, b, at) {
-				d.bad("checksum of tree node at %d: %w", off, filewatch.ErrCorrupt)
+				d.Bad("checksum of tree node at %d: %w", off, filewatch.ErrCorrupt)
 			}
 		} else {
 			if !leafSum(d.in.seed, b) {
-				d.bad("checksum of block at %d: %w", off, filewatch.ErrCorrupt)
+				d.Bad("checksum of block at %d: %w", off, filewatch.ErrCorrupt)
 			}
 			end -= 12
 		}
@@ -131,12 +114,12 @@ func (d *dirReader) entries(b []byte, off int64) {
 			named |= int(b[at+7]) << 8
 		}
 		if size < 12 || size&3 != 0 || at+size > len(b) || 8+named > size || at+8+named > len(b) {
-			d.bad("entry of %d bytes at %d: %w", size, off+int64(at), filewatch.ErrCorrupt)
+			d.Bad("entry of %d bytes at %d: %w", size, off+int64(at), filewatch.ErrCorrupt)
 			return
 		}
 		if number := le.Uint32(b[at:]); number != 0 {
 			d.entry(number, b[at+8:][:named], off+int64(at))
-			if d.stop != nil {
+			if d.Stopped() {
 				return
 			}
 		}
@@ -145,14 +128,11 @@ func (d *dirReader) entries(b []byte, off int64) {
 }
 
 func (d *dirReader) entry(number uint32, name []byte, off int64) {
-	if string(name) == "." || string(name) == ".." {
+	if uint64(number) > d.v.s.inodes {
+		d.Bad("entry at %d names %q, inode %d: %w", off, name, number, filewatch.ErrCorrupt)
 		return
 	}
-	if len(name) == 0 || bytes.ContainsAny(name, "/\x00") || uint64(number) > d.v.s.inodes {
-		d.bad("entry at %d names %q, inode %d: %w", off, name, number, filewatch.ErrCorrupt)
-		return
-	}
-	d.stop = d.fn(filewatch.Name{Parent: uint64(d.in.number), Inode: uint64(number), Name: name})
+	d.Add(uint64(number), name, off)
 }
 
 // recordLength decodes lengths of 64 KiB blocks, which do not fit 16 bits

@@ -1,14 +1,13 @@
 package ext4
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/volume/dirscan"
 )
 
 // tableChunk is how much of an inode table is read at once.
@@ -131,89 +130,39 @@ func (v *Volume) own(n uint32) bool {
 		n == v.s.quotaInodes[0] || n == v.s.quotaInodes[1] || n == v.s.quotaInodes[2]
 }
 
-// dirBatch is how many directories are sorted by place at a time.
-const dirBatch = 16384
-
-// pendingDir is a directory whose blocks are read later.
-type pendingDir struct {
-	in    inode
-	where filewatch.Content
-}
-
-func (d *pendingDir) place() int64 {
-	if len(d.where.Extents) == 0 {
-		return -1
-	}
-	return d.where.Extents[0].Physical
-}
-
 // Names calls fn for every entry of every directory, by place on the disk.
 func (v *Volume) Names(ctx context.Context, fn func(filewatch.Name, error) error) error {
-	n := namer{v: v, fn: fn, scratch: v.newScratch()}
-	err := v.inodes(ctx, n.inode)
-	if err == nil {
-		err = n.flush()
-	}
-	return err
-}
-
-type namer struct {
-	v       *Volume
-	fn      func(filewatch.Name, error) error
-	scratch *scratch
-	pending []pendingDir
-}
-
-// inode takes note of a directory. Regions of inodes that cannot be read are
-// reported by Objects.
-func (n *namer) inode(in *inode, damage error) error {
-	if in == nil || in.kind() != modeDir || in.links == 0 {
-		return nil
-	}
-	d := pendingDir{in: *in}
-	d.in.scratch = n.scratch
-	if in.flags&flagInlineData != 0 {
-		_, inline, err := n.v.xattrs(in)
-		damage = errors.Join(damage, err)
-		d.where.Inline = append(append([]byte(nil), in.iblock()...), inline...)
-	} else if in.flags&flagEncrypt == 0 {
-		var err error
-		d.where.Extents, err = n.v.extents(in)
-		damage = errors.Join(damage, err)
-	}
-	d.in.raw, d.in.meta = nil, nil
-	if damage != nil {
-		if err := n.fn(filewatch.Name{Parent: uint64(in.number)}, damage); err != nil {
-			return err
+	s := v.newScratch()
+	q := dirscan.Queue[inode]{Fn: fn, List: func(in *inode, where filewatch.Content, fn func(filewatch.Name) error) error {
+		in.scratch = s
+		return v.list(in, where, fn)
+	}}
+	err := v.inodes(ctx, func(in *inode, damage error) error {
+		// Regions of inodes that cannot be read are reported by Objects.
+		if in == nil || in.kind() != modeDir || in.links == 0 {
+			return nil
 		}
-	}
-	if n.pending = append(n.pending, d); len(n.pending) < dirBatch {
-		return nil
-	}
-	return n.flush()
-}
-
-func (n *namer) flush() error {
-	slices.SortFunc(n.pending, func(a, b pendingDir) int { return cmp.Compare(a.place(), b.place()) })
-	for i := range n.pending {
-		d := &n.pending[i]
-		err := n.v.list(&d.in, d.where, func(name filewatch.Name) error { return n.fn(name, nil) })
-		if damage := damageOf(err); damage != nil {
-			err = n.fn(filewatch.Name{Parent: uint64(d.in.number)}, damage)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	n.pending = n.pending[:0]
-	return nil
-}
-
-// damageOf is the damage in an error of list, nil when it was the callback's.
-func damageOf(err error) error {
-	var d *dirError
-	if errors.As(err, &d) {
+		where, err := v.dirContent(in)
+		dir := *in
+		dir.raw, dir.meta = nil, nil
+		return q.Add(uint64(in.number), dir, where, errors.Join(damage, err))
+	})
+	if err != nil {
 		return err
 	}
-	return nil
+	return q.Flush()
+}
+
+// dirContent is where a directory's entries are, none for an encrypted one.
+func (v *Volume) dirContent(in *inode) (filewatch.Content, error) {
+	var c filewatch.Content
+	var err error
+	if in.flags&flagInlineData != 0 {
+		var inline []byte
+		_, inline, err = v.xattrs(in)
+		c.Inline = append(append([]byte(nil), in.iblock()...), inline...)
+	} else if in.flags&flagEncrypt == 0 {
+		c.Extents, err = v.extents(in)
+	}
+	return c, err
 }

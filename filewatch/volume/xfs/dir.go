@@ -1,11 +1,10 @@
 package xfs
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/volume/dirscan"
 )
 
 // Directories: fs/xfs/libxfs/xfs_da_format.h, directory version 2. Names stand
@@ -20,23 +19,10 @@ const (
 	dirLeafOffset = 1 << 35
 )
 
-// dirError tells damage from an error of the callback.
-type dirError struct{ error }
-
-func (e *dirError) Unwrap() error { return e.error }
-
 type dirReader struct {
-	v      *Volume
-	in     *inode
-	fn     func(filewatch.Name) error
-	stop   error
-	damage []error
-}
-
-func (d *dirReader) bad(format string, args ...any) {
-	if len(d.damage) < 8 {
-		d.damage = append(d.damage, fmt.Errorf("directory %d: %w", d.in.number, fmt.Errorf(format, args...)))
-	}
+	*dirscan.Entries
+	v  *Volume
+	in *inode
 }
 
 // list calls fn for the entries of a directory. Damage is collected and
@@ -45,26 +31,20 @@ func (v *Volume) list(in *inode, c filewatch.Content, fn func(filewatch.Name) er
 	if in.kind() != modeDir {
 		return fmt.Errorf("inode %d is not a directory", in.number)
 	}
-	d := dirReader{v: v, in: in, fn: fn}
+	d := dirReader{v: v, in: in, Entries: dirscan.New(in.number, fn)}
 	if c.Inline != nil {
 		d.short(c.Inline)
 	} else {
 		d.blocks(c.Extents)
 	}
-	if d.stop != nil {
-		return d.stop
-	}
-	if len(d.damage) > 0 {
-		return &dirError{errors.Join(d.damage...)}
-	}
-	return nil
+	return d.Err()
 }
 
 // short reads the form in the inode: count, count of 64-bit numbers, parent,
 // then length of the name, 2 bytes, name, type, inode number.
 func (d *dirReader) short(b []byte) {
 	if len(b) < 6 {
-		d.bad("%d bytes in the inode: %w", len(b), filewatch.ErrCorrupt)
+		d.Bad("%d bytes in the inode: %w", len(b), filewatch.ErrCorrupt)
 		return
 	}
 	count, width := int(b[0]), 4
@@ -78,7 +58,7 @@ func (d *dirReader) short(b []byte) {
 	at := 2 + width
 	for range count {
 		if at+3 > len(b) || at+3+int(b[at])+ft+width > len(b) {
-			d.bad("entry at %d of %d: %w", at, len(b), filewatch.ErrCorrupt)
+			d.Bad("entry at %d of %d: %w", at, len(b), filewatch.ErrCorrupt)
 			return
 		}
 		name := b[at+3:][:b[at]]
@@ -87,26 +67,15 @@ func (d *dirReader) short(b []byte) {
 		if width == 8 {
 			n = be.Uint64(num) & (1<<56 - 1)
 		}
-		d.entry(n, name, int64(at))
-		if d.stop != nil {
+		d.Add(n, name, int64(at))
+		if d.Stopped() {
 			return
 		}
 		at += 3 + len(name) + ft + width
 	}
 	if at != len(b) {
-		d.bad("%d bytes after the last entry: %w", len(b)-at, filewatch.ErrCorrupt)
+		d.Bad("%d bytes after the last entry: %w", len(b)-at, filewatch.ErrCorrupt)
 	}
-}
-
-func (d *dirReader) entry(n uint64, name []byte, at int64) {
-	if string(name) == "." || string(name) == ".." {
-		return
-	}
-	if len(name) == 0 || bytes.ContainsAny(name, "/\x00") || n == 0 {
-		d.bad("entry at %d names %q, inode %d: %w", at, name, n, filewatch.ErrCorrupt)
-		return
-	}
-	d.stop = d.fn(filewatch.Name{Parent: d.in.number, Inode: n, Name: name})
 }
 
 // blocks reads the data blocks, each of which may lie in several extents.
@@ -122,17 +91,17 @@ func (d *dirReader) blocks(es []filewatch.Extent) {
 			end = off + size
 			at, err := d.load(s, es, off)
 			if err != nil {
-				d.bad("block at %d: %w", off, err)
+				d.Bad("block at %d: %w", off, err)
 				continue
 			}
 			d.block(s.dir, off, at)
-			if d.stop != nil {
+			if d.Stopped() {
 				return
 			}
 		}
 	}
 	if end < min(d.in.size, dirLeafOffset) {
-		d.bad("data end at %d of %d: %w", end, d.in.size, filewatch.ErrCorrupt)
+		d.Bad("data end at %d of %d: %w", end, d.in.size, filewatch.ErrCorrupt)
 	}
 }
 
@@ -167,7 +136,7 @@ func (d *dirReader) block(b []byte, off, at int64) {
 	if d.v.s.v5 {
 		head = 64
 		if err := d.v.verify(b, at, stampDir, d.in.number); err != nil {
-			d.bad("block at %d: %w", off, err)
+			d.Bad("block at %d: %w", off, err)
 		}
 	}
 	switch magic := be.Uint32(b); magic {
@@ -175,12 +144,12 @@ func (d *dirReader) block(b []byte, off, at int64) {
 	case dirBlockMagic, dirBlockMagicV5: // an index of 8-byte entries, then its count
 		n := int64(be.Uint32(b[end-8:]))
 		if n*8+8 > int64(end-head) {
-			d.bad("block at %d with %d index entries: %w", off, n, filewatch.ErrCorrupt)
+			d.Bad("block at %d with %d index entries: %w", off, n, filewatch.ErrCorrupt)
 			return
 		}
 		end -= int(n)*8 + 8
 	default:
-		d.bad("block at %d with magic %#x: %w", off, magic, filewatch.ErrCorrupt)
+		d.Bad("block at %d with magic %#x: %w", off, magic, filewatch.ErrCorrupt)
 		return
 	}
 	d.entries(b[:end], head, off)
@@ -192,13 +161,13 @@ func (d *dirReader) block(b []byte, off, at int64) {
 func (d *dirReader) entries(b []byte, at int, off int64) {
 	for at < len(b) {
 		if at+8 > len(b) {
-			d.bad("entry at %d of %d: %w", off+int64(at), len(b), filewatch.ErrCorrupt)
+			d.Bad("entry at %d of %d: %w", off+int64(at), len(b), filewatch.ErrCorrupt)
 			return
 		}
 		if be.Uint16(b[at:]) == 0xFFFF {
 			n := int(be.Uint16(b[at+2:]))
 			if n < 8 || n&7 != 0 || at+n > len(b) {
-				d.bad("free space of %d bytes at %d: %w", n, off+int64(at), filewatch.ErrCorrupt)
+				d.Bad("free space of %d bytes at %d: %w", n, off+int64(at), filewatch.ErrCorrupt)
 				return
 			}
 			at += n
@@ -210,15 +179,15 @@ func (d *dirReader) entries(b []byte, at int, off int64) {
 		}
 		n = (n + 7) &^ 7
 		if at+n > len(b) {
-			d.bad("entry of %d bytes at %d: %w", n, off+int64(at), filewatch.ErrCorrupt)
+			d.Bad("entry of %d bytes at %d: %w", n, off+int64(at), filewatch.ErrCorrupt)
 			return
 		}
 		if tag := int(be.Uint16(b[at+n-2:])); tag != at&0xFFFF {
-			d.bad("entry at %d says it is at %d: %w", off+int64(at), tag, filewatch.ErrCorrupt)
+			d.Bad("entry at %d says it is at %d: %w", off+int64(at), tag, filewatch.ErrCorrupt)
 			return
 		}
-		d.entry(be.Uint64(b[at:]), b[at+9:][:b[at+8]], off+int64(at))
-		if d.stop != nil {
+		d.Add(be.Uint64(b[at:]), b[at+9:][:b[at+8]], off+int64(at))
+		if d.Stopped() {
 			return
 		}
 		at += n

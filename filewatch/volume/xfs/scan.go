@@ -1,13 +1,12 @@
 package xfs
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/volume/dirscan"
 )
 
 // Inode B+trees: xfs_format.h, "Inode Allocation Btree".
@@ -200,79 +199,39 @@ func (w *inodeWalk) run(number, count, free uint64) error {
 	return nil
 }
 
-// dirBatch is how many directories are sorted by place at a time.
-const dirBatch = 16384
-
-// pendingDir is a directory whose blocks are read later.
-type pendingDir struct {
-	in    inode
-	where filewatch.Content
-}
-
-func (d *pendingDir) place() int64 {
-	if len(d.where.Extents) == 0 {
-		return -1
-	}
-	return d.where.Extents[0].Physical
-}
-
 // Names calls fn for every entry of every directory, by place on the disk.
 func (v *Volume) Names(ctx context.Context, fn func(filewatch.Name, error) error) error {
-	n := namer{v: v, fn: fn, scratch: v.newScratch()}
-	err := v.inodes(ctx, n.inode)
-	if err == nil {
-		err = n.flush()
+	s := v.newScratch()
+	q := dirscan.Queue[inode]{Fn: fn, List: func(in *inode, where filewatch.Content, fn func(filewatch.Name) error) error {
+		in.scratch = s
+		return v.list(in, where, fn)
+	}}
+	err := v.inodes(ctx, func(in *inode, damage error) error {
+		// Regions of inodes that cannot be read are reported by Objects.
+		if in == nil || in.kind() != modeDir || in.links == 0 {
+			return nil
+		}
+		where, err := v.dirContent(in)
+		dir := *in
+		dir.raw, dir.meta = nil, nil
+		return q.Add(in.number, dir, where, errors.Join(damage, err))
+	})
+	if err != nil {
+		return err
 	}
-	return err
+	return q.Flush()
 }
 
-type namer struct {
-	v       *Volume
-	fn      func(filewatch.Name, error) error
-	scratch *scratch
-	pending []pendingDir
-}
-
-// inode takes note of a directory. Regions of inodes that cannot be read are
-// reported by Objects.
-func (n *namer) inode(in *inode, damage error) error {
-	if in == nil || in.kind() != modeDir || in.links == 0 {
-		return nil
-	}
-	d := pendingDir{in: *in}
+// dirContent is where a directory's entries are.
+func (v *Volume) dirContent(in *inode) (filewatch.Content, error) {
+	var c filewatch.Content
 	data, _, err := in.forks()
 	switch {
 	case err != nil:
 	case data.format == formatLocal && in.size <= int64(len(data.data)):
-		d.where.Inline = append([]byte{}, data.data[:in.size]...)
+		c.Inline = append([]byte{}, data.data[:in.size]...)
 	default:
-		d.where.Extents, err = n.v.extents(in, data)
+		c.Extents, err = v.extents(in, data)
 	}
-	d.in.scratch, d.in.raw, d.in.meta = n.scratch, nil, nil
-	if damage = errors.Join(damage, err); damage != nil {
-		if err := n.fn(filewatch.Name{Parent: in.number}, damage); err != nil {
-			return err
-		}
-	}
-	if n.pending = append(n.pending, d); len(n.pending) < dirBatch {
-		return nil
-	}
-	return n.flush()
-}
-
-func (n *namer) flush() error {
-	slices.SortFunc(n.pending, func(a, b pendingDir) int { return cmp.Compare(a.place(), b.place()) })
-	for i := range n.pending {
-		d := &n.pending[i]
-		err := n.v.list(&d.in, d.where, func(name filewatch.Name) error { return n.fn(name, nil) })
-		var damage *dirError
-		if errors.As(err, &damage) {
-			err = n.fn(filewatch.Name{Parent: d.in.number}, err)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	n.pending = n.pending[:0]
-	return nil
+	return c, err
 }
