@@ -146,3 +146,14 @@ func TestParseAttributes(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestAnchoredPrefix(t *testing.T) {
+	for expr, want := range map[string]string{
+		"^/etc/x": "/etc/x", "^(?:/etc/x)": "/etc/x", "/etc": "", "^/a|/b": "", "^/etc/x*": "/etc/", "^/etc/(a|b)": "/etc/",
+		"^/etc\\.d/[ab]": "/etc.d/", "(?i)^/etc": "", "^(/etc)?": "", "^": "", "^/a{2}b": "/",
+	} {
+		if got := anchoredPrefix(expr); got != want {
+			t.Errorf("%s: got %q, want %q", expr, got, want)
+		}
+	}
+}

@@ -127,6 +127,7 @@ func (t *tomlRule) selectPath(m *matcher) error {
 		if m.regex, err = regexp.Compile(t.Regex); err != nil {
 			return fmt.Errorf("regex: %w", err)
 		}
+		m.prefix = anchoredPrefix(t.Regex)
 	case t.Path != nil && len(t.Path) == 0:
 		return fmt.Errorf("path is empty")
 	}

@@ -36,6 +36,7 @@ so that an older one is refused.`,
 		baselineCheckCommand(),
 		baselineCreateCommand(),
 		baselineDiffCommand(),
+		baselineImportCommand(),
 		baselineShowCommand(),
 		baselineVerifyCommand(),
 	)

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plumbline-sec/plumbline/baseline/aide"
+)
+
+func baselineImportCommand() *cobra.Command {
+	var o aide.Options
+	cmd := &cobra.Command{
+		Use:   "import AIDE_CONF",
+		Short: "Turn AIDE's configuration into rules",
+		Long: `Import reads an aide.conf (AIDE 0.18) with what it includes and prints rules. What
+cannot be said in rules is named on standard error: programs that AIDE would
+run, attributes that are not kept, variables that such programs would define.`,
+		Example: `  plumbline baseline import /etc/aide/aide.conf > rules.toml
+  plumbline baseline import --aide-root copy copy/etc/aide/aide.conf > rules.toml`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !cmd.Flags().Changed("hostname") {
+				o.Hostname, _ = os.Hostname() // "" matches no @@if hostname
+			}
+			c, err := aide.Import(args[0], &o)
+			if err != nil {
+				return fail(exitConfig, err)
+			}
+			for _, r := range c.Refused {
+				fmt.Fprintf(cmd.ErrOrStderr(), "plumbline: not imported: %s\n", r)
+			}
+			if _, err := cmd.OutOrStdout().Write(c.TOML()); err != nil {
+				return fail(exitIO, err)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&o.Root, "aide-root", "", "`DIR` to put before the paths of included files")
+	cmd.Flags().StringVar(&o.Hostname, "hostname", "", "`NAME` that @@if hostname is compared with; default: this machine's")
+	return cmd
+}
