@@ -69,7 +69,7 @@ func (v *Verifier) takeAttestation(ctx context.Context, r store.Record, a *remot
 // boot is told in words and the outcome is incomplete.
 func (v *Verifier) appraise(m *machine, evidence *attest.Evidence, nonce remote.Nonce) *remote.Appraisal {
 	out := &remote.Appraisal{Machine: m.Name, Outcome: remote.OutcomeIncomplete}
-	policy := v.policies[m.Name]
+	policy := v.policyOf(m.Name)
 	if policy == nil {
 		out.Error = "no attestation policy is configured for " + m.Name + ": what booted is told, not judged"
 		if told, _ := attest.Explain(evidence); told != nil {

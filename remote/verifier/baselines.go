@@ -53,7 +53,7 @@ type filesOf struct {
 // filesOf reads the rules and the baseline of a machine. The rules are those
 // configured here, else those that the baseline was made with.
 func (v *Verifier) filesOf(ctx context.Context, m *machine) (*filesOf, error) {
-	f := &filesOf{rules: v.rules[m.Name]}
+	f := &filesOf{rules: v.rulesOf(m.Name)}
 	if m.Files.Baseline == "" {
 		return f, nil
 	}

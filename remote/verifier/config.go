@@ -282,6 +282,25 @@ func (c *Config) host(name string) Host {
 	return h
 }
 
+// each is every configured host with its group's values, and one without a
+// name that stands for machines that are not configured.
+func (c *Config) each() []Host {
+	out := []Host{c.host("")}
+	for _, h := range c.Hosts {
+		out = append(out, c.host(h.Name))
+	}
+	return out
+}
+
+// known is the name that a machine's references are kept under: its own, or
+// none when it is not configured.
+func (c *Config) known(name string) string {
+	if slices.ContainsFunc(c.Hosts, func(h Host) bool { return h.Name == name }) {
+		return name
+	}
+	return ""
+}
+
 func (r *Reference) inherit(from *Reference) {
 	if r.Policy == "" {
 		r.Policy = from.Policy

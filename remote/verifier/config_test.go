@@ -2,6 +2,8 @@ package verifier
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -75,6 +77,32 @@ func TestRefusesMissingReferences(t *testing.T) {
 		}
 		if err := CheckConfig(c); !errors.Is(err, ErrConfig) {
 			t.Errorf("%q: %v, want ErrConfig", config, err)
+		}
+	}
+}
+
+// A machine that nobody configured has the references of the group "default".
+func TestDefaultsOfUnconfiguredMachines(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"p.toml": "name = \"all\"\n[secure_boot]\nrequired = true\n", "vmlinuz": "not a kernel"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := ParseConfig([]byte("[[group]]\nname=\"default\"\npolicy=\"p.toml\"\nkernels=[\"vmlinuz\"]\n[[host]]\nname=\"a\""), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &Verifier{config: c}
+	if err := v.readReferences(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "unheard-of"} {
+		if p := v.policyOf(name); p == nil || p.Name != "all" {
+			t.Errorf("policy of %s: %+v", name, p)
+		}
+		if image, err := v.refs.of(name, nil, nil).Images.Image("00"); image != nil || err == nil {
+			t.Errorf("image of %s: %v, %v", name, image, err)
 		}
 	}
 }

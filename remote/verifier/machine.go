@@ -79,7 +79,7 @@ func (v *Verifier) refresh(m *machine) {
 	switch {
 	case !m.enrolled():
 		m.Boot.Missing = "no agent with a TPM has enrolled as " + m.Name
-	case v.policies[m.Name] == nil:
+	case v.policyOf(m.Name) == nil:
 		m.Boot.Missing = "no attestation policy: set policy = \"FILE\" for this host"
 	default:
 		m.Boot.Enabled = true

@@ -36,8 +36,7 @@ type openedImage struct {
 func openReferences(c *Config) (*references, error) {
 	r := &references{config: c, images: make(map[string]*openedImage), modules: make(map[string]check.ModuleSource),
 		known: make(map[check.PageKey]bool)}
-	for _, h := range c.Hosts {
-		h = c.host(h.Name)
+	for _, h := range c.each() {
 		for _, path := range h.Kernels {
 			r.images[path] = &openedImage{}
 			if _, err := os.Stat(path); err != nil {

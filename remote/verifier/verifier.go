@@ -119,8 +119,8 @@ func (v *Verifier) readReferences() error {
 	if v.ekBetween, err = readPool(v.config.Enrolment.Intermediates); err != nil {
 		return err
 	}
-	for _, h := range v.config.Hosts {
-		if err := v.readHost(v.config.host(h.Name)); err != nil {
+	for _, h := range v.config.each() {
+		if err := v.readHost(h); err != nil {
 			return fmt.Errorf("host %q: %w", h.Name, err)
 		}
 	}
@@ -154,6 +154,14 @@ func (v *Verifier) readHost(h Host) error {
 	}
 	return nil
 }
+
+// policyOf is the attestation policy of a machine, nil if it has none.
+func (v *Verifier) policyOf(machine string) *attest.Policy {
+	return v.policies[v.config.known(machine)]
+}
+
+// rulesOf are the configured file rules of a machine, nil if it has none.
+func (v *Verifier) rulesOf(machine string) *filewatch.Rules { return v.rules[v.config.known(machine)] }
 
 func readPool(files []string) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
