@@ -30,11 +30,16 @@ func collectModuleRodata(c *collector) (any, measure.Coverage, error) {
 	if c.modulesErr != nil {
 		return nil, coverage, c.modulesErr
 	}
+	room := uint64(maxModuleBytes)
 	for _, m := range c.modules {
 		area, ok := m.Area(kernel.AreaRodata)
 		if !ok || area.Size == 0 {
 			continue
 		}
+		if area.Size > room {
+			return nil, coverage, errModuleBytes
+		}
+		room -= area.Size
 		r, err := c.region(m.Name, area.Start, area.End())
 		if err != nil {
 			return nil, coverage, err

@@ -24,6 +24,11 @@ func moduleTextCheck() check {
 	return check{name: moduleTextName, collect: collectModuleText, judge: judgeModuleText}
 }
 
+// maxModuleBytes bounds what the list of modules may make a scan read, in bytes.
+const maxModuleBytes = 512 << 20
+
+var errModuleBytes = fmt.Errorf("the modules on the list claim over %d bytes", maxModuleBytes)
+
 // moduleTextData are the facts of modules.text.
 type moduleTextData struct {
 	Modules []region `json:"modules"` // the text of each, by the module's name
@@ -35,11 +40,16 @@ func collectModuleText(c *collector) (any, measure.Coverage, error) {
 	if c.modulesErr != nil {
 		return nil, coverage, c.modulesErr
 	}
+	room := uint64(maxModuleBytes)
 	for _, m := range c.modules {
 		area, ok := m.Area(kernel.AreaText)
 		if !ok {
 			continue
 		}
+		if area.Size > room {
+			return nil, coverage, errModuleBytes
+		}
+		room -= area.Size
 		r, err := c.region(m.Name, area.Start, area.End())
 		if err != nil {
 			return nil, coverage, err

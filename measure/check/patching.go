@@ -56,7 +56,7 @@ type trampolineFact struct {
 // Limits on what a target may claim.
 const (
 	maxParavirtOps = 512
-	maxStaticCalls = 1 << 16 // sites of one table
+	maxStaticCalls = 1 << 16 // sites of one table, keys of all
 	maxKprobes     = 4096
 	maxTrampolines = 1024
 )
@@ -161,8 +161,8 @@ func (c *collector) staticCallKeys(d *patchingData) error {
 // keysOf reads a table of struct static_call_site (two 32-bit distances, the
 // second to the key with two flag bits).
 func (c *collector) keysOf(at mem.Virt, count uint64, keys map[mem.Virt]bool) error {
-	if count > maxStaticCalls {
-		return fmt.Errorf("%d static call sites", count)
+	if count > maxStaticCalls || len(keys) > maxStaticCalls {
+		return fmt.Errorf("over %d static calls", maxStaticCalls)
 	}
 	raw := make([]byte, count*8)
 	if err := c.space.Read(raw, at); err != nil {

@@ -156,6 +156,7 @@ func TestAddModuleRefuses(t *testing.T) {
 		"no sections":     {func(m *LoadedModule) { m.Sections = nil }, ErrRelocation},
 		"text elsewhere":  {func(m *LoadedModule) { m.Sections[0].Addr = testModuleData }, ErrRelocation},
 		"huge text":       {func(m *LoadedModule) { m.Areas[0].Size = 1 << 40 }, ErrRelocation},
+		"more text":       {func(m *LoadedModule) { m.Areas[0].Size = 1 << 20 }, ErrRelocation},
 		"data is missing": {func(m *LoadedModule) { m.Sections = m.Sections[:1] }, ErrRelocation},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -126,6 +126,9 @@ func afterInit(section string) bool {
 // link relocates the text and the tables of patch sites.
 func (l *linker) link(name string, area Area) (*Text, error) {
 	size := (area.Size + mem.PageSize - 1) &^ (mem.PageSize - 1)
+	if most := l.codeSize(); area.Size > most {
+		return nil, fmt.Errorf("%w: %d bytes of text, its code has %d at most", ErrRelocation, area.Size, most)
+	}
 	text := span{"text", uint64(area.Start), make([]byte, size)}
 	o := object{text: text}
 	t, err := l.tables()
@@ -170,6 +173,18 @@ func (l *linker) exports() map[string]uint64 {
 		}
 	}
 	return out
+}
+
+// codeSize is the most that the executable sections can take up, each rounded up
+// to two pages of alignment.
+func (l *linker) codeSize() uint64 {
+	var n uint64
+	for _, s := range l.file.elf.sections {
+		if s.flags&(shfAlloc|shfExec) == shfAlloc|shfExec {
+			n += s.size + 2*mem.PageSize
+		}
+	}
+	return n
 }
 
 // tables are those of patch sites, which in a module are sections.
