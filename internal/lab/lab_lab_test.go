@@ -128,7 +128,7 @@ var observe = map[string]string{
 	"kprobe":          "cat /sys/kernel/debug/kprobes/list | grep -c do_sys_openat2; true",
 	"module-load":     "grep ^dummy /proc/modules; true",
 	"module-reload":   "grep ^kvm /proc/modules",
-	"bpf-attach":      "tc filter show dev lo ingress",
+	"bpf-attach":      "tc filter show dev lo ingress 2>/dev/null; true",
 	"tracepoint":      "cat /sys/kernel/tracing/events/sched/enable",
 	"cpu-offline":     "cat /sys/devices/system/cpu/online",
 	"load":            "ls /run/lab-load; true",
