@@ -338,6 +338,13 @@ func (s *Spool) Pending() uint64 {
 	return s.next - 1 - s.acked
 }
 
+// Room is how many bytes more the spool takes, of how many in all.
+func (s *Spool) Room() (free, limit int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(s.opt.MaxBytes-s.bytes, 0), s.opt.MaxBytes
+}
+
 // Grown returns a channel that is closed when a record is appended after the
 // call.
 func (s *Spool) Grown() <-chan struct{} {

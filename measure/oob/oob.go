@@ -55,7 +55,8 @@ type Options struct {
 	// MaxSessions bounds concurrent LAN sessions; zero means 16. The library's
 	// own default of 4 is filled by a few impatient operators.
 	MaxSessions int
-	// Audit is told of each power action, scan request and refused privilege.
+	// Audit is told of each power action, scan request and refused privilege, of
+	// the system interface's at most 60 a minute.
 	Audit func(entry Audit)
 }
 
@@ -76,6 +77,7 @@ type BMC struct {
 	sel      *eventLog
 	link     *VMLink
 	scans    sync.WaitGroup
+	inside   auditLimit
 }
 
 // errNoUsers keeps a BMC without any login from looking healthy.

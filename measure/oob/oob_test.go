@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -252,6 +253,24 @@ func TestGuestCannotLockTheVerifierOut(t *testing.T) {
 	if err != nil || !user.Enabled || user.ChannelAccess[lanChannel].MaxPrivilege != bmc.PrivilegeLevelOperator ||
 		!user.VerifyPassword([]byte("lab-operator")) {
 		t.Errorf("the verifier's user is now %+v, %v", user, err)
+	}
+}
+
+func TestGuestCannotFloodTheAudit(t *testing.T) {
+	var entries atomic.Int64
+	b, err := New(Options{Users: []User{{Name: "admin", Password: "lab-admin"}}, Audit: func(Audit) { entries.Add(1) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &station{bmc: b}
+	client := s.connectVM(t)
+	for range 3 * maxInsideAudits {
+		if _, _, err := client.Command(0x06, 0x47, 2, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if entries.Load() != maxInsideAudits {
+		t.Errorf("%d entries, want %d", entries.Load(), maxInsideAudits)
 	}
 }
 

@@ -2,6 +2,7 @@ package oob
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/bougou/go-ipmi/pkg/bmc"
@@ -64,10 +65,34 @@ func (b *BMC) requirePrivilege(next handlers.Handler) handlers.Handler {
 	})
 }
 
+// maxInsideAudits is how many entries a minute the system interface may cause: a
+// guest must not be able to fill its host's log.
+const maxInsideAudits = 60
+
 func (b *BMC) audit(h *handlers.HandlerContext, code types.CompletionCode) {
+	if h.Session == nil && !b.inside.allow(time.Now()) {
+		return
+	}
 	entry := Audit{Time: time.Now(), Action: h.Command.Name, Result: code.String()}
 	if h.User != nil {
 		entry.User = h.User.Name
 	}
 	b.opt.Audit(entry)
+}
+
+// auditLimit counts the audit entries of the minute that runs.
+type auditLimit struct {
+	mu    sync.Mutex
+	since time.Time
+	count int
+}
+
+func (l *auditLimit) allow(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.since) >= time.Minute {
+		l.since, l.count = now, 0
+	}
+	l.count++
+	return l.count <= maxInsideAudits
 }

@@ -38,8 +38,13 @@ var errTooLarge = fmt.Errorf("record is larger than the %d bytes that a verifier
 
 // put stores records of one kind; they are durable when it returns. How large a
 // record is, its target may have a hand in: one that is too large for the
-// verifier is errTooLarge and none of them is stored.
+// verifier is errTooLarge and none of them is stored. How many file events there
+// are is up to the target as well: they leave a quarter of the spool to scans and
+// attestations.
 func put[T any](o *outbox, kind remote.Kind, bodies ...T) error {
+	if free, limit := o.spool.Room(); kind == remote.KindEvent && free < limit/4 {
+		return fmt.Errorf("spool %s record: %w", kind, durable.ErrFull)
+	}
 	payloads := make([][]byte, len(bodies))
 	for i, body := range bodies {
 		raw, err := json.Marshal(body)

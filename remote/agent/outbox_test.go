@@ -195,3 +195,23 @@ func TestGuardTurnsPanicsIntoErrors(t *testing.T) {
 		t.Errorf("%d bytes", len(text))
 	}
 }
+
+// A target that makes events while the verifier is away must not crowd out what
+// says that it is scanned.
+func TestEventsLeaveRoomForScans(t *testing.T) {
+	spool, err := durable.OpenSpool(t.TempDir(), durable.SpoolOptions{MaxBytes: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	o := &outbox{spool: spool, bodies: newBodyCache(), log: slog.New(slog.DiscardHandler)}
+	for err == nil {
+		err = put(o, remote.KindEvent, remote.Event{Target: "vm", Event: json.RawMessage(`"` + strings.Repeat("a", 1000) + `"`)})
+	}
+	if !errors.Is(err, durable.ErrFull) {
+		t.Fatalf("events: %v", err)
+	}
+	if err := put(o, remote.KindScan, remote.Scan{Target: "vm", Observations: make([]byte, 8<<10)}); err != nil {
+		t.Errorf("scan: %v", err)
+	}
+}
