@@ -23,6 +23,7 @@ type sourceFlags struct {
 	vm, root string
 	name     string
 	progress string
+	limit    string
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command) {
@@ -32,6 +33,7 @@ func (s *sourceFlags) add(cmd *cobra.Command) {
 	f.StringVar(&s.root, "root", "", "mounted tree at `DIR`")
 	f.StringVar(&s.name, "target", "", "`NAME` of the machine, kept in the baseline")
 	f.StringVar(&s.progress, "progress", "auto", "show progress on standard error: auto (on a terminal, after two seconds), always or never")
+	f.StringVar(&s.limit, "limit", "", "read contents at no more than `RATE` bytes a second, like 50M")
 	f.Lookup("progress").NoOptDefVal = "always"
 	cmd.MarkFlagsMutuallyExclusive("disk", "vm", "root")
 	cmd.MarkFlagFilename("disk")
@@ -117,12 +119,19 @@ func (s *sourceFlags) capture(ctx context.Context, stderr io.Writer, src baselin
 		// a third more memory is worth less than the rest of the machine's.
 		debug.SetGCPercent(30)
 	}
+	limit, err := parseLimit(s.limit)
+	if err != nil {
+		return nil, err
+	}
 	p, err := newProgress(stderr, s.progress)
 	if err != nil {
 		return nil, err
 	}
 	defer p.stop()
 	o := &baseline.CaptureOptions{Rules: rules, Progress: p.add}
+	if limit != nil {
+		o.Limit = limit.wait
+	}
 	if b != nil {
 		if err := o.Follow(b); err != nil {
 			return nil, baselineError("", err)
