@@ -92,7 +92,7 @@ func (r textRange) contains(a address) bool { return a >= r.Start && a < r.End }
 func (j *judging) approved() code {
 	c := code{err: errors.New("where the target's code lies was not observed")}
 	var facts modulesData
-	if item := j.obs.Item(modulesName); item != nil && item.Data != nil && decode(item.Data, &facts) == nil {
+	if item := j.obs.Item(modulesName); item != nil && item.Data != nil && decode(item.Data, &facts) == nil && facts.Kernel.End > facts.Kernel.Start {
 		c.kernel, c.modules, c.err = facts.Kernel, facts.Modules, nil
 		if facts.Broken != "" {
 			c.broken = fmt.Errorf("the list of modules could not be read to its end: %s", facts.Broken)

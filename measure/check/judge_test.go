@@ -221,6 +221,21 @@ func TestDetectsKVMHook(t *testing.T) {
 	}
 }
 
+// A machine without KVM has nothing to judge; one that has it must show it.
+func TestNoKVM(t *testing.T) {
+	obs := recorded(t)
+	edit(t, obs, kvmName, func(d *kvmData) { *d = kvmData{} })
+	if c := judgeOne(t, obs, kvmName); c.Outcome != measure.NotMeasured {
+		t.Errorf("kvm_amd is loaded and nothing was observed: %s", c.Outcome)
+	}
+	edit(t, obs, modulesName, func(d *modulesData) {
+		d.Modules = slices.DeleteFunc(d.Modules, func(m moduleFact) bool { return strings.HasPrefix(m.Name, "kvm") })
+	})
+	if c := judgeOne(t, obs, kvmName); c.Outcome != measure.Pass || c.Reason != errNoKVM.Error() {
+		t.Errorf("no KVM: %s %q", c.Outcome, c.Reason)
+	}
+}
+
 // usesCode names the checks that judge by where code lies.
 var usesCode = map[string]bool{idtName: true, syscallsName: true, kvmName: true}
 

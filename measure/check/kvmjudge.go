@@ -15,11 +15,14 @@ func judgeKVM(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if err := decode(raw, &data); err != nil {
 		return err
 	}
-	if len(data.Pointers) == 0 {
-		return errors.New("no pointer was set: KVM is not initialised")
-	}
 	if err := errors.Join(j.code.err, j.code.broken); err != nil {
 		return err
+	}
+	if data.Vendor == "" {
+		return j.noKVM(out)
+	}
+	if len(data.Pointers) == 0 {
+		return errors.New("no pointer was set: KVM is not initialised")
 	}
 	expected, why := j.kvmExpected(&data)
 	for _, p := range data.Pointers {
@@ -36,6 +39,17 @@ func judgeKVM(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if out.Reason = j.trusts(); out.Reason == "" && why != nil {
 		out.Reason = "pointers were not compared with the module's file: " + why.Error()
 	}
+	return nil
+}
+
+// noKVM accepts that there is nothing to judge if the modules bear it out.
+func (j *judging) noKVM(out *measure.Check) error {
+	for _, m := range j.code.modules {
+		if m.Name == "kvm_amd" || m.Name == "kvm_intel" {
+			return errNotObserved
+		}
+	}
+	out.Reason = errNoKVM.Error()
 	return nil
 }
 
