@@ -3,9 +3,12 @@
 package vm
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/zeebo/blake3"
 
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/sign"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/internal/lab"
@@ -51,6 +56,7 @@ func TestWatchedMachine(t *testing.T) {
 	t.Run("protect", func(t *testing.T) { testProtect(t, m) })
 	t.Run("two clients", func(t *testing.T) { testTwoClients(t, m) })
 	t.Run("settled", func(t *testing.T) { testSettled(t, m) })
+	t.Run("judged", func(t *testing.T) { testJudged(t, m) })
 	t.Run("reset", func(t *testing.T) { testReset(t, m) })
 }
 
@@ -305,6 +311,79 @@ func testSettled(t *testing.T, m *lab.Machine) {
 		t.Errorf("link to %q", e.Object.Link)
 	}
 	w.run("rm -r /t")
+}
+
+// testJudged: with a baseline, what is known at once is judged at once, content
+// once it is on disk; rewriting the same content is no change.
+func testJudged(t *testing.T, m *lab.Machine) {
+	m.ShellT(t, `mkdir /t; for f in evil same gone mode; do echo "content of $f" >/t/$f; done; touch -d 2020-01-01 /t/*; sync`)
+	index := captured(t, m, `
+[[rule]]
+path = "/t/**"
+level = "verify"
+check = ["content", "mode"]
+[[rule]]
+path = "/**"
+level = "ignore"
+`)
+	w := watch(t, m, nil, func(w *Watcher) { w.Index = index })
+	_, events := w.run(`touch -r /t/evil /root/stamp; echo "Content of evil" >/t/evil; touch -r /root/stamp /t/evil
+echo "content of same" >/t/same; rm /t/gone; chmod 4644 /t/mode`)
+	verdicts := map[string]filewatch.Judgement{}
+	for _, e := range events {
+		verdicts[e.Op.String()+" "+e.Path] = e.Verdict.Outcome
+	}
+	want := map[string]filewatch.Judgement{
+		"truncate /t/evil": filewatch.NotMeasured, "write /t/evil": filewatch.NotMeasured, "utimes /t/evil": filewatch.NotMeasured,
+		"truncate /t/same": filewatch.NotMeasured, "write /t/same": filewatch.NotMeasured,
+		"unlink /t/gone": filewatch.Fail, "chmod /t/mode": filewatch.Fail,
+	}
+	if diff := cmp.Diff(want, verdicts); diff != "" {
+		t.Errorf("verdicts at once (-want +got):\n%s", diff)
+	}
+	if e := w.settled("/t/evil"); e.Verdict.Outcome != filewatch.Fail || !slices.Contains(e.Verdict.Attributes, "content") {
+		t.Errorf("content changed, times put back: %+v", e.Verdict)
+	}
+	if e := w.settled("/t/same"); e.Verdict.Outcome != filewatch.Pass {
+		t.Errorf("same content again: %+v", e.Verdict)
+	}
+	w.run("rm -r /t /root/stamp")
+}
+
+// captured is a baseline of the machine's disk.
+func captured(t *testing.T, m *lab.Machine, text string) *baseline.Index {
+	t.Helper()
+	rules, err := filewatch.ParseRules([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := OpenFiles(t.Context(), "lab", "", []string{m.Disk})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	snapshot, err := baseline.Capture(t.Context(), files, &baseline.CaptureOptions{Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer snapshot.Close()
+	key, err := sign.LoadOrCreateKey(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if _, err := snapshot.Write(&out, &baseline.Edition{Tool: "test", Created: time.Now(), Lineage: "test", Version: 1}, key); err != nil {
+		t.Fatal(err)
+	}
+	b, err := baseline.Open(bytes.NewReader(out.Bytes()), int64(out.Len()), &baseline.OpenOptions{AnySigner: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := b.Index()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return index
 }
 
 // settled waits for the event that completes the last one on path.

@@ -253,6 +253,18 @@ func TestLook(t *testing.T) {
 	}
 }
 
+func TestAlive(t *testing.T) {
+	k := newKernel()
+	d := k.driver(nil)
+	if !d.Alive(k) {
+		t.Error("a running kernel was taken for gone")
+	}
+	k.put(k.l.InitTask+k.l.Task.Comm, "another kernel")
+	if d.Alive(k) {
+		t.Error("another kernel was taken for the one bound")
+	}
+}
+
 // What a hostile kernel may have in memory: each ends, within the limits, and
 // is marked.
 func TestHostileNames(t *testing.T) {

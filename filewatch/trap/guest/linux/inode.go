@@ -1,6 +1,10 @@
 package linux
 
-import "github.com/plumbline-sec/plumbline/filewatch/trap"
+import (
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/filewatch/trap"
+)
 
 // Bits of st_mode (include/uapi/linux/stat.h).
 const (
@@ -48,6 +52,13 @@ func (d *Driver) Look(mem trap.Memory, address, number uint64, generation uint32
 		Cached: true, Dirty: v.bad || flags&pageMarks != 0,
 		Size: now.Size, Mtime: now.Mtime, Ctime: now.Ctime,
 	}
+}
+
+// Alive says whether the kernel is still where the layout has it: its first
+// task has the name that every kernel gives it. After a kexec it has not.
+func (d *Driver) Alive(mem trap.Memory) bool {
+	v := &view{mem: mem}
+	return strings.HasPrefix(string(v.fixed(d.l.InitTask+d.l.Task.Comm, d.comm[:])), "swapper")
 }
 
 // PageTables is the address of the kernel's own page tables.

@@ -99,6 +99,9 @@ func Listen(path string) (net.Listener, error) {
 
 // Serve accepts clients until the listener closes.
 func (s *Server) Serve(l net.Listener) error {
+	done := make(chan struct{})
+	defer close(done)
+	go s.guard(done)
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -192,6 +195,39 @@ func (s *Server) look(l *qemutcg.Look) trap.Live {
 	}
 	s.kernel.Load(s.kernelRoot, s.cr4)
 	return s.driver.Look(&s.kernel, l.Address, l.Inode, l.Generation)
+}
+
+// aliveEvery is how often the kernel is looked for while it is watched.
+const aliveEvery = time.Second
+
+// guard ends the watch when the kernel that is bound is gone without a reset of
+// the machine: kexec starts another one at another address.
+func (s *Server) guard(stop <-chan struct{}) {
+	tick := time.NewTicker(aliveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		if !s.alive() {
+			s.Reset()
+		}
+	}
+}
+
+// alive is true while the kernel is there or cannot be looked for.
+func (s *Server) alive() bool {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() { recover() }()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.driver == nil || s.kernel.Phys == nil {
+		return true
+	}
+	s.kernel.Load(s.kernelRoot, s.cr4)
+	return s.driver.Alive(&s.kernel)
 }
 
 // findKernel notes where the kernel's own page tables are, for looks when no

@@ -52,6 +52,7 @@ func newGuest() *guest {
 	put(0x80, 0o100644) // mode
 	put(0x88, inodeNo)
 	put(0x90, 2) // f_mode: FMODE_WRITE
+	copy(g.ram[0x400:], "swapper/0")
 	return g
 }
 
@@ -59,7 +60,7 @@ func layout() *linux.Layout {
 	l := &linux.Layout{Hooks: []linux.Hook{
 		{Kind: linux.FinalPut, Addr: fput}, {Kind: linux.Mkdir, Addr: mkdir},
 	}}
-	l.CurrentTask = 0x8
+	l.CurrentTask, l.InitTask = 0x8, page+0x400
 	l.PageTables = page + 0x1000
 	l.File.Dentry, l.File.Inode, l.File.Mode = 0x10, 0x18, 0x90
 	l.Dentry.Parent, l.Dentry.SB, l.Dentry.Inode = 0x20, 0x28, 0x30
@@ -246,7 +247,9 @@ func TestLook(t *testing.T) {
 	if live, err := c.Look(ctx, &r.Object); err != nil || !live.Cached || live.Dirty {
 		t.Errorf("clean: %+v, %v", live, err)
 	}
+	s.mu.Lock()
 	g.ram[0x203] = 0x08
+	s.mu.Unlock()
 	if live, err := c.Look(ctx, &r.Object); err != nil || !live.Dirty {
 		t.Errorf("dirty: %+v, %v", live, err)
 	}
@@ -297,6 +300,22 @@ func TestResetTellsEveryClient(t *testing.T) {
 	}
 	c.Close()
 	bound(t, path, nil) // the next kernel can be bound at once
+}
+
+func TestKexecEndsTheWatch(t *testing.T) {
+	g := newGuest()
+	s, path := serve(t, g)
+	c := bound(t, path, nil)
+	s.Stop(0, registers(fput))
+	if !s.alive() {
+		t.Fatal("the kernel is there and was not found")
+	}
+	s.mu.Lock()
+	copy(g.ram[0x400:], "something else")
+	s.mu.Unlock()
+	if err := c.Records(t.Context(), func(*trap.Record) error { return nil }); !errors.Is(err, trap.ErrReset) {
+		t.Errorf("error %v", err)
+	}
 }
 
 func TestPanicEndsTheWatchOnly(t *testing.T) {
