@@ -12,7 +12,7 @@ import (
 
 func main() {
 	commands := map[string]func(args []string) error{
-		"exchange": exchange, "map": mapped, "tmpfile": tmpfile, "burst": burst, "work": work,
+		"exchange": exchange, "map": mapped, "tmpfile": tmpfile, "burst": burst, "work": work, "uring": uring,
 	}
 	run, ok := commands[os.Args[1]]
 	if !ok {
