@@ -61,9 +61,10 @@ func (s *settlement) seen(e *filewatch.Event, r *trap.Record) {
 	}
 }
 
-// inMemory is what a record knows of an object: all but what lies elsewhere
-// than in its inode.
-const inMemory = filewatch.AttrType | filewatch.AttrSize | filewatch.AttrMode | filewatch.AttrUID | filewatch.AttrGID |
+// inMemory is what a record knows of an object: what lies in its inode. The
+// size is left out, as it goes with the content: a file that is written anew is
+// empty for a moment.
+const inMemory = filewatch.AttrType | filewatch.AttrMode | filewatch.AttrUID | filewatch.AttrGID |
 	filewatch.AttrNlink | filewatch.AttrInode | filewatch.AttrMtime | filewatch.AttrCtime
 
 func (s *settlement) judge(e *filewatch.Event) {
