@@ -15,7 +15,8 @@ import (
 var ErrReset = errors.New("the machine was reset")
 
 // Feed is a bound mechanism that gives records in order. A jump in their
-// sequence numbers is a loss.
+// sequence numbers is a loss. A record of an unknown operation is none: it says
+// that whatever up to its number has not come is lost.
 type Feed interface {
 	// Records calls emit for each record until ctx ends, emit fails or the feed
 	// does. It returns ErrReset when the guest was reset.
@@ -126,11 +127,18 @@ func (s *Source) reconnect(ctx context.Context) (Feed, error) {
 func (s *Source) follow(ctx context.Context, feed Feed, emit func(*filewatch.Event) error) error {
 	next := uint64(1)
 	return feed.Records(ctx, func(r *Record) error {
-		if r.Sequence > next {
-			lost := r.Sequence - next
+		arrived := uint64(1)
+		if r.Op == filewatch.OpUnknown {
+			arrived = 0
+		}
+		if after := r.Sequence + 1; after > next+arrived {
+			lost := after - next - arrived
 			s.lose(AlertGap, lost, fmt.Sprintf("%d operations came faster than they were read", lost))
 		}
-		next = r.Sequence + 1
+		next = max(next, r.Sequence+1)
+		if arrived == 0 {
+			return nil
+		}
 		e := s.event(r)
 		if e == nil {
 			return nil

@@ -68,6 +68,16 @@ func TestLossShowsInTheNumbersAndAsAnAlert(t *testing.T) {
 	}
 }
 
+// A loss at the end of a burst, with nothing after it, must not wait for the
+// next operation to be seen.
+func TestLossAtTheEndShows(t *testing.T) {
+	s := &Source{}
+	numbers, alerts, _ := follow(t, s, &script{[]*Record{mkdir(1, "/a"), {Sequence: 1}, {Sequence: 4}, {Sequence: 4}}, io.EOF})
+	if len(alerts) != 1 || alerts[0].Lost != 3 || len(numbers) != 1 || s.Next != 5 {
+		t.Errorf("%v %+v, next %d", numbers, alerts, s.Next)
+	}
+}
+
 func TestLossBeforeTheFirstRecordShows(t *testing.T) {
 	numbers, alerts, _ := follow(t, &Source{}, &script{[]*Record{mkdir(3, "/a")}, io.EOF})
 	if len(alerts) != 1 || alerts[0].Lost != 2 || numbers[0] != 3 {

@@ -140,7 +140,15 @@ func (c *Conn) Records(ctx context.Context, emit func(*trap.Record) error) error
 			return trap.ErrReset
 		case FrameError:
 			return failure(payload)
-		case FrameLost, FrameStatus: // the gap in the numbers says it; counters are for people
+		case FrameLost:
+			var lost Lost
+			if err := json.Unmarshal(payload, &lost); err != nil {
+				return fmt.Errorf("%w: %w", ErrBadFrame, err)
+			}
+			if err := emit(&trap.Record{Sequence: lost.Through}); err != nil {
+				return err
+			}
+		case FrameStatus: // counters are for people
 		default:
 			return fmt.Errorf("%w: unexpected type %d", ErrBadFrame, t)
 		}

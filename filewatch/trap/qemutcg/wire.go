@@ -52,11 +52,10 @@ type Bind struct {
 	Enforce string `json:"enforce,omitempty"`
 }
 
-// Lost says that records did not fit: the numbers First to First+Count-1 will
-// not come.
+// Lost follows when records did not fit: those up to Through that have not come
+// will not.
 type Lost struct {
-	First uint64 `json:"first"`
-	Count uint64 `json:"count"`
+	Through uint64 `json:"through"`
 }
 
 // Look asks for what the kernel has of an object in memory now.

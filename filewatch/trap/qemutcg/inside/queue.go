@@ -18,7 +18,7 @@ type queue struct {
 	spare []byte // the other buffer, taken turn by turn
 	seq   uint64 // of the last record, queued or lost
 	lost  uint64
-	since uint64 // first lost number since the last batch, 0 for none
+	fresh bool // something was lost since the last batch
 	wake  chan struct{}
 }
 
@@ -29,9 +29,8 @@ func (q *queue) push(record []byte) {
 	q.mu.Lock()
 	q.seq++
 	if len(q.bytes)+len(record)+5 > queueBytes {
-		if q.lost++; q.since == 0 {
-			q.since = q.seq
-		}
+		q.lost++
+		q.fresh = true
 	} else {
 		at := len(q.bytes) + 5 // the number is the record's first field
 		q.bytes = qemutcg.AppendFrame(q.bytes, qemutcg.FrameRecord, record)
@@ -56,16 +55,16 @@ func (q *queue) signal() {
 	}
 }
 
-// take gives all that is queued and the losses that came after it. The bytes
-// are good until the next take.
+// take gives all that is queued and, when something was lost, the number up to
+// which everything has been queued or lost. The bytes are good until the next
+// take.
 func (q *queue) take() (frames []byte, lost qemutcg.Lost) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	frames = q.bytes
 	q.bytes, q.spare = q.spare[:0], frames
-	if q.since != 0 {
-		lost = qemutcg.Lost{First: q.since, Count: q.seq - q.since + 1}
-		q.since = 0
+	if q.fresh {
+		lost.Through, q.fresh = q.seq, false
 	}
 	return frames, lost
 }

@@ -253,7 +253,7 @@ func (s *Server) pump(conn net.Conn, ses *session, done <-chan struct{}) {
 				return
 			}
 		}
-		if lost.Count > 0 && qemutcg.WriteFrame(conn, qemutcg.FrameLost, lost) != nil {
+		if lost.Through > 0 && qemutcg.WriteFrame(conn, qemutcg.FrameLost, lost) != nil {
 			return
 		}
 	}
