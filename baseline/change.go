@@ -34,9 +34,6 @@ type Change struct {
 	Suspicious []Pattern
 	// Explained names the package or acceptance that accounts for the change.
 	Explained string
-	// TextDiff is a unified diff where one was asked for; otherwise NoTextDiff
-	// says why there is none.
-	TextDiff, NoTextDiff string
 	// Old and New are the two states; nil when there is none.
 	Old, New *Record
 }
@@ -109,13 +106,11 @@ func (c *Change) MarshalJSON() ([]byte, error) {
 		Explanation string          `json:"explanation"`
 		Suspicious  []Pattern       `json:"suspicious,omitempty"`
 		Explained   string          `json:"explained,omitempty"`
-		TextDiff    string          `json:"diff,omitempty"`
-		NoTextDiff  string          `json:"no_diff,omitempty"`
 		Volume      string          `json:"volume,omitempty"`
 		Inode       uint64          `json:"inode,omitempty"`
 		Type        filewatch.Type  `json:"type,omitempty"`
 	}{Path: filewatch.EscapePath(c.Path), Change: c.Kind, Attributes: c.Attributes, Level: c.Level, Rule: c.Rule,
-		Explanation: c.Explanation, Suspicious: c.Suspicious, Explained: c.Explained, TextDiff: c.TextDiff, NoTextDiff: c.NoTextDiff}
+		Explanation: c.Explanation, Suspicious: c.Suspicious, Explained: c.Explained}
 	if r := c.state(); r != nil {
 		w.Volume, w.Inode, w.Type = r.Volume, r.Inode, r.Type
 	}

@@ -174,12 +174,16 @@ func printRecord(out io.Writer, r *baseline.Record) {
 	if r.Link != "" {
 		arrow = " -> " + filewatch.PrintablePath(r.Link)
 	}
+	modified := "-"
+	if !r.Mtime.IsZero() {
+		modified = r.Mtime.Format("2006-01-02T15:04:05Z")
+	}
 	digest := r.BLAKE3.String()
 	if digest == "" {
 		digest = "-"
 	}
 	fmt.Fprintf(out, "%-7s %04o %5d %5d %12d %s %.16s %s%s\n", r.Type, r.Mode, r.UID, r.GID, r.Size,
-		r.Mtime.Format("2006-01-02T15:04:05Z"), digest, filewatch.PrintablePath(r.Path()), arrow)
+		modified, digest, filewatch.PrintablePath(r.Path()), arrow)
 	if r.Unread != "" {
 		fmt.Fprintf(out, "        not read whole: %s\n", printable(r.Unread))
 	}
