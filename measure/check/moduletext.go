@@ -71,6 +71,9 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 	if j.refs.Modules == nil {
 		return errNoModules
 	}
+	if item := j.obs.Item(textName); item == nil || item.Data == nil {
+		return errors.New("where static calls and probes go was not observed: linux.text was not")
+	}
 	want, err := j.expected()
 	if err != nil {
 		return err

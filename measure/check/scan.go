@@ -128,12 +128,16 @@ func (c *collector) listModules() {
 	}
 }
 
-// withModules adds the modules to the checks asked for: others judge by them.
+// withModules adds to the checks asked for what others judge by.
 func withModules(names []string) []string {
 	if len(names) == 0 {
 		return nil
 	}
-	return append([]string{modulesName}, names...)
+	needed := append([]string{modulesName}, names...)
+	if slices.Contains(names, moduleTextName) {
+		needed = append(needed, textName) // which knows where static calls go
+	}
+	return needed
 }
 
 // selected returns the checks of these names, all for none.
