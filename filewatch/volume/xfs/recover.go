@@ -50,6 +50,11 @@ func (v *Volume) recover(size int64) error {
 	if err != nil || cycle == 0 {
 		return err
 	}
+	if !v.s.v5 {
+		// What the log of version 4 changes carries no place and no checksum, and
+		// no kernel at hand could be compared with: better no answer than a wrong one.
+		return fmt.Errorf("log of a version 4 file system needs replay: %w", filewatch.ErrNotSupported)
+	}
 	p := &replayer{v: v, cancelled: map[extentKey]int{}, intents: map[uint64]*item{}}
 	for _, pass := range []func(*transaction) error{p.collect, p.apply} {
 		a := &assembler{open: map[uint32]*transaction{}, commit: pass}
