@@ -11,7 +11,8 @@ import (
 
 // customize is mmdebstrap's last hook; $1 is the new root, $2 and on are ours
 // through the environment. The bind mount hides what is mounted below the
-// root, so that mke2fs sees the tree alone.
+// root, so that mke2fs sees the tree alone; propagation is left as it is because
+// in a chroot, as in some build machines, it cannot be changed.
 const customize = `set -e
 root=$1
 cp -r --no-preserve=ownership "$LAB_STAGING/." "$root/"
@@ -29,8 +30,9 @@ echo acl > "$root/srv/samples/acl"
 chroot "$root" setfacl -m u:1000:rw /srv/samples/acl
 rm -rf "$root/var/lib/apt/lists/"* "$root/var/cache/apt/"*
 mkdir "$LAB_DIR/mount"
-unshare --mount sh -c '
+unshare --mount --propagation unchanged sh -ec '
 	mount --bind "$1" "$LAB_DIR/mount"
+	trap "umount \"\$LAB_DIR/mount\"" EXIT
 	mke2fs -q -t ext4 -d "$LAB_DIR/mount" -U "$LAB_UUID" -L plumbline-root \
 		-E "hash_seed=$LAB_UUID,lazy_itable_init=0" "$LAB_DIR/root.img" "${LAB_MIB}M"
 ' sh "$root"
