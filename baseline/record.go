@@ -198,7 +198,7 @@ func decodeRecord(body []byte) (*Record, error) {
 	for n := d.uvarint(maxNames); n > 0 && !d.bad; n-- {
 		r.Names = append(r.Names, string(d.bytes()))
 	}
-	if d.bad || len(d.rest) != 0 {
+	if d.bad || len(d.rest) != 0 || has != r.presence() {
 		return nil, fmt.Errorf("record of %q: %w", r.Names[0], ErrDamaged)
 	}
 	return r, nil
