@@ -1,6 +1,7 @@
 package check
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -104,7 +105,11 @@ func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check) error {
 		if !ok {
 			return fmt.Errorf("the page at %v could not be read", r.page(i))
 		}
-		key := j.pageKey(out.Name, d, env.Anchor(t, i))
+		anchor, err := j.anchor(t, r, i)
+		if err != nil {
+			return err
+		}
+		key := j.pageKey(out.Name, d, anchor)
 		if j.accepted(key) {
 			continue
 		}
@@ -123,10 +128,8 @@ func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check) error {
 		b, _ := j.page(d)
 		return b
 	})
-	for _, list := range [][]kernel.Difference{x.Findings, x.Notes} {
-		for _, f := range list {
-			delete(keys, int(f.Addr-t.Start)/mem.PageSize)
-		}
+	for page := range x.Told {
+		delete(keys, page)
 	}
 	if len(x.Need) == 0 {
 		for _, key := range keys {
@@ -138,10 +141,48 @@ func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check) error {
 	return nil
 }
 
+// anchor is what the judgement of a page of text depends on besides its bytes:
+// the facts of its patch sites, the pages that these reach into and, where it
+// refers to modules, those.
+func (j *judging) anchor(t *kernel.Text, r *region, page int) ([]byte, error) {
+	out := j.text.env.Anchor(t, page)
+	for _, n := range t.Neighbours(page) {
+		if n >= r.pages() {
+			continue // reaches out of the text: nothing there is compared
+		}
+		d, ok := r.digest(n)
+		if !ok {
+			return nil, fmt.Errorf("the page at %v could not be read", r.page(n))
+		}
+		out = append(out, d[:]...)
+	}
+	if j.text.env.Leaves(t, page) {
+		layout := j.layout()
+		out = append(append(out, layout[:]...), t.Name...)
+		if t.Name != "" { // the kernel's follows from its build and slide
+			want := DigestOf(t.Want(page))
+			out = append(out, want[:]...)
+		}
+	}
+	return out, nil
+}
+
+// layout stands for all modules: names, builds, and where each section is.
+func (j *judging) layout() Digest {
+	if j.modulesDigest == (Digest{}) {
+		b, err := json.Marshal(j.code.modules)
+		if err != nil {
+			panic(err) // strings and numbers
+		}
+		j.modulesDigest = DigestOf(b)
+	}
+	return j.modulesDigest
+}
+
 // pageKey stands for a page that a check has judged: its bytes, the kernel, and
 // whatever else the judgement depended on.
 func (j *judging) pageKey(check string, d Digest, anchor []byte) PageKey {
-	b := fmt.Appendf(nil, "%s\x00%s\x00%s\x00", check, j.obs.Kernel.BuildID, j.obs.Kernel.Slide)
+	b := fmt.Appendf(nil, "plumbline page 2\x00%s\x00%s\x00%s\x00", check, j.obs.Kernel.BuildID, j.obs.Kernel.Slide)
 	b = append(b, d[:]...)
 	return PageKey(DigestOf(append(b, anchor...)))
 }

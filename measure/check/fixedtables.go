@@ -66,7 +66,7 @@ func judgeTables(j *judging, raw json.RawMessage, out *measure.Check) error {
 		if r == nil {
 			return fmt.Errorf("%s was not read", t.Name)
 		}
-		key := j.pageKey(tablesName, DigestOf(r.Digests), []byte(t.Name))
+		key := j.pageKey(tablesName, DigestOf(r.Digests), fmt.Appendf(nil, "%s %v", t.Name, r.Start))
 		if j.accepted(key) {
 			continue
 		}

@@ -68,6 +68,8 @@ type judging struct {
 	imageErr error
 	code     code
 	text     *expectedText // made by expected
+
+	modulesDigest Digest // made by layout
 }
 
 // Judge turns observations into a report. It is a pure function of its

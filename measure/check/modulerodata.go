@@ -58,6 +58,9 @@ func judgeModuleRodata(j *judging, raw json.RawMessage, out *measure.Check) erro
 	if j.refs.Modules == nil {
 		return errNoModules
 	}
+	if err := j.listed(); err != nil {
+		return err
+	}
 	want, err := j.expected()
 	if err != nil {
 		return err
@@ -100,7 +103,8 @@ func (j *judging) compareModuleRodata(text *kernel.Text, m *moduleFact, r *regio
 	if err != nil {
 		return err
 	}
-	key := j.pageKey(moduleRodataName, DigestOf(r.Digests), places)
+	layout := j.layout()
+	key := j.pageKey(moduleRodataName, DigestOf(r.Digests), append(places, layout[:]...))
 	if j.accepted(key) {
 		return nil
 	}

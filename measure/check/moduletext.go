@@ -71,6 +71,9 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 	if j.refs.Modules == nil {
 		return errNoModules
 	}
+	if err := j.listed(); err != nil {
+		return err
+	}
 	if item := j.obs.Item(textName); item == nil || item.Data == nil {
 		return errors.New("where static calls and probes go was not observed: linux.text was not")
 	}
@@ -101,4 +104,12 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 		return fmt.Errorf("%d of %d modules not measured: %s", len(problems), len(j.code.modules), strings.Join(problems, "; "))
 	}
 	return nil
+}
+
+// listed says why it is not known which modules there are.
+func (j *judging) listed() error {
+	if item := j.obs.Item(modulesName); item == nil || item.Data == nil {
+		return errors.New("which modules there are was not observed: linux.modules was not")
+	}
+	return j.code.broken
 }

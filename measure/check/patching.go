@@ -136,6 +136,11 @@ func (c *collector) staticCallKeys(d *patchingData) error {
 		return nil // built without, or out of line
 	}
 	errs := []error{c.keysOf(start, uint64(stop-start)/8, keys)}
+	for s := range c.profile.Symbols.All() { // those that only a trampoline has
+		if strings.HasPrefix(s.Name, "__SCK__") && len(keys) < maxStaticCalls {
+			keys[mem.Virt(s.Addr)] = true
+		}
+	}
 	count, err := c.profile.Types.Offset("module", "num_static_call_sites")
 	sites, err2 := c.profile.Types.Offset("module", "static_call_sites")
 	for i := 0; err == nil && err2 == nil && i < len(c.modules); i++ {

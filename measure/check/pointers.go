@@ -57,9 +57,19 @@ func judgePointers(j *judging, raw json.RawMessage, out *measure.Check) error {
 		return errNotObserved
 	}
 	slots := slotJudge{judging: j, out: out}
-	for _, r := range []*region{&data.Data, &data.SetAtBoot} {
+	for _, part := range []struct {
+		r          *region
+		start, end string
+	}{{&data.Data, "_sdata", "_edata"}, {&data.SetAtBoot, "__start_ro_after_init", "__end_ro_after_init"}} {
+		r := part.r
 		if err := r.validate(); err != nil {
 			return err
+		}
+		if elsewhere, err := slots.elsewhere(r, part.start, part.end); elsewhere || err != nil {
+			if err != nil {
+				return err
+			}
+			continue
 		}
 		if err := slots.region(r); err != nil {
 			return err
@@ -75,6 +85,27 @@ func judgePointers(j *judging, raw json.RawMessage, out *measure.Check) error {
 		out.Reason = fmt.Sprintf("%d pointers were set to other functions than the file has", slots.other)
 	}
 	return nil
+}
+
+// elsewhere reports, as a finding too, that a region is not what lies between two
+// symbols of the image: the target's own symbols said where to read.
+func (s *slotJudge) elsewhere(r *region, start, end string) (bool, error) {
+	from, ok1 := s.code.symbols.Address(start)
+	to, ok2 := s.code.symbols.Address(end)
+	if !ok1 || !ok2 || to < from {
+		return false, fmt.Errorf("%w: the image has no %s or %s", kernel.ErrNoSymbols, start, end)
+	}
+	first := from &^ (mem.PageSize - 1)
+	pages := int((to - first + mem.PageSize - 1) / mem.PageSize)
+	if uint64(r.Start) == first && r.pages() == pages {
+		return false, nil
+	}
+	s.out.Findings = append(s.out.Findings, measure.Finding{
+		Address: r.Start.String(), Symbol: start, Observed: fmt.Sprintf("%d pages at %v", r.pages(), r.Start),
+		Expected:    fmt.Sprintf("%d pages at %v", pages, address(first)),
+		Explanation: "the target's symbols place its data elsewhere than the image has it",
+	})
+	return true, nil
 }
 
 // slotJudge judges the slots of regions.

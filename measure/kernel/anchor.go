@@ -19,8 +19,12 @@ func (e *Expected) Anchor(t *Text, page int) []byte {
 	paravirt, end := false, uint32(page+1)*mem.PageSize
 	for i := int(t.obj.first[page]); i < len(t.obj.sites) && t.obj.sites[i].off < end; i++ {
 		switch s := t.obj.sites[i]; s.kind {
-		case siteStaticCall:
-			out = binary.LittleEndian.AppendUint64(out, e.facts.StaticCalls[e.staticKey(t.obj.keys[s.arg]+t.slide)])
+		case siteStaticCall, siteTrampoline:
+			function, ok := e.facts.StaticCalls[e.keyOf(t, s)]
+			if !ok {
+				function = ^uint64(0) // not known is not the same as none
+			}
+			out = binary.LittleEndian.AppendUint64(out, function)
 		case siteParavirt:
 			paravirt = true
 		case siteAlternative:
@@ -36,6 +40,70 @@ func (e *Expected) Anchor(t *Text, page int) []byte {
 		}
 	}
 	return out
+}
+
+// Want returns what the file has for a page of the text.
+func (t *Text) Want(page int) []byte {
+	return t.want()[page*mem.PageSize : (page+1)*mem.PageSize]
+}
+
+// Neighbours returns the other pages that the patch sites of a page reach into:
+// what may be in the page depends on what is in those.
+func (t *Text) Neighbours(page int) []int {
+	if page >= len(t.obj.first) {
+		return nil
+	}
+	var out []int
+	for i := int(t.obj.first[page]); i < len(t.obj.sites) && t.obj.sites[i].off < uint32(page+1)*mem.PageSize; {
+		next, end := t.obj.group(i)
+		start := t.obj.sites[i].off
+		for p := int(start / mem.PageSize); uint32(p)*mem.PageSize < end; p++ {
+			if p != page && !slices.Contains(out, p) {
+				out = append(out, p)
+			}
+		}
+		i = next
+	}
+	return out
+}
+
+// Leaves reports whether what may be in a page of text depends on where modules
+// are: all pages of modules, which refer to others, and those of the kernel with
+// calls that go to modules or may do so.
+func (e *Expected) Leaves(t *Text, page int) bool {
+	if t != e.kernel || page >= len(t.obj.first) {
+		return true
+	}
+	for i := int(t.obj.first[page]); i < len(t.obj.sites) && t.obj.sites[i].off < uint32(page+1)*mem.PageSize; i++ {
+		switch s := t.obj.sites[i]; s.kind {
+		case siteStaticCall, siteTrampoline:
+			if function, ok := e.facts.StaticCalls[e.keyOf(t, s)]; !ok || e.outside(function) {
+				return true
+			}
+		case siteParavirt:
+			if e.paravirtLeaves() {
+				return true
+			}
+		case siteAlternative:
+			if t.obj.alts[s.arg].flags&altDirectCall != 0 && e.paravirtLeaves() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// outside reports whether a function, if there is one, is not the kernel's own.
+func (e *Expected) outside(function uint64) bool { return function != 0 && !e.kernel.holds(function) }
+
+// paravirtLeaves reports whether pv_ops has functions of modules, or may have.
+func (e *Expected) paravirtLeaves() bool {
+	for _, function := range e.facts.Paravirt {
+		if e.outside(function) {
+			return true
+		}
+	}
+	return len(e.facts.Paravirt) == 0
 }
 
 // Settled reports whether what the explanation of a page says depends on that

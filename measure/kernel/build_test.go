@@ -39,7 +39,7 @@ func newTestKernel() *testKernel {
 	}
 	k.symbols = []Symbol{{testBase, 'T', "_text"}}
 	for i, name := range []string{"fn0", "fn1", "fn2", "__fentry__", "ftrace_caller", "ftrace_call", "__x86_return_thunk",
-		"srso_return_thunk", "__x86_indirect_thunk_rax", "__x86_indirect_thunk_r11", "__SCT__key", "nop_func", "_paravirt_ident_64"} {
+		"srso_return_thunk", "__x86_indirect_thunk_rax", "__x86_indirect_thunk_r11", "__SCT__key", "nop_func", "_paravirt_ident_64", "__static_call_return0"} {
 		k.symbols = append(k.symbols, Symbol{fn(i), 't', name})
 	}
 	k.symbols = append(k.symbols, Symbol{testBase + 8000, 'T', "_etext"}, Symbol{testRodata, 'D', "__start_rodata"})

@@ -19,6 +19,9 @@ type Explanation struct {
 	Changed  int          // bytes that differ from the file
 	Findings []Difference // what nothing explains
 	Notes    []Difference // what is allowed and worth telling: tracing, probes
+	// Told are the pages that a finding or a note is about, also those left out
+	// for lack of room. What was judged clean and may be remembered is the rest.
+	Told map[int]bool
 	// Need lists pages that were not given although a patch site reaches into
 	// them from one that was. The explanation is then incomplete.
 	Need []int
@@ -32,7 +35,8 @@ const maxFindings = 1000
 // are not known.
 func (e *Expected) Explain(t *Text, pages []int, observed func(page int) []byte) *Explanation {
 	x := &explainer{env: e, text: t, obj: t.obj, slide: t.slide, observed: observed,
-		noted: make(map[uint64]bool)}
+		noted: make(map[uint64]bool), found: make(map[int]bool)}
+	x.out.Told = make(map[int]bool)
 	for _, p := range pages {
 		if seen := observed(p); p < t.Pages && len(seen) == mem.PageSize {
 			x.page(p, seen)
@@ -48,6 +52,7 @@ type explainer struct {
 	slide    uint64
 	observed func(page int) []byte
 	noted    map[uint64]bool
+	found    map[int]bool // groups that were reported, by where they start
 	out      Explanation
 }
 
@@ -101,7 +106,9 @@ func (x *explainer) group(i, next, start, end, lo int, seen []byte) bool {
 			nearest = candidate
 		}
 	}
-	if start >= lo { // else the page before has said it
+	x.tell(start, end-start)
+	if !x.found[start] { // else the other page has said it
+		x.found[start] = true
 		x.find(runs(x.text.Start+mem.Virt(start), now, nearest, names(group)+": the bytes are none that the kernel writes here"))
 	}
 	return true
@@ -174,36 +181,43 @@ func (x *explainer) withoutProbes(lo int, seen, want []byte) []byte {
 		if off >= uint64(len(seen)) || seen[off] == want[off] {
 			continue
 		}
-		put, explanation := []byte{k.Opcode}, "breakpoint of a registered kprobe"
-		switch {
-		case seen[off] == opInt3:
-		case seen[off] == opJump && len(k.Copied) == 4 && off+5 <= uint64(len(seen)) &&
-			bytes.Equal(seen[off:off+5], branch(opJump, uint64(k.Addr), uint64(k.Jump))):
-			put, explanation = append(put, k.Copied...), "jump of an optimized kprobe"
-		default:
+		if seen[off] != opInt3 {
+			// The jump of an optimized kprobe goes to a slot whose code is not
+			// compared with anything: it stays a finding.
 			continue
 		}
-		x.note(uint64(k.Addr), seen[off:off+uint64(len(put))], explanation)
+		x.note(uint64(k.Addr), seen[off:off+1], "breakpoint of a registered kprobe")
 		if &out[0] == &seen[0] {
 			out = bytes.Clone(seen)
 		}
-		copy(out[off:], put)
+		out[off] = k.Opcode
 	}
 	return out
 }
 
 func (x *explainer) note(at uint64, observed []byte, explanation string) {
+	off := at - uint64(x.text.Start)
+	x.tell(int(off), len(observed))
 	if x.noted[at] || len(x.out.Notes) >= maxFindings {
 		return
 	}
 	x.noted[at] = true
-	off := at - uint64(x.text.Start)
 	x.out.Notes = append(x.out.Notes, Difference{Addr: mem.Virt(at), Observed: bytes.Clone(observed),
 		Expected: bytes.Clone(x.text.want()[off : off+uint64(len(observed))]), Explanation: explanation})
 }
 
+// tell marks the pages of n bytes of the text.
+func (x *explainer) tell(off, n int) {
+	for page := off / mem.PageSize; page <= (off+max(n, 1)-1)/mem.PageSize; page++ {
+		x.out.Told[page] = true
+	}
+}
+
 // find adds findings, as far as there is room.
 func (x *explainer) find(list []Difference) {
+	for _, d := range list {
+		x.tell(int(d.Addr-x.text.Start), len(d.Observed))
+	}
 	room := max(maxFindings-len(x.out.Findings), 0)
 	x.out.Findings = append(x.out.Findings, list[:min(len(list), room)]...)
 }

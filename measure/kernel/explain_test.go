@@ -70,6 +70,12 @@ func patches() map[string]patched {
 	staticCall := func(k *testKernel, at uint64) {
 		k.merged("__start_static_call_sites", "__stop_static_call_sites", relative(k.next, at, key))
 	}
+	trampoline := func(k *testKernel, at uint64) {
+		k.symbols = append(k.symbols, Symbol{at, 't', "__SCT__other"}, Symbol{key, 'd', "__SCK__other"})
+	}
+	calls := func(function uint64) PatchFacts {
+		return PatchFacts{StaticCalls: map[uint64]uint64{key + testSlide: function}}
+	}
 	label := func(k *testKernel, at uint64) {
 		entry := append(relative(k.next, at, at+0x30), make([]byte, 8)...)
 		k.merged("__start___jump_table", "__stop___jump_table", entry)
@@ -135,11 +141,25 @@ func patches() map[string]patched {
 			explains: [][]byte{{0x66, 0x0f, 0x1f, 0x00}}, refuses: [][]byte{{0x90, 0x90, 0x90, 0x90}}},
 		"lock prefix": {file: []byte{0xf0, 0x0f, 0xb1}, table: relativeSection(".smp_locks"),
 			explains: [][]byte{{0x3e, 0x0f, 0xb1}}, refuses: [][]byte{{0x90, 0x0f, 0xb1}, {0x3e, 0x0f, 0xb2}}},
-		"static call": {file: call(at, fn(10)), table: staticCall, facts: PatchFacts{StaticCalls: map[uint64]uint64{key + testSlide: fn(2) + testSlide}},
-			explains: [][]byte{call(at, fn(2)), {0x0f, 0x1f, 0x44, 0, 0}, {0x2e, 0x2e, 0x2e, 0x31, 0xc0}},
-			refuses:  [][]byte{call(at, fn(1)), jump(at, fn(2)), call(at, fn(2)+1)}},
+		"static call": {file: call(at, fn(10)), table: staticCall, facts: calls(fn(2) + testSlide),
+			explains: [][]byte{call(at, fn(2))},
+			refuses:  [][]byte{call(at, fn(1)), jump(at, fn(2)), call(at, fn(2)+1), nop(5), {0x2e, 0x2e, 0x2e, 0x31, 0xc0}, {0xc3, 0xcc, 0xcc, 0xcc, 0xcc}}},
+		"static call that is off": {file: call(at, fn(10)), table: staticCall, facts: calls(0),
+			explains: [][]byte{nop(5)},
+			refuses:  [][]byte{call(at, fn(1)), {0x2e, 0x2e, 0x2e, 0x31, 0xc0}, {0xc3, 0xcc, 0xcc, 0xcc, 0xcc}}},
+		"static call that returns 0": {file: call(at, fn(10)), table: staticCall, facts: calls(fn(13) + testSlide),
+			explains: [][]byte{{0x2e, 0x2e, 0x2e, 0x31, 0xc0}, {0x66, 0x66, 0x48, 0x31, 0xc0}, call(at, fn(13))},
+			refuses:  [][]byte{call(at, fn(1)), nop(5)}},
+		"static tail call that is off": {file: jump(at, fn(10)), table: staticCall, facts: calls(0),
+			explains: [][]byte{{0xc3, 0xcc, 0xcc, 0xcc, 0xcc}, jump(at, fn(6))}, refuses: [][]byte{jump(at, fn(1)), nop(5)}},
+		"static tail call with a function": {file: jump(at, fn(10)), table: staticCall, facts: calls(fn(2) + testSlide),
+			explains: [][]byte{jump(at, fn(2))}, refuses: [][]byte{{0xc3, 0xcc, 0xcc, 0xcc, 0xcc}, jump(at, fn(6))}},
+		"static call trampoline": {file: jump(at, fn(1)), table: trampoline, facts: calls(fn(2) + testSlide),
+			explains: [][]byte{jump(at, fn(2))}, refuses: [][]byte{jump(at, fn(3)), {0xc3, 0xcc, 0xcc, 0xcc, 0xcc}, jump(at, fn(6))}},
+		"static call trampoline that is off": {file: jump(at, fn(1)), table: trampoline, facts: calls(0),
+			explains: [][]byte{{0xc3, 0xcc, 0xcc, 0xcc, 0xcc}, jump(at, fn(6))}, refuses: [][]byte{jump(at, fn(2))}},
 		"static call without its key": {file: call(at, fn(10)), table: staticCall,
-			explains: [][]byte{call(at, fn(1))}, refuses: [][]byte{call(at, fn(1)+1), call(at, testVars)}},
+			explains: [][]byte{call(at, fn(1)), nop(5)}, refuses: [][]byte{call(at, fn(1)+1), call(at, testVars)}},
 		"static tail call": {file: jump(at, fn(10)), table: staticCall,
 			explains: [][]byte{jump(at, fn(1)), {0xc3, 0xcc, 0xcc, 0xcc, 0xcc}, jump(at, fn(6))}, refuses: [][]byte{call(at, fn(1))}},
 		"jump label": {file: nop(5), table: label,
@@ -162,9 +182,9 @@ func patches() map[string]patched {
 		"kprobe that lies about what it replaced": {file: []byte{0x55, 0x48}, table: func(*testKernel, uint64) {},
 			facts:   PatchFacts{Kprobes: []Kprobe{{Addr: mem.Virt(at + testSlide), Opcode: 0x56}}},
 			refuses: [][]byte{{0xcc, 0x48}}},
-		"optimized kprobe": {file: []byte{1, 2, 3, 4, 5}, table: func(*testKernel, uint64) {}, note: "jump of an optimized kprobe",
-			facts:    PatchFacts{Kprobes: []Kprobe{{Addr: mem.Virt(at + testSlide), Opcode: 1, Jump: 0xffffffffc0002000, Copied: []byte{2, 3, 4, 5}}}},
-			explains: [][]byte{jump(at+testSlide, 0xffffffffc0002000)}, refuses: [][]byte{jump(at+testSlide, 0xffffffffc0002001)}},
+		"jump of an optimized kprobe to what the target lists": {file: []byte{1, 2, 3, 4, 5}, table: func(*testKernel, uint64) {},
+			facts:   PatchFacts{Kprobes: []Kprobe{{Addr: mem.Virt(at + testSlide), Opcode: 1, Jump: 0xffffffffc0002000, Copied: []byte{2, 3, 4, 5}}}},
+			refuses: [][]byte{jump(at+testSlide, 0xffffffffc0002000), jump(at+testSlide, 0xffffc90000123450)}},
 		"no site": {file: []byte{0x55, 0x48}, table: func(*testKernel, uint64) {}, refuses: [][]byte{{0x54, 0x48}, {0xcc, 0x48}}},
 	}
 }
@@ -235,11 +255,48 @@ func TestExplainAcrossPages(t *testing.T) {
 		t.Errorf("first page alone: %+v", x)
 	}
 	seen[4096] = 0xcd
-	if x := e.Explain(e.Kernel(), []int{1}, both); len(x.Findings) != 0 {
-		t.Errorf("the second page repeats the first's finding: %+v", x)
+	for _, pages := range [][]int{{0}, {1}, {0, 1}} {
+		x := e.Explain(e.Kernel(), pages, both)
+		if len(x.Findings) != 1 || !x.Told[0] || !x.Told[1] {
+			t.Errorf("pages %v: one finding that is about both expected: %+v", pages, x)
+		}
 	}
-	if x := e.Explain(e.Kernel(), []int{0}, both); len(x.Findings) != 1 {
-		t.Errorf("first page: %+v", x)
+}
+
+// TestDetectsChangedTailOfSiteAcrossPages: an attacker changes only the bytes of
+// a patch site that lie in the second of its two pages, where a jump goes. The
+// first page is the file's, or was accepted before.
+func TestDetectsChangedTailOfSiteAcrossPages(t *testing.T) {
+	tests := map[string]struct {
+		first []byte // what the site was changed to by the kernel
+		pages []int
+	}{
+		"both pages are new":         {nil, []int{0, 1}},
+		"the first was seen before":  {jump(testBase+4094, fn(7)), []int{1}},
+		"the first is not asked for": {nil, []int{1}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			k := newTestKernel()
+			at := uint64(testBase + 4094)
+			k.code(at, jump(at, fn(6))...)
+			relativeSection(".return_sites")(k, at)
+			e := NewExpected(k.image(t), 0, PatchFacts{})
+			seen := bytes.Clone(e.kernel.want())
+			copy(seen[4094:], tt.first)
+			both := func(p int) []byte { return seen[p*4096 : (p+1)*4096] }
+			if x := e.Explain(e.Kernel(), []int{0, 1}, both); len(x.Findings) != 0 || len(x.Told) != 0 {
+				t.Fatalf("what the kernel does: %+v", x)
+			}
+			copy(seen[4096:], []byte{0x66, 0x66, 0x66})
+			x := e.Explain(e.Kernel(), tt.pages, both)
+			if len(x.Findings) != 1 || !x.Told[1] {
+				t.Errorf("changed target of a jump: %+v", x)
+			}
+			if n := e.Kernel().Neighbours(1); len(n) != 1 || n[0] != 0 {
+				t.Errorf("page 1 depends on pages %v", n)
+			}
+		})
 	}
 }
 

@@ -265,37 +265,42 @@ func constantName(table string) string {
 	return name
 }
 
-// staticCall: the call goes straight to the function, or was turned off
-// (arch/x86/kernel/static_call.c, __static_call_transform).
+// staticCall: the call goes straight to the function that the key has, or was
+// turned off because the key has none or the one that returns 0
+// (arch/x86/kernel/static_call.c, __static_call_transform). Where the key is not
+// known each of these is allowed.
 func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
-	out := [][]byte{
-		{0x0f, 0x1f, 0x44, 0x00, 0x00},          // no function: a NOP
-		{0x2e, 0x2e, 0x2e, 0x31, 0xc0},          // returns 0: xor %eax, %eax
-		{0x66, 0x66, 0x48, 0x31, 0xc0},          // the same before 6.2
-		{opRet, opInt3, opInt3, opInt3, opInt3}, // tail call without function
-	}
-	if isAtomicNop(seen) {
-		out = append(out, seen)
-	}
-	if function, ok := x.env.facts.StaticCalls[x.keyOf(s)]; ok && x.env.nameAt(function) == "__WARN_trap" {
-		out = append(out, []byte{0x67, 0x48, 0x0f, 0xb9, 0x3a}) // UD1 (%edx), %rdi, from 6.19 on
-	}
-	jcc := len(seen) == 6 && seen[0] == 0x0f && seen[1]&0xf0 == 0x80
-	if jcc {
-		if cur[1] != seen[1] {
-			return nil
-		}
-		if target := at + 6 + uint64(int64(rel32(seen[2:]))); x.calls(s, target) || x.env.returnThunk(target) {
+	function, known := x.env.facts.StaticCalls[x.env.keyOf(x.text, s)]
+	none := !known || function == 0
+	if len(seen) == 6 && seen[0] == 0x0f && seen[1]&0xf0 == 0x80 {
+		target := at + 6 + uint64(int64(rel32(seen[2:])))
+		off := none && (x.env.returnThunk(target) || x.env.nameAt(target) == "__static_call_return")
+		if cur[1] == seen[1] && (off || x.calls(function, known, target)) {
 			return [][]byte{seen}
 		}
 		return nil
+	}
+	var out [][]byte
+	tail := len(cur) > 0 && cur[0] != opCall
+	switch {
+	case none && tail:
+		out = append(out, []byte{opRet, opInt3, opInt3, opInt3, opInt3})
+	case none && isAtomicNop(seen):
+		out = append(out, seen)
+	case none:
+		out = append(out, nop(5))
+	}
+	if name := x.env.nameAt(function); !tail && (!known || name == "__static_call_return0") {
+		out = append(out, []byte{0x2e, 0x2e, 0x2e, 0x31, 0xc0}, // xor %eax, %eax
+			[]byte{0x66, 0x66, 0x48, 0x31, 0xc0}) // the same before 6.2
+	} else if known && name == "__WARN_trap" {
+		out = append(out, []byte{0x67, 0x48, 0x0f, 0xb9, 0x3a}) // UD1 (%edx), %rdi, from 6.19 on
 	}
 	op, target, ok := branchTarget(seen, at)
 	if !ok || len(seen) != 5 {
 		return out
 	}
-	tail := len(cur) > 0 && cur[0] != opCall
-	if x.calls(s, target) && (op == opJump) == tail || op == opJump && x.env.returnThunk(target) {
+	if x.calls(function, known, target) && (op == opJump) == tail || none && tail && op == opJump && x.env.returnThunk(target) {
 		out = append(out, seen)
 	}
 	return out
@@ -303,19 +308,27 @@ func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
 
 // calls reports whether a static call's site may call target: what its key has,
 // where that is known.
-func (x *explainer) calls(s site, target uint64) bool {
-	if function, ok := x.env.facts.StaticCalls[x.keyOf(s)]; ok && function != target {
-		return false
-	}
-	return x.env.approved(target)
+func (x *explainer) calls(function uint64, known bool, target uint64) bool {
+	return (!known || function == target) && x.env.approved(target)
 }
 
-// keyOf returns the address of a static call's key, 0 if the site does not tell.
-func (x *explainer) keyOf(s site) uint64 {
-	if s.kind != siteStaticCall {
+// keyOf returns the address of a static call's key, 0 if nothing tells it. A
+// trampoline is named after its key.
+func (e *Expected) keyOf(t *Text, s site) uint64 {
+	if s.kind == siteStaticCall {
+		return e.staticKey(t.obj.keys[s.arg] + t.slide)
+	}
+	at := uint64(t.Start) + uint64(s.off) - t.slide
+	name, start, ok := t.symbols.Lookup(at)
+	name, is := strings.CutPrefix(name, "__SCT__")
+	if !ok || !is || start != at {
 		return 0
 	}
-	return x.env.staticKey(x.obj.keys[s.arg] + x.slide)
+	key, ok := t.symbols.Address("__SCK__" + name)
+	if !ok {
+		return 0
+	}
+	return key + t.slide
 }
 
 // staticKey returns the address of a static call's key. Where the key is not
