@@ -56,8 +56,10 @@ func hideProcess(ctx context.Context, c *change) error {
 	err := c.shell(ctx, `for i in 1 2 3; do sleep 86400 <&- >&- 2>&- & echo $! >> /run/lab-process-hidden; done`,
 		`pids=$(cat /run/lab-process-hidden) || exit 0
 		kill $pids
-		for try in 1 2 3 4 5 6 7 8 9 10; do # until init has buried them
-			ls -d $(printf "/proc/%s " $pids) 2>/dev/null || break
+		for try in $(seq 50); do # until init has buried all of them
+			alive=
+			for pid in $pids; do [ ! -d /proc/$pid ] || alive=yes; done
+			[ -n "$alive" ] || break
 			sleep 0.2
 		done
 		rm /run/lab-process-hidden`)
