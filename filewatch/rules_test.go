@@ -157,3 +157,19 @@ func TestAnchoredPrefix(t *testing.T) {
 		}
 	}
 }
+
+// A name with a newline must not escape the rule for its directory.
+func TestNewlineInANameDoesNotEscapeARule(t *testing.T) {
+	for _, selector := range []string{`regex = "^/etc/.*$"`, `path = "/etc/**"`, `path = "/etc/*/*"`, `path = "/etc/cron.d/a?b"`, `path = "/etc/cron.d/a[!x]b"`} {
+		r, err := ParseRules([]byte("[[rule]]\n" + selector + "\nlevel = \"protect\"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Match("/etc/cron.d/a\nb", nil).Level; got != Protect {
+			t.Errorf("%s: level %v", selector, got)
+		}
+		if got := r.Match("/var/a\n/etc/b", nil).Level; got != Ignore {
+			t.Errorf("%s: another directory has level %v", selector, got)
+		}
+	}
+}

@@ -124,7 +124,8 @@ func (t *tomlRule) selectPath(m *matcher) error {
 		return fmt.Errorf("path and regex together: use one")
 	case t.Regex != "":
 		var err error
-		if m.regex, err = regexp.Compile(t.Regex); err != nil {
+		// (?s): a name may hold a newline, and must not escape "." by it.
+		if m.regex, err = regexp.Compile("(?s)" + t.Regex); err != nil {
 			return fmt.Errorf("regex: %w", err)
 		}
 		m.prefix = anchoredPrefix(t.Regex)
