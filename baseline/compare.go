@@ -102,12 +102,12 @@ type comparer struct {
 	blind    map[string]bool // volumes with gaps
 	// left are objects without a partner of the same path and identity.
 	left struct{ old, new []*Record }
-	// rotations are the places of logs that were moved aside.
-	rotations map[string]bool
+	// rotations are the logs that were moved aside, by the place they left.
+	rotations map[string]*Record
 }
 
 func newComparer(rules *filewatch.Rules) *comparer {
-	return &comparer{rules: rules, blind: map[string]bool{}, rotations: map[string]bool{}}
+	return &comparer{rules: rules, blind: map[string]bool{}, rotations: map[string]*Record{}}
 }
 
 func (c *comparer) gaps(gaps []filewatch.Gap, when string) {
@@ -228,7 +228,7 @@ func (c *comparer) pairLeft() {
 			c.pair(old, new)
 			continue
 		}
-		if new.Type == filewatch.TypeFile && c.rotations[placeOf(new)] {
+		if old := c.rotations[placeOf(new)]; old != nil && sameProtection(old, new) {
 			continue
 		}
 		c.add(Judge(c.rules, new.Path(), nil, &Observed{Record: *new}))
@@ -273,18 +273,26 @@ func (c *comparer) moved(old, new *Record) {
 
 // rotated says that a growing log was moved aside with all it had:
 // /var/log/syslog became /var/log/syslog.1 or /var/log/syslog-20260101. What
-// is at the old path now is its successor.
+// is at the old path now is its successor. Both must be protected as the log was,
+// whatever its rule compares: rotation is no way to plant a setuid program.
 func (c *comparer) rotated(old, new *Record) bool {
 	p := c.prefixes[old.ID()]
-	if p == nil || !p.kept || path.Dir(old.Path()) != path.Dir(new.Path()) {
+	if p == nil || !p.kept || !sameProtection(old, new) || path.Dir(old.Path()) != path.Dir(new.Path()) {
 		return false
 	}
 	suffix, ok := strings.CutPrefix(path.Base(new.Path()), logStem(path.Base(old.Path())))
 	if !ok || suffix == "" || strings.Trim(suffix, ".-_0123456789") != "" {
 		return false
 	}
-	c.rotations[placeOf(old)] = true
+	c.rotations[placeOf(old)] = old
 	return true
+}
+
+// sameProtection says that two objects have the same type, mode, owner and
+// extended attributes.
+func sameProtection(old, new *Record) bool {
+	const check = filewatch.AttrType | filewatch.AttrMode | filewatch.AttrUID | filewatch.AttrGID | filewatch.AttrXattrs
+	return len(deltas(old, new, check, check)) == 0
 }
 
 // logStem is a log's name without its rotation number.

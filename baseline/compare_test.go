@@ -156,6 +156,14 @@ func TestGrowing(t *testing.T) {
 			fs.put(14, "line 1\nlast\n", "/var/log/syslog.1")
 			fs.put(50, "new\n", "/var/log/syslog")
 		}, nil},
+		"rotated, with a setuid program as its successor": {func(fs *files) {
+			fs.put(14, "line 1\n", "/var/log/syslog.1")
+			fs.put(50, "elf", "/var/log/syslog").Mode = 0o4755
+		}, []string{"added /var/log/syslog [] [setuid-added executable-out-of-place]"}},
+		"rotated, and given to somebody": {func(fs *files) {
+			fs.put(14, "line 1\n", "/var/log/syslog.1").UID = 1000
+			fs.put(50, "new\n", "/var/log/syslog")
+		}, []string{"added /var/log/syslog [] []", "changed /var/log/syslog.1 [uid path] []"}},
 		"rotated after a change": {func(fs *files) {
 			fs.put(14, "LINE 1\n", "/var/log/syslog.1")
 			fs.put(50, "new\n", "/var/log/syslog")
