@@ -46,7 +46,7 @@ type ExplainedFile struct {
 // as far as it goes, and the error, which wraps that of attest/eventlog,
 // attest/ima or attest/userlog, comes beside the explanation.
 func Explain(ev *Evidence) (*Explanation, error) {
-	a := read(ev)
+	a := read(ev, banks...)
 	x := &Explanation{Verified: a.quoteErr == nil}
 	if a.quoteErr != nil {
 		x.Problem = a.quoteErr.Error()

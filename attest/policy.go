@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -70,6 +71,10 @@ type TPMPolicy struct {
 
 	// AK lists the TPM Names of attestation keys that may sign.
 	AK []Hex `toml:"ak,omitempty"`
+
+	// Bank is the PCR bank that must be quoted and is appraised: "sha256" (also
+	// when empty), "sha384" or "sha512". Who attests has no choice.
+	Bank string `toml:"bank,omitempty"`
 }
 
 // IMAPolicy is about the kernel's measurement list.
@@ -141,6 +146,9 @@ func (p *Policy) validate() error {
 		if len(image.Digest) < 32 {
 			return fmt.Errorf("%w: boot image %q has a digest of %d bytes", ErrPolicy, clip(image.Name), len(image.Digest))
 		}
+	}
+	if p.TPM.Bank != "" && !slices.Contains(banks, p.TPM.Bank) {
+		return fmt.Errorf("%w: tpm.bank %q: want sha256, sha384 or sha512", ErrPolicy, clip(p.TPM.Bank))
 	}
 	if p.TPM.MinimumFirmware != "" {
 		if _, err := parseTPMFirmware(p.TPM.MinimumFirmware); err != nil {

@@ -16,7 +16,7 @@ import (
 // gave the evidence, only its operator knows. IMA is required where the evidence
 // has a list; files are not listed, since ordinary use measures new ones.
 func ReferencePolicy(ev *Evidence) (*Policy, error) {
-	a := read(ev)
+	a := read(ev, banks...)
 	for _, c := range []*Check{a.checkQuote(), a.checkEventLog()} {
 		if c.Outcome == Pass {
 			continue
@@ -49,6 +49,9 @@ func ReferencePolicy(ev *Evidence) (*Policy, error) {
 		if !a.isMarker(e) && !contains(p.Firmware.Drivers, digest) {
 			p.Firmware.Drivers = append(p.Firmware.Drivers, digest)
 		}
+	}
+	if a.algorithm != banks[0] {
+		p.TPM.Bank = a.algorithm
 	}
 	p.TPM.MinimumFirmware = claims.TPMFirmware
 	p.IMA.Required = claims.IMA != nil && claims.IMA.Entries > 0

@@ -2,9 +2,11 @@ package attest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/plumbline-sec/plumbline/attest/eventlog"
 	"github.com/plumbline-sec/plumbline/attest/ima"
@@ -28,7 +30,7 @@ func Verify(ev *Evidence, policy *Policy, opts VerifyOptions) (*Result, error) {
 	if err := policy.validate(); err != nil {
 		return nil, err
 	}
-	a := read(ev)
+	a := read(ev, cmp.Or(policy.TPM.Bank, "sha256"))
 	r := &Result{Policy: policy.Name}
 	r.add(a.checkQuote())
 	r.add(a.checkNonce(opts.Nonce))
@@ -79,31 +81,34 @@ type appraisal struct {
 	quotedPCR10 bool
 }
 
-// read verifies the quote and replays the logs; it judges nothing.
-func read(ev *Evidence) *appraisal {
+// banks are the PCR banks that can be appraised, the usual one first. SHA-1 is
+// not among them: its collisions let two images share a digest.
+var banks = []string{"sha256", "sha384", "sha512"}
+
+// read verifies the quote and replays the logs; it judges nothing. The first of
+// the given banks that is quoted is read.
+func read(ev *Evidence, banks ...string) *appraisal {
 	a := &appraisal{ev: ev}
 	a.quote, a.quoteErr = verifyQuote(ev.AK, ev.Quote, ev.Signature)
 	if a.quoteErr == nil {
 		a.quoteErr = a.quote.CheckPCRs(ev.Banks)
 	}
 	if a.quoteErr == nil {
-		a.quoteErr = a.chooseBank()
+		a.quoteErr = a.chooseBank(banks)
 	}
 	a.readEventLog()
 	a.readIMA()
 	return a
 }
 
-// chooseBank takes the strongest quoted bank. SHA-1 is not appraised: its
-// collisions let two images share a digest.
-func (a *appraisal) chooseBank() error {
-	for _, algorithm := range []string{"sha512", "sha384", "sha256"} {
+func (a *appraisal) chooseBank(banks []string) error {
+	for _, algorithm := range banks {
 		if values := findBank(a.ev.Banks, algorithm); len(values) > 0 {
 			a.algorithm, a.pcrs = algorithm, values
 			return nil
 		}
 	}
-	return errors.New("no bank of SHA-256 or better is quoted")
+	return fmt.Errorf("the quote does not cover the bank %s", strings.Join(banks, ", "))
 }
 
 func (a *appraisal) readEventLog() {
