@@ -14,13 +14,22 @@ import (
 // commandWait is how long the verifier may hold a request for commands.
 const commandWait = 50 * time.Second
 
-// obey asks for commands and carries them out, one after the other, until ctx
-// ends. A command that fails is answered with its reason.
+// obey asks for commands and carries them out until ctx ends. A command that
+// fails is answered with its reason.
 func (a *Agent) obey(ctx context.Context, client *remote.AgentClient) {
-	var after uint64
+	o := &orders{
+		do: func(ctx context.Context, c remote.Command) error {
+			return guard(func() error { return a.carryOut(ctx, client, c) })
+		},
+		failed: func(c remote.Command, err error) {
+			a.log.Error("command failed", "command", c.Kind, "target", c.Target, "error", err)
+			a.status(remote.Status{State: remote.CommandFailed, Target: c.Target, Command: c.ID, Detail: shortened(err)})
+		},
+	}
+	defer o.captures.Wait()
 	wait := time.Second
 	for ctx.Err() == nil {
-		commands, err := client.Commands(ctx, after, commandWait)
+		commands, err := client.Commands(ctx, o.acknowledged(), commandWait)
 		if err != nil {
 			if ctx.Err() == nil {
 				a.log.Warn("no commands from the verifier", "error", err, "next_try", wait)
@@ -30,12 +39,9 @@ func (a *Agent) obey(ctx context.Context, client *remote.AgentClient) {
 			continue
 		}
 		wait = time.Second
-		for _, c := range commands {
-			if err := guard(func() error { return a.carryOut(ctx, client, c) }); err != nil {
-				a.log.Error("command failed", "command", c.Kind, "target", c.Target, "error", err)
-				a.status(remote.Status{State: remote.CommandFailed, Target: c.Target, Command: c.ID, Detail: shortened(err)})
-			}
-			after = max(after, c.ID)
+		if o.take(ctx, commands) == 0 && len(commands) > 0 {
+			// All that is open waits for a capture: the answer came at once.
+			sleep(ctx, captureLook)
 		}
 	}
 }
