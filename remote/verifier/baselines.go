@@ -95,6 +95,27 @@ func (v *Verifier) openBaseline(ctx context.Context, machine, digest string) (*o
 	return b, nil
 }
 
+// ruleOf is the strictest of the rules for every name of an event's object: where
+// it was, where it is now, and those it had when the baseline was taken. A name in
+// a place that is ignored hides nothing from the place where it is protected. o
+// is nil when nothing is known of the object.
+func (f *filesOf) ruleOf(event *filewatch.Event, o *filewatch.Object) (filewatch.Rule, error) {
+	names := []string{event.Path}
+	if event.NewPath != "" {
+		names = append(names, event.NewPath)
+	}
+	if f.base != nil && o != nil && o.Inode != 0 {
+		r, err := f.base.index.ID(o.ID())
+		if err != nil {
+			return filewatch.Rule{}, err
+		}
+		if r != nil {
+			names = append(names, r.Names...)
+		}
+	}
+	return f.rules.MatchNames(names, o), nil
+}
+
 // wanted is the record that an object is held to: the one at its path; else,
 // when it was moved, the one of the same identity; else the one at the path
 // that the event moved it away from.
@@ -184,6 +205,9 @@ func (v *Verifier) takeBaseline(ctx context.Context, r store.Record, b *remote.B
 		return err
 	}
 	captured, err := baseline.OpenBytes(data, &baseline.OpenOptions{AnySigner: true})
+	if err == nil {
+		err = usable(captured)
+	}
 	if err != nil {
 		return &badRecordError{fmt.Errorf("capture of %s: %w", b.Target, err)}
 	}
@@ -210,6 +234,15 @@ func (v *Verifier) takeBaseline(ctx context.Context, r store.Record, b *remote.B
 		}
 		return append(changes, more...), err
 	})
+}
+
+// usable says why a capture cannot be taken over: its digests fit whatever an
+// agent wrote, so each record is read once before anything relies on it.
+func usable(captured *baseline.Baseline) error {
+	if _, err := captured.Header.ParseRules(); err != nil {
+		return err
+	}
+	return captured.Verify()
 }
 
 // manifestLife is how long a manifest may be under way.
@@ -241,7 +274,7 @@ func (v *Verifier) takeManifests(ctx context.Context) error {
 			continue
 		}
 		if len(missing) == 0 {
-			if err := v.takeOrRefuse(ctx, d.V.Record); err != nil {
+			if err := v.takeOrGiveUp(ctx, []store.Record{d.V.Record}, v.takeOrRefuse); err != nil {
 				return err
 			}
 		}

@@ -26,6 +26,7 @@ const (
 	inSessions   = "session"   // SHA-256 of the cookie -> session
 	inAsked      = "asked"     // command id -> asked
 	inManifests  = "manifest"  // record id -> waitingManifest
+	inKeys       = "ek"        // SHA-256 of the EK -> name of the machine that it stands for
 	inPages      = "page"      // page key -> true: judged clean before
 )
 

@@ -105,11 +105,43 @@ func (v *Verifier) refuseTakenName(ctx context.Context, req *remote.EnrolRequest
 	if err != nil {
 		return err
 	}
-	if m.V.enrolled() && subtle.ConstantTimeCompare(m.V.EKPublic, req.EKPublic) != 1 {
+	return nameTaken(&m.V, req)
+}
+
+// nameTaken is the error for a name that another TPM stands for.
+func nameTaken(m *machine, req *remote.EnrolRequest) error {
+	if m.enrolled() && !standsFor(m, req) {
 		return apiError(http.StatusConflict, remote.CodeConflict,
 			"another TPM is enrolled as "+req.Name, "an operator must remove that machine first")
 	}
 	return nil
+}
+
+// standsFor says that the TPM in a request is the one enrolled as m.
+func standsFor(m *machine, req *remote.EnrolRequest) bool {
+	return m.enrolled() && subtle.ConstantTimeCompare(m.EKPublic, req.EKPublic) == 1
+}
+
+// otherName is the name that the TPM in a request already stands for, "" when
+// there is none but the one it asks for. One TPM under two names would let a
+// machine vouch for another; only a person may allow that.
+func (v *Verifier) otherName(ctx context.Context, e *enrolment) (claim *doc[string], other string, err error) {
+	claim, err = loadOrNew[string](ctx, v.store, inKeys, e.identity().Fingerprint().String())
+	if err != nil || claim.V == "" || claim.V == e.Request.Name {
+		return claim, "", err
+	}
+	same, err := v.loadMachine(ctx, e.Request.Name)
+	if err != nil {
+		return nil, "", err
+	}
+	holder, err := v.loadMachine(ctx, claim.V)
+	if err != nil {
+		return nil, "", err
+	}
+	if standsFor(&same.V, &e.Request) || !standsFor(&holder.V, &e.Request) {
+		return claim, "", nil // enrolled under this name before, or no longer under the other
+	}
+	return claim, claim.V, nil
 }
 
 // handleAnswer is POST /v1/enrol/{id}.
@@ -154,6 +186,13 @@ func (v *Verifier) settle(ctx context.Context, e *doc[enrolment]) (*remote.Enrol
 		return v.enrolled(e.V.Certificate), nil
 	case e.V.Approval.Approval == "":
 		approval, why := v.approve(&e.V)
+		_, other, err := v.otherName(ctx, &e.V)
+		if err != nil {
+			return nil, err
+		}
+		if other != "" {
+			approval, why = nil, "this TPM is enrolled as "+other
+		}
 		if approval == nil {
 			approval = v.approvedBefore(ctx, &e.V)
 		}
@@ -228,9 +267,6 @@ func (v *Verifier) askOperator(ctx context.Context, e *doc[enrolment], why strin
 
 // issue gives the agent its certificate and stores the machine's keys.
 func (v *Verifier) issue(ctx context.Context, e *doc[enrolment]) (*remote.EnrolResult, error) {
-	if err := v.refuseTakenName(ctx, &e.V.Request); err != nil {
-		return nil, err
-	}
 	cert, err := v.authority.agentCertificate(e.V.Request.Name, e.V.Request.CSR)
 	if err != nil {
 		return nil, badRequest(err)
@@ -240,10 +276,22 @@ func (v *Verifier) issue(ctx context.Context, e *doc[enrolment]) (*remote.EnrolR
 	approval := e.V.Approval
 	approval.At, approval.Serial = v.now(), serial(cert)
 	err = v.changeMachine(ctx, e.V.Request.Name, nil, func(m *machine) ([]store.Change, error) {
+		// Decided with the commit: of two that enrol at once, one is refused.
+		if err := nameTaken(m, &e.V.Request); err != nil {
+			return nil, err
+		}
+		claim, other, err := v.otherName(ctx, &e.V)
+		if err != nil {
+			return nil, err
+		}
+		if other != "" && approval.Approval != string(ApproveOperator) {
+			return nil, apiError(http.StatusForbidden, remote.CodeForbidden, "this TPM is enrolled as "+other, "an operator may approve a second name")
+		}
+		claim.V, claim.Machine, claim.Time = m.Name, m.Name, v.now()
 		m.Role, m.Enrolment = e.V.Request.Role, approval
 		m.EKPublic, m.AKPublic = e.V.Request.EKPublic, e.V.Request.AKPublic
 		v.refresh(m)
-		changes := []store.Change{e.change()}
+		changes := []store.Change{e.change(), claim.change()}
 		return append(changes, v.moment(remote.Moment{Machine: m.Name, Kind: "enrolment", Severity: remote.SeverityNotice,
 			Text: fmt.Sprintf("%s enrolled, approved by %s: %s", m.Name, approvalWords(approval), approval.Detail)})...), nil
 	})

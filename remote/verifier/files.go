@@ -149,7 +149,10 @@ func (t *taking) lose(why string) error {
 
 // add stores a new event with what can be said of it at once.
 func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) error {
-	rule := t.files.rules.Match(event.Path, event.Object)
+	rule, err := t.files.ruleOf(event, event.Object)
+	if err != nil {
+		return err
+	}
 	f := &remote.FileEvent{
 		ID: eventID(t.m.Name, e.Stream, e.Sequence), Machine: t.m.Name, Sequence: e.Sequence,
 		Time: event.Time, Received: r.Received, Op: event.Op.String(),
@@ -161,7 +164,7 @@ func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) er
 	t.m.Files.LastEvent = event.Time
 	t.v.metrics.events.WithLabelValues(f.Level).Inc()
 	if rule.Level == filewatch.Protect {
-		t.note("file", remote.SeverityAlert, f.ID, "%s of protected %s on %s by %s", f.Op, f.Path, t.m.Name, f.Actor)
+		t.note("file", remote.SeverityAlert, f.ID, "%s of protected %s on %s by %s", f.Op, pathWords(f), t.m.Name, f.Actor)
 	}
 	switch {
 	case rule.Level <= filewatch.Record || event.Op == filewatch.OpExec:
@@ -176,6 +179,14 @@ func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) er
 		return t.judgeNow(f, event)
 	}
 	return nil
+}
+
+// pathWords name both paths of an event that has two.
+func pathWords(f *remote.FileEvent) string {
+	if f.NewPath == "" {
+		return f.Path
+	}
+	return f.Path + " to " + f.NewPath
 }
 
 // settles says that an operation is not over with its event: a file that is
@@ -230,7 +241,10 @@ func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
 	if err := json.Unmarshal(f.Event, event); err != nil {
 		return fmt.Errorf("stored event %s: %w", f.ID, err)
 	}
-	if t.files.base == nil || f.Verdict == remote.VerdictRecorded {
+	if t.files.base == nil {
+		return nil
+	}
+	if f.Verdict == remote.VerdictRecorded && event.Op == filewatch.OpExec {
 		return nil
 	}
 	if len(e.Object) == 0 || string(e.Object) == "null" {
@@ -246,6 +260,15 @@ func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
 	}
 	if len(found.Names) == 0 {
 		found.Names = []string{pathNow(event)}
+	}
+	if f.Verdict == remote.VerdictRecorded {
+		// What is on the disk may be an object of the baseline where the event
+		// did not say so.
+		rule, err := t.files.ruleOf(event, &found.Object)
+		if err != nil || rule.Level <= filewatch.Record || event.Status == filewatch.Denied {
+			return err
+		}
+		f.Level = rule.Level.String()
 	}
 	if err := t.overtake(f); err != nil {
 		return err
@@ -360,10 +383,12 @@ func eventID(machine, stream string, sequence uint64) string {
 	return fmt.Sprintf("%s.%s.%0*x", machine, stream, sequenceDigits, sequence)
 }
 
-// reviewID is the same for every event about one object of one machine.
+// reviewID is the same for every event about one object of one machine. It is
+// long enough that a guest, which chooses its paths, finds no two with the same:
+// the second would hide behind the first.
 func reviewID(machine, path string) string {
 	sum := sha256.Sum256([]byte(machine + "\x00" + path))
-	return hex.EncodeToString(sum[:8])
+	return hex.EncodeToString(sum[:16])
 }
 
 func actorWords(a *filewatch.Actor) string {

@@ -100,7 +100,8 @@ func hostBoot(host *machine, restarted bool) string {
 // hostRestarted asks a host whose quote shows another boot to attest.
 func (v *Verifier) hostRestarted(ctx context.Context, name string) error {
 	return v.changeMachine(ctx, name, nil, func(m *machine) ([]store.Change, error) {
-		m.RebootingSince, m.HasReset = v.now(), false
+		// What was appraised is the boot before: nothing is known of this one.
+		m.RebootingSince, m.HasReset, m.Boot.Outcome = v.now(), false, ""
 		changes := v.moment(remote.Moment{Machine: name, Kind: "boot", Severity: remote.SeverityNotice,
 			Text: name + " restarted: its TPM's reset count changed, its boot is appraised again"})
 		more, err := v.askAttestation(ctx, m, "its TPM's reset count changed")

@@ -6,11 +6,13 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/internal/durable"
@@ -44,7 +46,49 @@ func (v *Verifier) Handler() http.Handler {
 	mux.Handle("GET /metrics", v.getMetrics())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", console.New(consoleOf{v}))
-	return headers(mux)
+	return headers(timely(mux, bodyTime, bulkBodyTime))
+}
+
+// How long the body of a request may take to arrive: agents send bulk, anybody
+// else a few lines.
+const (
+	bodyTime     = 15 * time.Second
+	bulkBodyTime = 5 * time.Minute
+)
+
+// timely ends requests whose body does not arrive in time: it costs a stranger
+// nothing to send a byte now and then. A long poll has no body to wait for.
+func timely(next http.Handler, anybody, agents time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != nil && r.ContentLength != 0 {
+			limit := anybody
+			if strings.HasPrefix(r.URL.Path, "/v1/agent/") {
+				limit = agents
+			}
+			control := http.NewResponseController(w)
+			// A writer without deadlines is not a connection.
+			if control.SetReadDeadline(time.Now().Add(limit)) == nil {
+				r.Body = &timelyBody{r.Body, control}
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// timelyBody takes the deadline away with the end of the body: handling what was
+// sent may take longer.
+type timelyBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+// Read implements io.Reader.
+func (b *timelyBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // headers are for every answer.

@@ -56,6 +56,7 @@ type Verifier struct {
 	signer    *baselineKey
 
 	fast, slow poke // wake the workers
+	tries      tries
 	firing     firing
 	background sync.WaitGroup
 	life       context.Context // of what goes on in the background; ended by work

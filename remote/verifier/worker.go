@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/remote"
@@ -85,9 +86,56 @@ func (v *Verifier) takeRecords(ctx context.Context, kinds ...remote.Kind) error 
 // target, and returns how many it handled.
 func (v *Verifier) takeSome(ctx context.Context, pending []store.Record) (int, error) {
 	if run := eventRun(pending); len(run) > 0 {
-		return len(run), v.takeEvents(ctx, run)
+		return len(run), v.takeOrGiveUp(ctx, run, func(ctx context.Context, _ store.Record) error { return v.takeEvents(ctx, run) })
 	}
-	return 1, v.takeOrRefuse(ctx, pending[0])
+	return 1, v.takeOrGiveUp(ctx, pending[:1], v.takeOrRefuse)
+}
+
+// maxTries bounds how often a record is tried that fails for a reason of ours.
+// Each try comes a second or more after the one before.
+const maxTries = 8
+
+// takeOrGiveUp has records that belong together handled, and gives them up when
+// that fails again and again: what one agent sent must not keep those of all
+// others waiting. They are told of and marked as processed, which is itself
+// written to the store: while that is what fails, they stay.
+func (v *Verifier) takeOrGiveUp(ctx context.Context, run []store.Record, take func(context.Context, store.Record) error) error {
+	err := take(ctx, run[0])
+	if !v.tries.spent(run[0].ID, err) || ctx.Err() != nil {
+		return err
+	}
+	for _, r := range run {
+		bad := &badRecordError{fmt.Errorf("given up after %d tries: %w", maxTries, err)}
+		if err := v.refuseRecord(ctx, r, bad); err != nil {
+			return err
+		}
+	}
+	v.tries.spent(run[0].ID, nil)
+	return nil
+}
+
+// tries counts in vain attempts by record.
+type tries struct {
+	mu    sync.Mutex
+	count map[int64]int
+}
+
+// spent notes how an attempt ended and says whether it was the last.
+func (t *tries) spent(id int64, err error) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err == nil {
+		delete(t.count, id)
+		return false
+	}
+	if errors.Is(err, store.ErrConflict) { // another writer was faster
+		return false
+	}
+	if t.count == nil {
+		t.count = make(map[int64]int)
+	}
+	t.count[id]++
+	return t.count[id] >= maxTries
 }
 
 func (v *Verifier) takeOrRefuse(ctx context.Context, r store.Record) error {
@@ -164,10 +212,12 @@ func (v *Verifier) targetOf(ctx context.Context, r store.Record, name string) er
 }
 
 // adopt lets the first host that reports about a target nobody configured be
-// the one that measures it, and says so.
+// the one that measures it, and says so. A machine with a TPM of its own, and one
+// that the configuration has, is nobody's to adopt: measured_by says who reports
+// about it.
 func (v *Verifier) adopt(ctx context.Context, host, target string) error {
 	return v.changeMachine(ctx, target, nil, func(m *machine) ([]store.Change, error) {
-		if m.MeasuredBy != "" && m.MeasuredBy != host {
+		if m.MeasuredBy != "" && m.MeasuredBy != host || m.enrolled() || v.config.known(target) != "" || v.measuresOthers(target) {
 			return nil, &badRecordError{fmt.Errorf("%s %w: %s", host, errNotItsTarget, target)}
 		}
 		m.MeasuredBy = host
