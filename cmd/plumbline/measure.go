@@ -17,7 +17,6 @@ import (
 	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
-	"github.com/plumbline-sec/plumbline/measure/mem/qemu"
 )
 
 // measureFlags are the flags of "measure".
@@ -46,14 +45,18 @@ data is explained; with --modules, a lib/modules/VERSION directory, that of its
 modules too. Without them those checks are not measured, and the exit code says
 so.
 
+A dump is measured as it lies: its registers lack EFER and the debug registers,
+so that linux.registers is not measured; without registers (LiME, raw) nothing is.
+
 A reference (--write-reference after a scan on which every check passes) stands
 in for --kernel on machines with the same kernel and CPU model.
 
 Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
-15 an argument is wrong, 18 the target cannot be read.`,
+15 an argument is wrong, 18 the target cannot be read, 24 a dump is damaged.`,
 		Example: `  plumbline measure --vm /run/vm/qmp.sock --kernel /boot/vmlinuz-6.1.0-56-amd64 \
       --modules /lib/modules/6.1.0-56-amd64
-  plumbline measure --vm /run/vm/qmp.sock -o json | jq .outcome`,
+  plumbline measure --vm /run/vm/qmp.sock -o json | jq .outcome
+  plumbline measure --dump vm.elf --kernel /boot/vmlinuz-6.1.0-56-amd64`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			report, err := runMeasure(cmd.Context(), &flags)
@@ -95,19 +98,19 @@ func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, erro
 			return nil, failHint(exitArgument, fmt.Errorf("unknown check %q", name), "checks are "+strings.Join(check.Names(), ", "))
 		}
 	}
-	if flags.dump != "" || flags.host {
-		return nil, fail(exitUnimplemented, errors.New("only --vm can be measured by this build"))
+	if flags.host {
+		return nil, fail(exitUnimplemented, errors.New("only --vm and --dump can be measured by this build"))
 	}
 	refs, err := measureReferences(flags)
 	if err != nil {
 		return nil, err
 	}
-	vm, err := qemu.Open(ctx, flags.vm)
+	target, err := openTarget(ctx, flags)
 	if err != nil {
 		return nil, err
 	}
-	defer vm.Close()
-	result, err := check.Scan(ctx, vm, &check.Options{Target: vm.Target(), Checks: flags.checks})
+	defer target.Close()
+	result, err := check.Scan(ctx, target, &check.Options{Target: target.Target(), Checks: flags.checks})
 	if err != nil {
 		return nil, err
 	}

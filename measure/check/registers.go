@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure"
@@ -19,7 +20,8 @@ import (
 // the processor has; a feature that was switched off by a boot parameter looks
 // like one the processor lacks. It cannot see the registers through which system
 // calls enter (LSTAR, STAR, CSTAR, FMASK, SYSENTER): stock QEMU shows them to
-// nobody but a migration.
+// nobody but a migration. A source that lacks EFER or the debug registers, such
+// as a dump, is not measured.
 const registersName = "linux.registers"
 
 func registersCheck() check {
@@ -149,6 +151,9 @@ func judgeRegisters(_ *judging, raw json.RawMessage, out *measure.Check) error {
 		}
 		out.Findings = append(out.Findings, found...)
 	}
+	if missing := data.missing(); len(missing) > 0 {
+		return fmt.Errorf("the source does not show %s", strings.Join(missing, ", "))
+	}
 	if len(data.Unobserved) > 0 {
 		out.Reason = "not observed: " + strings.Join(data.Unobserved, ", ")
 	}
@@ -158,6 +163,17 @@ func judgeRegisters(_ *judging, raw json.RawMessage, out *measure.Check) error {
 // has reports whether the boot CPU has a feature.
 func (d *registersData) has(number int) bool {
 	return number/32 < len(d.Capability) && d.Capability[number/32]>>(number%32)&1 != 0
+}
+
+// missing names the registers a pass would vouch for and the source lacks.
+func (d *registersData) missing() []string {
+	var out []string
+	for _, name := range []string{"EFER", "DR7"} {
+		if slices.ContainsFunc(d.CPUs, func(f cpuFact) bool { return !f.knows(name) }) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // protections finds protections that are off.

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -30,6 +31,24 @@ func TestDetectsProtectionsOff(t *testing.T) {
 			requireFinding(t, judgeOne(t, obs, registersName), tt.symbol, "")
 		})
 	}
+}
+
+// A dump shows neither EFER nor debug registers: that is no pass, and what it
+// does show still fails.
+func TestRegistersOfADump(t *testing.T) {
+	hide := func(d *registersData) {
+		for i := range d.CPUs {
+			f := &d.CPUs[i]
+			f.EFER, f.DR7, f.DR, f.Missing = 0, 0, [4]address{}, []string{"EFER", "DR7"}
+		}
+	}
+	obs := recorded(t)
+	edit(t, obs, registersName, hide)
+	if c := judgeOne(t, obs, registersName); c.Outcome != measure.NotMeasured || !strings.Contains(c.Reason, "EFER, DR7") {
+		t.Errorf("%s: %s", c.Outcome, c.Reason)
+	}
+	edit(t, obs, registersName, func(d *registersData) { d.CPUs[1].CR0 &^= mem.CR0WP })
+	requireFinding(t, judgeOne(t, obs, registersName), "CR0 of CPU 1", "")
 }
 
 func TestAcceptsBreakpoints(t *testing.T) {
