@@ -34,6 +34,9 @@ type Kernel struct {
 	CPUs     int    `json:"cpus,omitempty"`      // virtual CPUs seen
 	Types    int    `json:"types,omitempty"`     // BTF types read
 	Symbols  int    `json:"symbols,omitempty"`   // kallsyms symbols read
+	// SymbolDigest stands for these symbols wherever the kernel runs, 64 hex
+	// digits: it is the image's if they are.
+	SymbolDigest string `json:"symbol_digest,omitempty"`
 }
 
 // Report is the outcome of one scan of one target.

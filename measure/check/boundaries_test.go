@@ -85,3 +85,42 @@ func TestLayoutInKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestDetectsPlantedSymbols: an attacker plants a table of symbols that the scan
+// finds before the kernel's own.
+func TestDetectsPlantedSymbols(t *testing.T) {
+	const link, slide = 0xffffffff81000000, 0x1c00000
+	list := []kernel.Symbol{{Addr: 0x1000, Kind: 'A', Name: "per_cpu"}, {Addr: link, Kind: 'T', Name: "_text"}, {Addr: link + 0x40, Kind: 'D', Name: "idt_table"}}
+	image := &kernel.Image{Symbols: kernel.NewSymbols(list)}
+	planted := append([]kernel.Symbol(nil), list...)
+	planted[2].Addr += 0x1000
+	for name, tt := range map[string]struct {
+		symbols  []kernel.Symbol
+		findings int
+	}{"the image's": {list, 0}, "another place for one": {planted, 1}, "one less": {list[:2], 1}} {
+		digest := Digest(kernel.NewSymbols(tt.symbols).Slide(slide).Digest(link + slide))
+		j := &judging{image: image, obs: &measure.Observations{Kernel: measure.Kernel{SymbolDigest: digest.String()}}}
+		var out measure.Check
+		if err := j.symbols(&out); err != nil || len(out.Findings) != tt.findings {
+			t.Errorf("%s: %v, %+v", name, err, out.Findings)
+		}
+	}
+	if err := (&judging{image: image, obs: &measure.Observations{}}).symbols(&measure.Check{}); err == nil {
+		t.Error("a scan that does not say its symbols is compared")
+	}
+}
+
+// TestDetectsEmptiedExitHandler: an attacker clears an exit handler, or has the
+// scan leave it out.
+func TestDetectsEmptiedExitHandler(t *testing.T) {
+	data := kvmData{Vendor: "kvm_amd", Tables: []kvmTable{{Name: "svm_exit_handlers", At: 0x1000, Size: 24}, {Name: "kvm_x86_ops", At: 0x2000, Size: 8}},
+		Pointers: []pointer{{At: 0x1000, Value: 1}, {At: 0x1010, Value: 3}}}
+	expected := map[address]address{0x1000: 1, 0x1010: 3, 0x2000: 4} // the operation may be cleared
+	if f := (&judging{}).kvmEmptied(&data, expected); len(f) != 0 {
+		t.Errorf("all handlers are set: %+v", f)
+	}
+	expected[0x1008] = 2
+	if f := (&judging{}).kvmEmptied(&data, expected); len(f) != 1 || f[0].Symbol != "svm_exit_handlers[0x1]" {
+		t.Errorf("a handler is gone: %+v", f)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure"
@@ -25,6 +26,10 @@ func judgeKVM(j *judging, raw json.RawMessage, out *measure.Check) error {
 		return errors.New("no pointer was set: KVM is not initialised")
 	}
 	expected, why := j.kvmExpected(&data)
+	if why == nil {
+		out.Findings = append(out.Findings, j.kvmPlaces(&data)...)
+		out.Findings = append(out.Findings, j.kvmEmptied(&data, expected)...)
+	}
 	for _, p := range data.Pointers {
 		want, known := expected[p.At]
 		switch problem := j.lands(p); {
@@ -75,6 +80,67 @@ var kvmObjects = map[string]string{
 	"kvm_x86_nested_ops":    "svm_nested_ops",
 	"svm_exit_handlers":     "svm_exit_handlers",
 	"kvm_vmx_exit_handlers": "kvm_vmx_exit_handlers",
+}
+
+// kvmPlaces compares where the scan found the tables, by the target's own
+// symbols and types, with where the files have them.
+func (j *judging) kvmPlaces(data *kvmData) []measure.Finding {
+	vendor := strings.TrimPrefix(data.Vendor, "kvm_")
+	handlers, nested := "svm_exit_handlers", "svm_nested_ops"
+	if vendor == "intel" {
+		handlers, nested = "kvm_vmx_exit_handlers", "vmx_nested_ops"
+	}
+	var out []measure.Finding
+	for _, want := range []struct{ table, module, object string }{
+		{"kvm_x86_ops", "kvm", "kvm_x86_ops"}, {"kvm_pmu_ops", "kvm", "kvm_pmu_ops"},
+		{"kvm_x86_nested_ops", data.Vendor, nested}, {handlers, data.Vendor, handlers},
+	} {
+		text := j.text.modules[want.module]
+		if text == nil {
+			continue
+		}
+		at, size, ok := text.Place(want.object)
+		if !ok {
+			continue // this version of the module has none
+		}
+		f := measure.Finding{Address: address(at).String(), Symbol: want.table, Expected: fmt.Sprintf("%d bytes at %v", size, at),
+			Explanation: "the target's symbols or types place a table of KVM elsewhere than the module's file has it"}
+		i := slices.IndexFunc(data.Tables, func(t kvmTable) bool { return t.Name == want.table })
+		switch {
+		case i < 0:
+			f.Observed = "nothing"
+		case data.Tables[i].At == address(at) && data.Tables[i].Size == size:
+			continue
+		default:
+			f.Observed = fmt.Sprintf("%d bytes at %v", data.Tables[i].Size, data.Tables[i].At)
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// kvmEmptied finds exit handlers that the file sets and the target does not.
+// Operations may be left out: vendors' modules clear those that the processor
+// cannot do.
+func (j *judging) kvmEmptied(data *kvmData, expected map[address]address) []measure.Finding {
+	seen := make(map[address]bool, len(data.Pointers))
+	for _, p := range data.Pointers {
+		seen[p.At] = true
+	}
+	var out []measure.Finding
+	for _, t := range data.Tables {
+		if !strings.HasSuffix(t.Name, "_exit_handlers") || t.Size > 1<<16 {
+			continue
+		}
+		for off := uint64(0); off+8 <= t.Size; off += 8 {
+			at := t.At + address(off)
+			if want := expected[at]; want != 0 && !seen[at] {
+				out = append(out, measure.Finding{Address: at.String(), Symbol: fmt.Sprintf("%s[%#x]", t.Name, off/8),
+					Observed: "not set", Expected: j.kvmWant(want, data), Explanation: "the module's file has an exit handler here"})
+			}
+		}
+	}
+	return out
 }
 
 // kvmExpected returns what the vendor's file has for the slots of the tables,

@@ -16,7 +16,8 @@ import (
 // executable page belongs to the kernel, a module or something else the kernel
 // keeps account of, and no writable mapping, the direct map included, reaches
 // the text or read-only data of the kernel or a module. Every CPU that was read
-// has the kernel's half that init_top_pgt has.
+// has the kernel's half that init_top_pgt has, or with page-table isolation a
+// part of it that maps the same pages.
 //
 // Proves: that measured text cannot be changed without changing page tables,
 // and that kernel code outside of measured text runs only where BPF, probes and
@@ -202,36 +203,112 @@ func (w *tableWalk) finish() {
 	}
 }
 
+// rootAttempts is how often the CPUs' tables are compared: a process may end
+// between the moment its registers are read and the moment its tables are.
+const rootAttempts = 3
+
 // roots compares the kernel's half of each CPU's top table with the kernel's
-// own. Processes copy it when they are made (pgd_ctor, arch/x86/mm/pgtable.c).
+// own. Processes copy it when they are made (pgd_ctor, arch/x86/mm/pgtable.c). A
+// difference counts if it is there each time, with registers read anew.
 func (c *collector) roots(data *pageTablesData) error {
-	var want [mem.PageSize]byte
-	space := c.profile.Space
-	if err := c.profile.Space.Memory().ReadPhys(want[:], space.Root()); err != nil {
-		return err
-	}
-	for _, r := range c.registers {
-		cpu, err := paging.NewSpace(space.Memory(), &r)
-		if err != nil {
-			return fmt.Errorf("CPU %d: %w", r.CPU, err)
+	registers := c.registers
+	for range rootAttempts {
+		var err error
+		if data.Foreign, err = c.foreignRoots(registers); err != nil || len(data.Foreign) == 0 {
+			return err
 		}
-		var have [mem.PageSize]byte
-		if err := space.Memory().ReadPhys(have[:], cpu.Root()); err != nil {
-			return fmt.Errorf("CPU %d: %w", r.CPU, err)
+		if c.machine == nil {
+			return nil
 		}
-		data.Foreign = append(data.Foreign, topDifferences(r, space.Levels(), want[:], have[:])...)
+		if registers, err = c.machine.Registers(c.ctx); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+func (c *collector) foreignRoots(registers []mem.Registers) ([]foreignRoot, error) {
+	space := c.profile.Space
+	var want, have [mem.PageSize]byte
+	if err := space.Memory().ReadPhys(want[:], space.Root()); err != nil {
+		return nil, err
+	}
+	var out []foreignRoot
+	for _, r := range registers {
+		cpu, err := paging.NewSpace(space.Memory(), &r)
+		if err != nil {
+			return nil, fmt.Errorf("CPU %d: %w", r.CPU, err)
+		}
+		if err := space.Memory().ReadPhys(have[:], cpu.Root()); err != nil {
+			return nil, fmt.Errorf("CPU %d: %w", r.CPU, err)
+		}
+		foreign := topDifferences(r, space.Levels(), want[:], have[:])
+		if len(foreign) > 0 && r.CPL == 3 && cpu.Root()&isolatedRoot != 0 {
+			if foreign, err = c.isolated(r, cpu, want[:], foreign); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, foreign...)
+	}
+	return out, nil
+}
+
+// isolatedRoot is set in CR3 while user mode runs with page-table isolation: the
+// kernel's own table is the page before (PTI_USER_PGTABLE_BIT,
+// arch/x86/entry/calling.h).
+const isolatedRoot = 0x1000
+
+// isolated judges a table that differs from the kernel's as page-table isolation
+// would have it: the table it belongs to must be like the kernel's, and all that
+// it maps in the entries that differ must be what the kernel has there too
+// (pti_clone_pgtable and others, arch/x86/mm/pti.c).
+func (c *collector) isolated(r mem.Registers, cpu *paging.Space, want []byte, differ []foreignRoot) ([]foreignRoot, error) {
+	var own [mem.PageSize]byte
+	if err := cpu.Memory().ReadPhys(own[:], cpu.Root()&^isolatedRoot); err != nil {
+		return nil, fmt.Errorf("CPU %d: %w", r.CPU, err)
+	}
+	out := topDifferences(r, cpu.Levels(), want, own[:])
+	shift := 12 + 9*(cpu.Levels()-1)
+	for _, d := range differ {
+		from := mem.Virt(int64(uint64(d.Index)<<(64-9)) >> (64 - 9 - shift))
+		to := from | (1<<shift - 1)
+		same, err := c.mapsTheSame(cpu, from, min(to, max(from, espfixFirst-1)))
+		if err == nil && same && to > espfixLast {
+			same, err = c.mapsTheSame(cpu, max(from, espfixLast+1), to)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("CPU %d: %w", r.CPU, err)
+		}
+		if !same {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+// mapsTheSame reports whether every page that a CPU's tables map in a range is
+// the one that the kernel has there.
+func (c *collector) mapsTheSame(cpu *paging.Space, from, to mem.Virt) (bool, error) {
+	same := true
+	err := cpu.Walk(from, to, func(m paging.Mapping) bool {
+		for off := uint64(0); same && off < m.Size; {
+			k, err := c.space.Translate(m.Virt + mem.Virt(off))
+			at := uint64(m.Virt-k.Virt) + off // into the kernel's page
+			same = err == nil && k.Phys+mem.Phys(at) == m.Phys+mem.Phys(off)
+			off += max(k.Size-min(at, k.Size), mem.PageSize)
+		}
+		return same
+	}, nil)
+	return same, err
 }
 
 // Entry bits that a CPU sets by itself or that software uses (accessed, dirty,
 // bits 9 to 11): they say nothing about where the entry goes.
 const volatileBits = 1<<5 | 1<<6 | 7<<9
 
-// topDifferences compares the upper halves of two top tables. A CPU stopped in
-// user mode with page-table isolation has another table, where most of the
-// kernel is left out: missing entries are no finding. The entry of the local
-// descriptor table is the process's own (LDT_PGD_ENTRY).
+// topDifferences compares the upper halves of two top tables. Missing entries
+// are no finding. The entry of the local descriptor table is the process's own
+// (LDT_PGD_ENTRY).
 func topDifferences(r mem.Registers, levels int, want, have []byte) []foreignRoot {
 	local := 512 - 240
 	if levels == 5 {
@@ -241,9 +318,6 @@ func topDifferences(r mem.Registers, levels int, want, have []byte) []foreignRoo
 	for i := 256; i < 512; i++ {
 		w, h := entryAt(want, i), entryAt(have, i)
 		if h&1 == 0 || i == local || w&^volatileBits == h&^volatileBits {
-			continue
-		}
-		if r.CPL == 3 { // isolated tables have entries of their own
 			continue
 		}
 		out = append(out, foreignRoot{CPU: r.CPU, Index: i, Have: h, Want: w})

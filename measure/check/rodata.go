@@ -2,9 +2,11 @@ package check
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -44,6 +46,9 @@ func judgeRodata(j *judging, raw json.RawMessage, out *measure.Check) error {
 		}
 		return j.comparePortable(reference.Rodata, &r, out)
 	}
+	if err := j.symbols(out); err != nil {
+		return err
+	}
 	text, err := j.expected()
 	if err != nil {
 		return err
@@ -74,6 +79,31 @@ func judgeRodata(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if want.SetAtBoot.Size > 0 {
 		out.Coverage.Bytes -= int64(want.SetAtBoot.Size)
 		out.Reason = fmt.Sprintf("%d bytes at %v, which the kernel sets at boot, are not compared", want.SetAtBoot.Size, want.SetAtBoot.Start)
+	}
+	return nil
+}
+
+// symbols holds the symbols by which the scan found its way against those of the
+// image: a table planted where the search comes first would lead every check
+// that starts at a symbol elsewhere.
+func (j *judging) symbols(out *measure.Check) error {
+	if j.image == nil {
+		return nil
+	}
+	base, ok := j.image.Symbols.Address("_text")
+	if !ok {
+		return kernel.ErrNoSymbols
+	}
+	seen := j.obs.Kernel.SymbolDigest
+	if seen == "" {
+		return errors.New("the scan does not say which symbols it went by")
+	}
+	if want := Digest(j.image.Symbols.Digest(base)); seen != want.String() {
+		out.Findings = append(out.Findings, measure.Finding{
+			Symbol: "kallsyms", Observed: fmt.Sprintf("%d symbols, digest %.64s", j.obs.Kernel.Symbols, seen),
+			Expected:    fmt.Sprintf("%d symbols, digest %v", j.image.Symbols.Len(), want),
+			Explanation: "the symbols that the scan found in the target, and went by, are not those of the image",
+		})
 	}
 	return nil
 }

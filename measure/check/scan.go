@@ -36,6 +36,7 @@ type Result struct {
 // collector is what the collecting half of a check works with.
 type collector struct {
 	ctx       context.Context
+	machine   Machine
 	registers []mem.Registers // read just before the pause
 	profile   *kernel.Profile
 	space     *paging.Space // of the kernel, translations of the pause remembered
@@ -67,7 +68,7 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 		return nil, err
 	}
 	began := time.Now()
-	c := &collector{ctx: ctx, pages: make(Pages), symbols: make(map[mem.Virt]symbolsOrError)}
+	c := &collector{ctx: ctx, machine: m, pages: make(Pages), symbols: make(map[mem.Virt]symbolsOrError)}
 	obs := &measure.Observations{
 		Version: measure.Version,
 		Target:  opts.Target,

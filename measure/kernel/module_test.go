@@ -232,3 +232,27 @@ func FuzzAddModule(f *testing.F) {
 		}
 	})
 }
+
+func TestPlaceOfModuleObject(t *testing.T) {
+	e := exportingKernel(t)
+	file, err := NewModule(testModule("test_module"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := e.AddModule(file, loadedTestModule())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for s := range text.symbols.All() {
+		if at, _, ok := text.Place(s.Name); ok && at == mem.Virt(s.Addr) {
+			found++
+		}
+	}
+	if _, _, ok := text.Place("no such symbol"); ok || found == 0 {
+		t.Errorf("%d objects are where the symbols are; one that does not exist: %v", found, ok)
+	}
+	if _, _, ok := e.Kernel().Place("_text"); ok {
+		t.Error("the kernel is no module")
+	}
+}

@@ -25,6 +25,7 @@ type elfSymbol struct {
 	global  bool
 	section uint16
 	value   uint64
+	size    uint64
 }
 
 // Section indices with a meaning of their own, symbol types and bindings
@@ -100,8 +101,7 @@ func (m *ModuleFile) readSymbols() error {
 		name, info := c.U32(), c.U8() // 0x00, 0x04
 		c.Skip(1)                     // 0x05 st_other
 		s := elfSymbol{name: cString(strings, uint64(name)), kind: info & 0xf, global: info>>4 != stbLocal,
-			section: c.U16(), value: c.U64()} // 0x06, 0x08
-		c.Skip(8) // 0x10 st_size
+			section: c.U16(), value: c.U64(), size: c.U64()} // 0x06, 0x08, 0x10
 		if s.global && s.section != shnUndef {
 			m.global[s.name] = len(m.symbols)
 		}

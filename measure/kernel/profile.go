@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -31,7 +32,8 @@ type Profile struct {
 	Symbols *Symbols
 	Types   *Types
 
-	moduleTypes *moduleTypes // shared by copies of the profile
+	symbolDigest string       // in hex
+	moduleTypes  *moduleTypes // shared by copies of the profile
 }
 
 // NewProfile makes the profile of the kernel whose memory and registers are
@@ -73,6 +75,8 @@ func newProfile(l *located) (*Profile, error) {
 	if p.Release, err = p.banner(image); err != nil {
 		return nil, err
 	}
+	digest := p.Symbols.Digest(uint64(p.Base))
+	p.symbolDigest = hex.EncodeToString(digest[:])
 	return p, p.bind(l)
 }
 
@@ -168,5 +172,7 @@ func (p *Profile) Facts() measure.Kernel {
 		Slide:    fmt.Sprintf("%#x", p.Slide),
 		Levels:   p.Space.Levels(),
 		Symbols:  p.Symbols.Len(),
+
+		SymbolDigest: p.symbolDigest,
 	}
 }

@@ -1,10 +1,13 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"iter"
 	"sort"
 	"strings"
 	"sync"
+
+	"github.com/zeebo/blake3"
 )
 
 // Symbol is one entry of a kernel's symbol table.
@@ -110,6 +113,22 @@ func (s *Symbols) Start(addr uint64) bool {
 		}
 	}
 	return false
+}
+
+// Digest stands for all symbols of a kernel whose text starts at base: names,
+// kinds, and addresses from base on. It is the same wherever the kernel runs.
+func (s *Symbols) Digest(base uint64) [32]byte {
+	h := blake3.New()
+	var b []byte
+	for i, addr := range s.addrs {
+		if addr>>47 != 0 {
+			addr -= base
+		}
+		b = binary.LittleEndian.AppendUint64(b[:0], addr)
+		b = append(append(b, s.names[i]...), 0)
+		_, _ = h.Write(b) // never fails
+	}
+	return [32]byte(h.Sum(nil))
 }
 
 // Slide returns the same symbols, each delta further up. Symbols outside the
