@@ -37,7 +37,7 @@ func (m *tableMemory) maps(root, tables, page uint64) {
 // the kernel is another. The CPU is stopped in user mode, where page-table
 // isolation would explain other tables.
 func TestDetectsForeignTables(t *testing.T) {
-	const own, isolated, alone, text = 0x2000, 0x3000, 0x4000, 0xe000
+	const own, isolated, alone, text, addedPage = 0x2000, 0x3000, 0x4000, 0xe000, 1
 	tests := map[string]struct {
 		root    uint64 // of the CPU
 		page    uint64 // what isolated and alone map in place of text
@@ -49,6 +49,7 @@ func TestDetectsForeignTables(t *testing.T) {
 		"isolated tables with other text":      {isolated, 0xf000, 3, 1},
 		"tables without isolation":             {alone, 0xf000, 3, 1},
 		"tables without isolation, same pages": {alone, text, 3, 1},
+		"isolated tables with a page more":     {isolated, addedPage, 3, 1},
 		"kernel mode on isolated tables":       {isolated, text, 0, 1},
 	}
 	for name, tt := range tests {
@@ -56,8 +57,13 @@ func TestDetectsForeignTables(t *testing.T) {
 			var m tableMemory
 			m.maps(0x1000, 0x5000, text) // init_top_pgt
 			copy(m[own:own+4096], m[0x1000:0x2000])
-			m.maps(isolated, 0x8000, tt.page)
-			m.maps(alone, 0xb000, tt.page)
+			if tt.page == addedPage { // beside the text, where the kernel has nothing
+				m.maps(isolated, 0x8000, text)
+				binary.LittleEndian.PutUint64(m[0xa008:], 0xf000|3)
+			} else {
+				m.maps(isolated, 0x8000, tt.page)
+				m.maps(alone, 0xb000, tt.page)
+			}
 			space := paging.SpaceAt(&m, 0x1000, 4)
 			c := &collector{profile: &kernel.Profile{Space: space}, space: space.Cached(), registers: []mem.Registers{
 				{CR0: mem.CR0PG, CR3: tt.root, CR4: mem.CR4PAE, EFER: mem.EFERLMA, CPL: tt.cpl}}}
