@@ -103,7 +103,9 @@ func (e *Emulator) run(t testing.TB, dir string) {
 			t.Fatalf("swtpm ended: %v\n%s", err, stderr.Bytes())
 		default:
 		}
-		if _, err := os.Stat(e.Path); err == nil {
+		// The socket's name is there a moment before someone listens on it.
+		if conn, err := net.Dial("unix", e.Path); err == nil {
+			conn.Close()
 			return
 		}
 	}
