@@ -76,7 +76,7 @@ func TestLayoutInKeys(t *testing.T) {
 	moved, built := one, one
 	moved.Sections = []sectionFact{{".text", 0xffffffffc0002000}}
 	built.BuildID = "02"
-	if of(one) != of(one) {
+	if first, again := of(one), of(one); first != again {
 		t.Error("the same modules give two layouts")
 	}
 	for name, other := range map[string][]moduleFact{"none": nil, "moved": {moved}, "another build": {built}, "another": {one, moved}} {
