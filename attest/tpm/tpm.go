@@ -8,8 +8,6 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
-	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
-	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 )
 
 // DefaultDevice is the kernel's resource-managed TPM.
@@ -41,9 +39,9 @@ func Open(path string) (*TPM, error) {
 	var conn transport.TPMCloser
 	switch {
 	case info.Mode()&os.ModeSocket != 0:
-		conn, err = linuxudstpm.Open(path)
+		conn, err = openSocket(path)
 	case info.Mode()&os.ModeDevice != 0:
-		conn, err = linuxtpm.Open(path)
+		conn, err = openDevice(path)
 	default:
 		err = fmt.Errorf("%w: %s is neither a device nor a socket", ErrNoTPM, path)
 	}

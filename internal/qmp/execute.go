@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // Execute runs one command. Arguments is marshalled to the command's arguments
@@ -21,7 +19,11 @@ func (c *Client) Execute(ctx context.Context, command string, arguments, result 
 // ExecuteWithFile is Execute that passes the descriptor of file along, as
 // "getfd", "add-fd" and "add_client" take it. File stays open and the caller's.
 func (c *Client) ExecuteWithFile(ctx context.Context, command string, arguments, result any, file *os.File) error {
-	return c.execute(ctx, command, arguments, result, unix.UnixRights(int(file.Fd())))
+	rights, err := rightsOf(file)
+	if err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	return c.execute(ctx, command, arguments, result, rights)
 }
 
 // HMP runs one line of the human monitor and returns what it prints. The human

@@ -19,8 +19,6 @@ import (
 	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -226,32 +224,4 @@ func (c *Client) Close() error {
 	err := c.conn.Close()
 	<-c.done
 	return err
-}
-
-// PeerPID returns the process that listens on the Unix socket at path, from
-// SO_PEERCRED. The socket may be busy: nothing is sent.
-func PeerPID(ctx context.Context, path string) (int, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", path)
-	if err != nil {
-		return 0, fmt.Errorf("connect to monitor: %w", err)
-	}
-	defer conn.Close()
-	return peerPID(conn.(*net.UnixConn))
-}
-
-func peerPID(conn *net.UnixConn) (int, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var sockErr error
-	err = raw.Control(func(fd uintptr) {
-		cred, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err = errors.Join(err, sockErr); err != nil {
-		return 0, fmt.Errorf("peer credentials: %w", err)
-	}
-	return int(cred.Pid), nil
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // mapping is one line of /proc/PID/maps (proc(5)).
@@ -81,8 +80,7 @@ func openMapped(pid int, m mapping) (*os.File, error) {
 		if err != nil {
 			continue // closed meanwhile
 		}
-		stat, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || stat.Ino != m.inode || stat.Dev != m.device || !info.Mode().IsRegular() {
+		if !info.Mode().IsRegular() || !m.of(info) {
 			continue
 		}
 		return os.Open(path)
