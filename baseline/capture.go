@@ -185,6 +185,16 @@ func (s *Snapshot) Records() iter.Seq2[*Record, error] {
 	}
 }
 
+// Rules are those the objects were chosen with, nil for everything.
+func (s *Snapshot) Rules() *filewatch.Rules { return s.rules }
+
+// Kept says that new, a file of the snapshot, still begins with the content that
+// old, its record in the baseline that the capture followed, had.
+func (s *Snapshot) Kept(old, new *Record) bool {
+	p := s.growing[old.ID()]
+	return p != nil && p.kept || old.Size == 0 || old.BLAKE3 != Digest{} && old.BLAKE3 == new.BLAKE3
+}
+
 // Incomplete says that not everything the rules ask for could be read.
 func (s *Snapshot) Incomplete() bool { return s.Unread > 0 || len(s.Gaps) > 0 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/sign"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/internal/durable"
 )
@@ -64,11 +65,14 @@ func runBaselineAccept(cmd *cobra.Command, flags *baselineAcceptFlags) error {
 	if err != nil {
 		return err
 	}
-	report, b, closeAll, err := runBaselineCheck(cmd.Context(), cmd.ErrOrStderr(), &flags.check)
-	if err != nil {
-		return err
-	}
-	defer closeAll()
+	return runBaselineCheck(cmd.Context(), cmd.ErrOrStderr(), &flags.check, func(c *checked) error {
+		return flags.accept(cmd, c, choose, selection, key)
+	})
+}
+
+// accept writes the next version with the chosen changes.
+func (flags *baselineAcceptFlags) accept(cmd *cobra.Command, done *checked, choose func(*baseline.Change) bool, selection string, key sign.Signer) error {
+	report, b := done.report, done.base
 	var chosen []*baseline.Change
 	for _, c := range report.Changes {
 		if choose(c) {
@@ -77,7 +81,7 @@ func runBaselineAccept(cmd *cobra.Command, flags *baselineAcceptFlags) error {
 	}
 	decision := &baseline.Decision{Time: time.Now(), Author: flags.who(), Reason: flags.reason, Selection: selection, Tool: "plumbline " + version()}
 	var header *baseline.Header
-	err = durable.Replace(flags.check.file, 0o644, func(w io.Writer) error {
+	err := durable.Replace(flags.check.file, 0o644, func(w io.Writer) (err error) {
 		header, err = baseline.Accept(b.Baseline, chosen, decision, w, key)
 		return err
 	})

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,7 @@ type baselineCheckFlags struct {
 
 func baselineCheckCommand() *cobra.Command {
 	var flags baselineCheckFlags
+	var format aideFlags
 	cmd := &cobra.Command{
 		Use:   "check -f FILE (--disk IMAGE | --vm QMP_SOCKET | --root DIR)",
 		Short: "Compare a machine's files with its baseline",
@@ -36,19 +38,24 @@ The exit code is the sum of 1 (objects added), 2 (removed) and 4 (changed) over
 the changes at level verify or protect; 40 when there is none of them but
 something could not be compared; 14 and up for errors.`,
 		Example: `  plumbline baseline check --disk vm.img -f vm.baseline
-  plumbline baseline check --vm /run/vm/qmp.sock -f vm.baseline -o ndjson | jq .path`,
+  plumbline baseline check --vm /run/vm/qmp.sock -f vm.baseline -o ndjson | jq .path
+  plumbline baseline check --disk vm.img -f vm.baseline --format aide | mail -s "AIDE report" root`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			report, _, closeAll, err := runBaselineCheck(cmd.Context(), cmd.ErrOrStderr(), &flags)
-			if err != nil {
+			if err := format.valid(cmd); err != nil {
 				return err
 			}
-			defer closeAll()
-			return printChanges(cmd.OutOrStdout(), report, *flags.output)
+			return runBaselineCheck(cmd.Context(), cmd.ErrOrStderr(), &flags, func(c *checked) error {
+				if format.aide() {
+					return format.check(cmd, &flags, c)
+				}
+				return printChanges(cmd.OutOrStdout(), c.report, *flags.output)
+			})
 		},
 	}
 	flags.add(cmd)
 	flags.output = outputFlag(cmd, "text", "json", "ndjson")
+	format.add(cmd)
 	return cmd
 }
 
@@ -64,34 +71,50 @@ func (flags *baselineCheckFlags) add(cmd *cobra.Command) {
 	cmd.MarkFlagsOneRequired("disk", "vm", "root")
 }
 
-// runBaselineCheck compares; the caller calls closeAll after using the result.
-func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags) (report *baseline.Report, b *opened, closeAll func(), err error) {
+// checked is a finished comparison; valid until its use returns.
+type checked struct {
+	report *baseline.Report
+	base   *opened
+	snap   *baseline.Snapshot
+	began  time.Time
+}
+
+// runBaselineCheck compares and hands the result to use.
+func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags, use func(*checked) error) error {
+	began := time.Now()
 	rules, err := readRules(flags.rules)
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
 	var packages *pkgdb.Packages
 	if flags.packages != nil {
 		if packages, err = pkgdb.Open(flags.packages...); err != nil {
-			return nil, nil, nil, fail(exitIO, err)
+			return fail(exitIO, err)
 		}
 	}
-	b, err = openBaseline(flags.file, &flags.key, nil)
+	b, err := openBaseline(flags.file, &flags.key, nil)
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
-	report, err = compareNow(ctx, stderr, flags, b, rules)
+	defer b.Close()
+	snap, err := captureNow(ctx, stderr, flags, b, rules)
 	if err != nil {
-		b.Close()
-		return nil, nil, nil, err
+		return err
+	}
+	defer snap.Close()
+	report, err := baseline.Compare(b.Baseline, snap)
+	if err != nil {
+		return baselineError(flags.file, err)
 	}
 	if packages != nil {
 		packages.Explain(report.Changes)
 	}
-	return report, b, b.Close, nil
+	return use(&checked{report, b, snap, began})
 }
 
-func compareNow(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags, b *opened, rules *filewatch.Rules) (*baseline.Report, error) {
+// captureNow reads the machine under the given rules or, without, under those of
+// the baseline.
+func captureNow(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags, b *opened, rules *filewatch.Rules) (*baseline.Snapshot, error) {
 	src, err := flags.source.open(ctx, stderr)
 	if err != nil {
 		return nil, err
@@ -105,14 +128,5 @@ func compareNow(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags
 			return nil, baselineError(flags.file, err)
 		}
 	}
-	snap, err := flags.source.capture(ctx, stderr, src, b.Baseline, rules)
-	if err != nil {
-		return nil, err
-	}
-	defer snap.Close()
-	report, err := baseline.Compare(b.Baseline, snap)
-	if err != nil {
-		return nil, baselineError(flags.file, err)
-	}
-	return report, nil
+	return flags.source.capture(ctx, stderr, src, b.Baseline, rules)
 }

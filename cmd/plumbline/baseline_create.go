@@ -24,6 +24,7 @@ type baselineCreateFlags struct {
 	key         keyFlags
 	file, rules string
 	output      *string
+	format      aideFlags
 }
 
 func baselineCreateCommand() *cobra.Command {
@@ -35,6 +36,9 @@ func baselineCreateCommand() *cobra.Command {
   plumbline baseline create --vm /run/vm/qmp.sock --rules server.toml -f vm.baseline`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := flags.format.valid(cmd); err != nil {
+				return err
+			}
 			return runBaselineCreate(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), &flags)
 		},
 	}
@@ -42,6 +46,7 @@ func baselineCreateCommand() *cobra.Command {
 	flags.key.sign(cmd)
 	fileFlag(cmd, &flags.file)
 	flags.output = outputFlag(cmd, "text", "json", "ndjson")
+	flags.format.add(cmd)
 	cmd.Flags().StringVar(&flags.rules, "rules", "", "`FILE` of rules (TOML); without it every object with every attribute")
 	cmd.MarkFlagRequired("file")
 	cmd.MarkFlagsOneRequired("disk", "vm", "root")
@@ -49,6 +54,7 @@ func baselineCreateCommand() *cobra.Command {
 }
 
 func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *baselineCreateFlags) error {
+	began := time.Now()
 	rules, err := readRules(flags.rules)
 	if err != nil {
 		return err
@@ -85,7 +91,12 @@ func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *bas
 	if err := ledger().Raise(header.Lineage, header.Version); err != nil {
 		return fail(exitIO, err)
 	}
-	if err := printCreated(stdout, flags, header); err != nil {
+	if flags.format.aide() {
+		err = flags.format.create(stdout, flags, began, snap)
+	} else {
+		err = printCreated(stdout, flags, header)
+	}
+	if err != nil {
 		return fail(exitIO, err)
 	}
 	if !snap.Incomplete() {

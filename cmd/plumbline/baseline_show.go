@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -74,6 +75,7 @@ here. With a source it also says whether the baseline is of that machine.`,
 func baselineDiffCommand() *cobra.Command {
 	var key keyFlags
 	var output *string
+	var format aideFlags
 	cmd := &cobra.Command{
 		Use:   "diff OLD NEW",
 		Short: "Compare two baselines",
@@ -82,6 +84,10 @@ code is that of "check".`,
 		Example: `  plumbline baseline diff monday.baseline tuesday.baseline`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			began := time.Now()
+			if err := format.valid(cmd); err != nil {
+				return err
+			}
 			old, err := openBaseline(args[0], &key, nil)
 			if err != nil {
 				return err
@@ -96,10 +102,14 @@ code is that of "check".`,
 			if err != nil {
 				return baselineError("", err)
 			}
+			if format.aide() {
+				return format.diff(cmd, args, began, old, new, report)
+			}
 			return printChanges(cmd.OutOrStdout(), report, *output)
 		},
 	}
 	output = outputFlag(cmd, "text", "json", "ndjson")
+	format.add(cmd)
 	key.verify(cmd)
 	return cmd
 }
