@@ -29,14 +29,16 @@ var (
 
 // Observations is the evidence of one scan: facts, no opinions.
 type Observations struct {
-	Version   int           `json:"version"`
-	Target    Target        `json:"target"`
-	Nonce     []byte        `json:"nonce,omitempty"` // of the request that caused the scan, empty for a one-shot command
-	TakenAt   time.Time     `json:"taken_at"`
-	PauseNS   int64         `json:"pause_ns"`
-	ElapsedNS int64         `json:"elapsed_ns"`
-	Kernel    Kernel        `json:"kernel"`
-	Items     []Observation `json:"items"`
+	Version   int       `json:"version"`
+	Target    Target    `json:"target"`
+	Nonce     []byte    `json:"nonce,omitempty"` // of the request that caused the scan, empty for a one-shot command
+	TakenAt   time.Time `json:"taken_at"`
+	PauseNS   int64     `json:"pause_ns"` // the longest pause
+	ElapsedNS int64     `json:"elapsed_ns"`
+	// TotalPauseNS is the sum of all pauses of the scan.
+	TotalPauseNS int64         `json:"total_pause_ns,omitempty"`
+	Kernel       Kernel        `json:"kernel"`
+	Items        []Observation `json:"items"`
 }
 
 // Observation is what one check saw. Exactly one of NotMeasured and Data is set.
@@ -111,7 +113,7 @@ func (o *Observations) validate() error {
 		}
 		seen[item.Check] = true
 	}
-	if o.PauseNS < 0 || o.ElapsedNS < 0 {
+	if o.PauseNS < 0 || o.ElapsedNS < 0 || o.TotalPauseNS < 0 {
 		return errors.New("negative duration")
 	}
 	return nil

@@ -44,10 +44,12 @@ type Report struct {
 	Target    Target    `json:"target"`
 	Outcome   Outcome   `json:"outcome"`
 	TakenAt   time.Time `json:"taken_at,omitzero"`
-	PauseMS   float64   `json:"pause_ms"`   // time the target stood still
+	PauseMS   float64   `json:"pause_ms"`   // the longest time the target stood still at once
 	ElapsedMS float64   `json:"elapsed_ms"` // time the scan took in all
-	Kernel    Kernel    `json:"kernel"`
-	Checks    []Check   `json:"checks"`
+	// TotalPauseMS is the sum of all times the target stood still for the scan.
+	TotalPauseMS float64 `json:"total_pause_ms,omitempty"`
+	Kernel       Kernel  `json:"kernel"`
+	Checks       []Check `json:"checks"`
 }
 
 // Check is the outcome of one check of a report.

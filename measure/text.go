@@ -19,7 +19,11 @@ func (r *Report) WriteText(w io.Writer) error {
 		fmt.Fprintf(&b, "kernel %s, build-id %s\n", k.Release, k.BuildID)
 		fmt.Fprintf(&b, "text at %s (moved by %s), %d-level page tables, %d CPUs\n", k.TextBase, k.Slide, k.Levels, k.CPUs)
 	}
-	fmt.Fprintf(&b, "paused for %.1f ms of %.0f ms\n\n", r.PauseMS, r.ElapsedMS)
+	fmt.Fprintf(&b, "paused for %.1f ms of %.0f ms", r.PauseMS, r.ElapsedMS)
+	if r.TotalPauseMS > r.PauseMS {
+		fmt.Fprintf(&b, ", %.1f ms in all pauses", r.TotalPauseMS)
+	}
+	b.WriteString("\n\n")
 	width := 0
 	for _, c := range r.Checks {
 		width = max(width, len(c.Name))

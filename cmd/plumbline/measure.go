@@ -37,16 +37,18 @@ func measureCommand() *cobra.Command {
 		Use:   "measure (--vm QMP_SOCKET | --dump FILE | --host)",
 		Short: "Measure a kernel's memory from outside and judge it",
 		Long: `Measure reads the memory and registers of a target from outside, once, and
-judges what it finds. The target stands still for about two milliseconds while
-registers and small tables are read; it needs no agent and no symbols.
+judges what it finds. The target stands still twice, for a millisecond or two: while
+small tables are read, and while QEMU writes the state of its devices, which is
+where the registers of system calls are. It needs no agent and no symbols.
 
 With --kernel, the kernel's file, every changed byte of its text and read-only
 data is explained; with --modules, a lib/modules/VERSION directory, that of its
 modules too. Without them those checks are not measured, and the exit code says
 so.
 
-A dump is measured as it lies: its registers lack EFER and the debug registers,
-so that linux.registers is not measured; without registers (LiME, raw) nothing is.
+A dump is measured as it lies: its registers lack EFER, the debug registers and
+those of system calls, so that linux.registers and linux.msrs are not measured;
+without registers (LiME, raw) nothing is.
 
 A reference (--write-reference after a scan on which every check passes) stands
 in for --kernel on machines with the same kernel and CPU model.

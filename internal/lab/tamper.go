@@ -26,7 +26,7 @@ type Tamper struct {
 
 // Tampers lists the corpus.
 func Tampers() []Tamper {
-	return slices.Concat(textTampers, dataTampers, tableTampers, registerTampers, pageTampers,
+	return slices.Concat(textTampers, dataTampers, tableTampers, registerTampers, msrTampers, pageTampers,
 		pointerTampers, hidingTampers, fileTampers, benignChanges)
 }
 
@@ -127,6 +127,9 @@ type undoStep struct {
 	Physical uint64 `json:"physical,omitempty"`
 	Bytes    []byte `json:"bytes,omitempty"`
 
+	// Process says that Address is one of QEMU's own memory.
+	Process bool `json:"process,omitempty"`
+
 	Register string `json:"register,omitempty"`
 	CPU      int    `json:"cpu,omitempty"`
 	Value    uint64 `json:"value,omitempty"`
@@ -195,6 +198,8 @@ func (c *change) revert(ctx context.Context, step undoStep) error {
 	case step.Script != "":
 		_, err := c.machine.Shell(ctx, step.Script)
 		return err
+	case step.Process:
+		return c.machine.writeProcess(step.Address, step.Bytes)
 	case step.Register != "":
 		return c.writeRegister(ctx, step.CPU, step.Register, step.Value)
 	}

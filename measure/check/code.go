@@ -167,6 +167,16 @@ func (j *judging) name(p pointer) string {
 	return p.Symbol
 }
 
+// at returns where a symbol is: by the expected image where there is one, else by
+// the target's claim, zero for none.
+func (j *judging) at(symbol string, claim address) (address, bool) {
+	if j.code.symbols != nil {
+		at, ok := j.code.symbols.Address(symbol)
+		return address(at), ok
+	}
+	return claim, claim != 0
+}
+
 // finding describes a pointer that is not what it should be.
 func (j *judging) finding(p pointer, expected, explanation string) measure.Finding {
 	observed := p.Value.String()

@@ -208,7 +208,7 @@ func (j *gateJudge) handler(vector int, h pointer) (expected string, ok bool) {
 	if vector < 32 && j.isStub(h, j.early(), vector, 9, 13) {
 		return "", true
 	}
-	if vector >= 32 && (j.isStub(h, j.at("irq_entries_start", j.data.IRQEntries), vector-32, 8, 16) || j.isSpurious(h, vector)) {
+	if vector >= 32 && (j.isStub(h, j.array("irq_entries_start", j.data.IRQEntries), vector-32, 8, 16) || j.isSpurious(h, vector)) {
 		return "", true
 	}
 	switch {
@@ -234,7 +234,7 @@ func (j *gateJudge) isStub(h pointer, start address, index int, sizes ...int) bo
 // isSpurious accepts the stubs of system vectors that nothing uses: they start
 // at FIRST_SYSTEM_VECTOR, which differs between kernels, but not their order.
 func (j *gateJudge) isSpurious(h pointer, vector int) bool {
-	start := j.at("spurious_entries_start", j.data.SpuriousEntries)
+	start := j.array("spurious_entries_start", j.data.SpuriousEntries)
 	for first := 0xe0; first <= vector; first++ {
 		if j.isStub(h, start, vector-first, 8, 16) {
 			return true
@@ -245,13 +245,10 @@ func (j *gateJudge) isSpurious(h pointer, vector int) bool {
 
 // early is where the handlers of early boot start. Vectors that no exception
 // has keep them, although their memory was freed with the init sections.
-func (j *gateJudge) early() address { return j.at("early_idt_handler_array", j.data.EarlyHandlers) }
+func (j *gateJudge) early() address { return j.array("early_idt_handler_array", j.data.EarlyHandlers) }
 
-// at prefers the expected image's address of a symbol to the target's claim.
-func (j *gateJudge) at(symbol string, claim address) address {
-	if j.code.symbols != nil {
-		at, _ := j.code.symbols.Address(symbol)
-		return address(at)
-	}
-	return claim
+// array is where a symbol is, zero if there is none.
+func (j *gateJudge) array(symbol string, claim address) address {
+	at, _ := j.at(symbol, claim)
+	return at
 }

@@ -85,8 +85,11 @@ func Judge(obs *measure.Observations, refs *References) (*measure.Report, error)
 		TakenAt:   obs.TakenAt,
 		PauseMS:   float64(obs.PauseNS) / 1e6,
 		ElapsedMS: float64(obs.ElapsedNS) / 1e6,
-		Kernel:    obs.Kernel,
-		Checks:    []measure.Check{},
+
+		TotalPauseMS: float64(obs.TotalPauseNS) / 1e6,
+
+		Kernel: obs.Kernel,
+		Checks: []measure.Check{},
 	}
 	checks, err := selected(refs.Checks)
 	if err != nil {

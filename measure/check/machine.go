@@ -23,7 +23,8 @@ type Machine interface {
 }
 
 // pauseClock is a [Machine] that knows how long its last pause was; of others
-// the scan takes the time itself.
+// the scan takes the time itself. A method that stops the target by itself counts
+// as a pause too.
 type pauseClock interface {
 	PausedFor() time.Duration
 }

@@ -47,7 +47,10 @@ type collector struct {
 
 	symbols map[mem.Virt]symbolsOrError // of modules, by their struct module
 
-	kvm []kvmRange // planned by kvm.ops
+	kvm         []kvmRange        // planned by kvm.ops
+	systemCalls []mem.SystemCalls // read by the plan of linux.msrs
+
+	pauses []time.Duration // each time the target stood still
 
 	snapshots   []*snapshot
 	wantedBytes uint64
@@ -57,8 +60,9 @@ type collector struct {
 // observed, such as a target that cannot be reached or a context that ended;
 // whatever else fails is a check that was not measured.
 //
-// The target runs while the profile is made and while bulk is read; it stands
-// still, once, while the small tables that checks want are read.
+// The target runs while the profile is made and while bulk is read. It stands
+// still while the small tables that checks want are read and, where the source
+// has to stop it for that, while it shows the registers of system calls.
 func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -108,7 +112,11 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 	if err != nil {
 		return err
 	}
-	obs.PauseNS = pause.Nanoseconds()
+	c.stopped(pause)
+	for _, p := range c.pauses {
+		obs.PauseNS = max(obs.PauseNS, p.Nanoseconds())
+		obs.TotalPauseNS += p.Nanoseconds()
+	}
 	for i, check := range checks {
 		if obs.Items[i].Check == "" && c.ctx.Err() == nil {
 			obs.Items[i] = c.observe(check)
@@ -116,6 +124,9 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 	}
 	return nil
 }
+
+// stopped counts a pause.
+func (c *collector) stopped(d time.Duration) { c.pauses = append(c.pauses, d) }
 
 // moduleAttempts is how often the list of modules is read: it may change while
 // it is being read.

@@ -37,6 +37,7 @@ func table() []check {
 		tablesCheck(),
 		vdsoCheck(),
 		registersCheck(),
+		msrsCheck(),
 		idtCheck(),
 		gdtCheck(),
 		pageTablesCheck(),

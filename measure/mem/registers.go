@@ -1,8 +1,8 @@
 package mem
 
-// Registers is the state of one virtual CPU, as far as the source tells it.
-// LSTAR, STAR, CSTAR, FMASK and the SYSENTER MSRs are not in it: neither QEMU's
-// "info registers" nor the notes of its dumps have them.
+// Registers is the state of one virtual CPU, as far as the source tells it. The
+// registers of system calls are apart, in [SystemCalls]: neither QEMU's "info
+// registers" nor the notes of its dumps have them.
 type Registers struct {
 	CPU int // the VMM's index
 

@@ -28,7 +28,10 @@ func (vm *VM) Pause(ctx context.Context) (resume func() error, err error) {
 	resume = func() error {
 		defer events.Close()
 		err := vm.resume(ctx)
-		vm.paused = between(events, time.Since(asked))
+		vm.paused = time.Since(asked)
+		if told, ok := between(events); ok {
+			vm.paused = min(vm.paused, told)
+		}
 		return err
 	}
 	if err := vm.client.Execute(ctx, "stop", nil, nil); err != nil {
@@ -39,26 +42,27 @@ func (vm *VM) Pause(ctx context.Context) (resume func() error, err error) {
 }
 
 // PausedFor is how long the last pause lasted by the times of QEMU's own events:
-// from all virtual CPUs standing still to just before they run again.
+// from all virtual CPUs standing still to just before they run again. After
+// [VM.SystemCalls] it is the longest of the stops that took.
 func (vm *VM) PausedFor() time.Duration { return vm.paused }
 
 // between returns the time from STOP to RESUME as their events give it, which
-// come before the answers of the commands; without them, the bound.
-func between(events *qmp.Subscription, bound time.Duration) time.Duration {
+// come before the answers of the commands, and whether there were both.
+func between(events *qmp.Subscription) (time.Duration, bool) {
 	var stopped time.Time
 	for {
 		select {
 		case event, open := <-events.C:
 			switch {
 			case !open:
-				return bound
+				return 0, false
 			case event.Name == "STOP":
 				stopped = event.Time
 			case event.Name == "RESUME" && !stopped.IsZero():
-				return max(0, min(bound, event.Time.Sub(stopped)))
+				return max(0, event.Time.Sub(stopped)), true
 			}
 		default:
-			return bound
+			return 0, false
 		}
 	}
 }

@@ -208,3 +208,42 @@ func TestRegistersOfRealQEMU(t *testing.T) {
 		t.Errorf("registers after reset: %+v", r)
 	}
 }
+
+// The device state of a machine that never ran: nothing is set, nothing moves.
+func TestSystemCallsOfRealQEMU(t *testing.T) {
+	socket := startQEMU(t, "-machine", "q35", "-m", "3G", "-smp", "3")
+	vm := open(t, socket)
+	for range 2 {
+		calls, err := vm.SystemCalls(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(calls) != 3 || calls[2].CPU != 2 || calls[0] != (mem.SystemCalls{}) {
+			t.Errorf("after reset: %+v", calls)
+		}
+		if vm.PausedFor() != 0 {
+			t.Errorf("a machine that stood still was paused for %v", vm.PausedFor())
+		}
+	}
+	var status struct{ Running bool }
+	if err := vm.client.Execute(t.Context(), "query-status", nil, &status); err != nil || status.Running {
+		t.Errorf("the machine runs (%v)", err)
+	}
+	// QEMU lets go of descriptors once the machine runs and the monitor is left.
+	if err := vm.client.Execute(t.Context(), "cont", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.SystemCalls(t.Context()); err != nil || vm.PausedFor() <= 0 {
+		t.Errorf("paused for %v (%v)", vm.PausedFor(), err)
+	}
+	vm.client.Close()
+	client, err := qmp.Dial(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm.client = client
+	var sets []any
+	if err := client.Execute(t.Context(), "query-fdsets", nil, &sets); err != nil || len(sets) > 0 {
+		t.Errorf("descriptors are left in QEMU: %v (%v)", sets, err)
+	}
+}

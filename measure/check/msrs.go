@@ -1,0 +1,204 @@
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// linux.msrs: on every CPU system calls enter the kernel where it has its
+// entries for them (LSTAR, CSTAR, SYSENTER_EIP), with the kernel's segments
+// (STAR, SYSENTER_CS) and stack (SYSENTER_ESP), interrupts off and the other
+// flags cleared that the entries rely on (FMASK).
+//
+// Proves: what these registers held at one moment. Trusts: the VMM for their
+// values; for the entries' addresses the expected image or, without one, the
+// target's symbols; linux.text for what the entries do. It cannot see a change
+// that is put back before and made again after the scan. Where the source does
+// not show the registers (a dump), nothing is measured.
+const msrsName = "linux.msrs"
+
+func msrsCheck() check {
+	return check{name: msrsName, plan: planMSRs, collect: collectMSRs, judge: judgeMSRs}
+}
+
+// systemCallSource is a [Machine] that shows the registers of system calls. It
+// may stop the target for it, apart from the scan's own pause.
+type systemCallSource interface {
+	SystemCalls(ctx context.Context) ([]mem.SystemCalls, error)
+}
+
+var errNoSystemCalls = errors.New("the source does not show the registers of system calls")
+
+// msrsData are the facts of linux.msrs.
+type msrsData struct {
+	CPUs []msrFact `json:"cpus"`
+	// Entries are the addresses of the kernel's entries as the target says.
+	Entries map[string]address `json:"entries"`
+}
+
+type msrFact struct {
+	CPU         int     `json:"cpu"`
+	STAR        address `json:"star"`
+	LSTAR       pointer `json:"lstar"`
+	CSTAR       pointer `json:"cstar"`
+	FMASK       address `json:"fmask"`
+	SysenterCS  address `json:"sysenter_cs"`
+	SysenterESP address `json:"sysenter_esp"`
+	SysenterEIP pointer `json:"sysenter_eip"`
+	CR4         address `json:"cr4"`
+	// EntryStack is where the CPU's entry stack ends; zero if the target's types
+	// do not tell.
+	EntryStack address `json:"entry_stack,omitempty"`
+}
+
+// The kernel's entries for system calls (arch/x86/entry/entry_64.S and
+// entry_64_compat.S; which are used: syscall_init, arch/x86/kernel/cpu/common.c).
+const (
+	entry64       = "entry_SYSCALL_64"
+	entryCompat   = "entry_SYSCALL_compat"
+	entrySysenter = "entry_SYSENTER_compat"
+	entryIgnore   = "ignore_sysret"                // without 32-bit emulation, to 6.6
+	entryIgnore32 = "entry_SYSCALL32_ignore"       // the same, from 6.7 on
+	fred          = address(1) << 32               // CR4: system calls enter by other means
+	starSegments  = address(0x0023_0010) << 32     // __USER32_CS, __KERNEL_CS
+	neededFlags   = address(0x0004_7700)           // AC, NT, IOPL, DF, IF, TF; more from 5.14 on
+	low32         = address(0x0000_0000_ffff_ffff) // what AMD processors keep of SYSENTER's
+)
+
+func planMSRs(c *collector) error {
+	source, ok := c.machine.(systemCallSource)
+	if !ok {
+		return errNoSystemCalls
+	}
+	var err error
+	c.systemCalls, err = source.SystemCalls(c.ctx)
+	if clock, ok := c.machine.(pauseClock); ok {
+		c.stopped(clock.PausedFor())
+	}
+	return err
+}
+
+func collectMSRs(c *collector) (any, measure.Coverage, error) {
+	data := msrsData{Entries: make(map[string]address)}
+	for _, name := range []string{entry64, entryCompat, entrySysenter, entryIgnore, entryIgnore32} {
+		if at, ok := c.profile.Symbol(name); ok {
+			data.Entries[name] = address(at)
+		}
+	}
+	for _, s := range c.systemCalls {
+		f := msrFact{CPU: s.CPU, STAR: address(s.STAR), FMASK: address(s.FMASK),
+			SysenterCS: address(s.SysenterCS), SysenterESP: address(s.SysenterESP),
+			LSTAR: c.pointer("LSTAR", 0, mem.Virt(s.LSTAR)), CSTAR: c.pointer("CSTAR", 0, mem.Virt(s.CSTAR)),
+			SysenterEIP: c.pointer("SYSENTER_EIP", 0, mem.Virt(s.SysenterEIP))}
+		for _, r := range c.registers {
+			if r.CPU == s.CPU {
+				f.CR4 = address(r.CR4)
+				if r.Known("GDT") {
+					f.EntryStack = c.stackTops(r.GDT.Base)["rsp0"]
+				}
+			}
+		}
+		data.CPUs = append(data.CPUs, f)
+	}
+	return data, measure.Coverage{Objects: int64(7 * len(data.CPUs))}, nil
+}
+
+func judgeMSRs(j *judging, raw json.RawMessage, out *measure.Check) error {
+	var data msrsData
+	if err := decode(raw, &data); err != nil {
+		return err
+	}
+	if len(data.CPUs) == 0 {
+		return errNotObserved
+	}
+	if j.code.err != nil {
+		return j.code.err
+	}
+	if _, ok := j.at(entry64, data.Entries[entry64]); !ok {
+		return fmt.Errorf("where %s is, is not known", entry64)
+	}
+	for i := range data.CPUs {
+		if data.CPUs[i].CR4&fred != 0 {
+			return fmt.Errorf("CPU %d takes system calls by FRED, whose registers are not observed", data.CPUs[i].CPU)
+		}
+		judge := msrJudge{judging: j, data: &data, cpu: &data.CPUs[i]}
+		judge.syscall()
+		judge.sysenter()
+		out.Findings = append(out.Findings, judge.found...)
+	}
+	out.Reason = j.trusts()
+	return nil
+}
+
+// msrJudge judges the registers of one CPU.
+type msrJudge struct {
+	*judging
+	data  *msrsData
+	cpu   *msrFact
+	found []measure.Finding
+}
+
+func (j *msrJudge) differs(register, observed, expected, explanation string) {
+	j.found = append(j.found, measure.Finding{Symbol: fmt.Sprintf("%s of CPU %d", register, j.cpu.CPU),
+		Observed: observed, Expected: expected, Explanation: explanation})
+}
+
+// is reports whether an address is one of these entries.
+func (j *msrJudge) is(at address, names ...string) bool {
+	for _, name := range names {
+		if want, ok := j.at(name, j.data.Entries[name]); ok && at == want {
+			return true
+		}
+	}
+	return false
+}
+
+// shown is an entry with its name.
+func (j *msrJudge) shown(p pointer) string {
+	if name := j.name(p); name != "" {
+		return fmt.Sprintf("%v (%s)", p.Value, name)
+	}
+	return p.Value.String()
+}
+
+func (j *msrJudge) syscall() {
+	c := j.cpu
+	if !j.is(c.LSTAR.Value, entry64) {
+		j.differs("LSTAR", j.shown(c.LSTAR), entry64, "system calls do not enter the kernel where it has its entry for them")
+	}
+	if !j.is(c.CSTAR.Value, entryCompat, entryIgnore, entryIgnore32) {
+		j.differs("CSTAR", j.shown(c.CSTAR), entryCompat, "32-bit system calls do not enter the kernel where it has its entry for them")
+	}
+	if c.STAR != starSegments {
+		j.differs("STAR", c.STAR.String(), starSegments.String(), "system calls run with other segments than the kernel's")
+	}
+	if c.FMASK&neededFlags != neededFlags || c.FMASK > low32 {
+		j.differs("FMASK", c.FMASK.String(), fmt.Sprintf("at least %v", neededFlags), "system calls enter with flags that the kernel has cleared, as seen on every kernel since 5.10")
+	}
+}
+
+// sysenter judges what Intel processors use from 32-bit code; AMD's keep the low
+// half of the addresses. Without 32-bit emulation the kernel clears them.
+func (j *msrJudge) sysenter() {
+	c := j.cpu
+	if c.SysenterCS == 0 && c.SysenterEIP.Value == 0 {
+		return
+	}
+	if c.SysenterCS != kernelCS {
+		j.differs("SYSENTER_CS", c.SysenterCS.String(), address(kernelCS).String(), "SYSENTER runs with another segment than the kernel's")
+	}
+	want, ok := j.at(entrySysenter, j.data.Entries[entrySysenter])
+	if eip := c.SysenterEIP.Value; !ok || eip != want && eip != want&low32 {
+		j.differs("SYSENTER_EIP", j.shown(c.SysenterEIP), entrySysenter, "SYSENTER does not enter the kernel where it has its entry for it")
+	}
+	at := c.SysenterESP
+	own := c.EntryStack == 0 && inEntryArea(at) || c.EntryStack != 0 && (at == c.EntryStack || at == c.EntryStack&low32)
+	if !own {
+		j.differs("SYSENTER_ESP", at.String(), "the end of the CPU's entry stack", "SYSENTER runs on another stack than the kernel's")
+	}
+}

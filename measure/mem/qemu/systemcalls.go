@@ -1,0 +1,127 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// ErrNoDeviceState means that QEMU does not show the state of its devices, or
+// shows it in a way that is not understood.
+var ErrNoDeviceState = errors.New("the registers of system calls are in QEMU's device state only")
+
+// SystemCalls reads the registers of system calls of all virtual CPUs, for which
+// QEMU has no command. What has them is the state that a migration would send;
+// "xen-save-devices-state" writes it without RAM, on any QEMU, and stops the
+// machine for that alone. It goes to memory of this process: no file holds it,
+// and it is gone when this returns.
+//
+// The sections of that stream do not describe themselves. They are believed if
+// all that QEMU's monitor shows too is the same in them: first, while the
+// machine runs, what the kernel sets once, then everything, at one stop. If
+// anything differs there is no answer.
+func (vm *VM) SystemCalls(ctx context.Context) ([]mem.SystemCalls, error) {
+	shown, err := vm.Registers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	state, err := vm.deviceState(ctx)
+	if err != nil {
+		return nil, err
+	}
+	calls, err := believed(state, shown, false)
+	if err == nil {
+		return calls, nil
+	}
+	return vm.systemCallsOfOneStop(ctx)
+}
+
+// systemCallsOfOneStop is for a CPU that changed what is set once, such as one
+// that was in system management mode or ran a guest of its own.
+func (vm *VM) systemCallsOfOneStop(ctx context.Context) (calls []mem.SystemCalls, err error) {
+	earlier := vm.paused
+	resume, err := vm.Pause(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		err = errors.Join(err, resume())
+		vm.paused = max(vm.paused, earlier)
+	}()
+	state, err := vm.deviceState(ctx)
+	if err != nil {
+		return nil, err
+	}
+	shown, err := vm.Registers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return believed(state, shown, true)
+}
+
+// believed returns the registers of each CPU that the monitor shows, or an error.
+func believed(state []byte, shown []mem.Registers, sameStop bool) ([]mem.SystemCalls, error) {
+	cpus, err := parseDeviceState(state)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoDeviceState, err)
+	}
+	if len(cpus) != len(shown) {
+		return nil, fmt.Errorf("%w: it has %d CPUs and the monitor %d", ErrNoDeviceState, len(cpus), len(shown))
+	}
+	var out []mem.SystemCalls
+	for i := range shown {
+		s, ok := cpus[uint32(shown[i].CPU)]
+		if !ok {
+			return nil, fmt.Errorf("%w: it lacks CPU %d", ErrNoDeviceState, shown[i].CPU)
+		}
+		if name := s.differs(&shown[i], sameStop); name != "" {
+			return nil, fmt.Errorf("%w: %s of CPU %d is not what the monitor shows", ErrNoDeviceState, name, shown[i].CPU)
+		}
+		out = append(out, s.calls)
+	}
+	return out, nil
+}
+
+// deviceState has QEMU write the state of all devices into a file that only
+// memory holds, and returns its bytes. A machine that stands still stays so.
+func (vm *VM) deviceState(ctx context.Context) ([]byte, error) {
+	fd, err := unix.MemfdCreate("device-state", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("file in memory: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "device-state")
+	defer file.Close()
+	// QEMU takes a descriptor that is open for what it is wanted for, no more.
+	writable, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer writable.Close()
+	var set struct {
+		ID int `json:"fdset-id"`
+	}
+	if err := vm.client.ExecuteWithFile(ctx, "add-fd", map[string]any{"opaque": "plumbline"}, &set, writable); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoDeviceState, err)
+	}
+	events := vm.client.Subscribe()
+	defer events.Close()
+	arguments := map[string]any{"filename": fmt.Sprintf("/dev/fdset/%d", set.ID), "live": false}
+	err = vm.client.Execute(ctx, "xen-save-devices-state", arguments, nil)
+	vm.paused, _ = between(events) // none if it stood still before
+	done, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
+	defer cancel()
+	if err = errors.Join(err, vm.client.Execute(done, "remove-fd", map[string]any{"fdset-id": set.ID}, nil)); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoDeviceState, err)
+	}
+	b, err := io.ReadAll(io.NewSectionReader(file, 0, maxState+1))
+	if err == nil && len(b) > maxState {
+		err = fmt.Errorf("%w: over %d bytes", errDeviceState, maxState)
+	}
+	return b, err
+}
