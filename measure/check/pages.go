@@ -7,6 +7,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"github.com/plumbline-sec/plumbline/internal/pagehash"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -98,17 +99,43 @@ func (c *collector) region(name string, start, end mem.Virt) (region, error) {
 	}
 	r := region{Name: name, Start: address(first), Digests: make([]byte, n*uint64(len(Digest{})))}
 	bytes := make([]byte, n*mem.PageSize)
-	for i := range r.pages() {
+	for from := 0; from < r.pages(); from += hashedAtOnce {
 		if err := c.ctx.Err(); err != nil {
 			return region{}, err
 		}
-		page := bytes[i*mem.PageSize : (i+1)*mem.PageSize : (i+1)*mem.PageSize]
-		if err := c.space.Read(page, r.page(i)); err != nil {
-			continue
-		}
-		d := DigestOf(page)
-		copy(r.Digests[i*len(d):], d[:])
-		c.pages[d] = page
+		c.readPages(&r, bytes, from, min(from+hashedAtOnce, r.pages()))
 	}
 	return r, nil
+}
+
+// hashedAtOnce is how many pages are read before they are hashed: what a
+// processor's second-level cache holds.
+const hashedAtOnce = 64
+
+// readPages reads and hashes pages from to to of a region.
+func (c *collector) readPages(r *region, bytes []byte, from, to int) {
+	for i := from; i < to; {
+		run := c.readRun(bytes[i*mem.PageSize:to*mem.PageSize], r.page(i))
+		if run == 0 {
+			i++
+			continue
+		}
+		pagehash.Sum(r.Digests[i*len(Digest{}):(i+run)*len(Digest{})], bytes[i*mem.PageSize:(i+run)*mem.PageSize])
+		for range run {
+			d, _ := r.digest(i)
+			c.pages[d] = bytes[i*mem.PageSize : (i+1)*mem.PageSize : (i+1)*mem.PageSize]
+			i++
+		}
+	}
+}
+
+// readRun reads pages from an address on, up to the first that cannot be read,
+// and returns how many there were.
+func (c *collector) readRun(p []byte, at mem.Virt) (pages int) {
+	for ; len(p) > 0; p, at, pages = p[mem.PageSize:], at+mem.PageSize, pages+1 {
+		if c.space.Read(p[:mem.PageSize], at) != nil {
+			break
+		}
+	}
+	return pages
 }
