@@ -51,6 +51,12 @@ type Toucher interface {
 	Touched() ([]Extent, error)
 }
 
+// WordReader is a [Reader] that reads single words faster than others.
+type WordReader interface {
+	// U64 reads a little-endian 64-bit integer, with the errors of ReadPhys.
+	U64(at Phys) (uint64, error)
+}
+
 // Extent is a range of physical addresses.
 type Extent struct {
 	Start Phys
@@ -75,6 +81,9 @@ func Touched(r Reader) ([]Extent, error) {
 
 // U64 reads a little-endian 64-bit integer.
 func U64(r Reader, at Phys) (uint64, error) {
+	if w, ok := r.(WordReader); ok {
+		return w.U64(at)
+	}
 	var b [8]byte
 	if err := r.ReadPhys(b[:], at); err != nil {
 		return 0, err

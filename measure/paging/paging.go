@@ -211,6 +211,17 @@ func (s *Space) Read(p []byte, at mem.Virt) error {
 
 // U64 reads a little-endian 64-bit integer.
 func (s *Space) U64(at mem.Virt) (uint64, error) {
+	if at%mem.PageSize <= mem.PageSize-8 {
+		p, err := s.Phys(at)
+		if err != nil {
+			return 0, err
+		}
+		v, err := mem.U64(s.mem, p)
+		if err != nil {
+			return 0, fmt.Errorf("read 8 bytes at %v (physical %v): %w", at, p, err)
+		}
+		return v, nil
+	}
 	var b [8]byte
 	err := s.Read(b[:], at)
 	return binary.LittleEndian.Uint64(b[:]), err

@@ -7,7 +7,8 @@
 // backend behind each; "gpa2hva" gives where QEMU maps them; /proc/PID/maps
 // says which file that is, and /proc/PID/fd opens it, so that files and memfds,
 // RAM split around the 4 GiB hole and several NUMA nodes all come out alike.
-// RAM that is not shared is read through /proc/PID/mem. Neither way allocates
+// RAM that is not shared is read through /proc/PID/mem. Shared RAM in tmpfs is
+// mapped, and read through the mapping where the file holds data. No way allocates
 // RAM that the guest has not touched.
 //
 // # What it trusts

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -26,8 +27,9 @@ type RAM struct {
 type part struct {
 	mem.Extent
 	file   *os.File
-	offset int64 // of Start in file
-	sparse bool  // file knows its holes
+	offset int64   // of Start in file
+	sparse bool    // file knows its holes
+	window *window // of all of the part, or nil
 }
 
 // openRAM finds the machine's RAM.
@@ -52,6 +54,7 @@ func openRAM(ctx context.Context, client *qmp.Client) (*RAM, error) {
 		return nil, errors.New("virtual machine has no RAM")
 	}
 	o.ram.merge()
+	o.ram.openWindows()
 	return o.ram, nil
 }
 
@@ -210,16 +213,46 @@ func (r *RAM) ReadPhys(p []byte, at mem.Phys) error {
 		}
 		into := uint64(at - part.Start)
 		n := min(uint64(len(p)), part.Size-into)
-		if _, err := part.file.ReadAt(p[:n], part.offset+int64(into)); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
+		if err := part.read(p[:n], into); err != nil {
 			return fmt.Errorf("physical %v: %w", at, err)
 		}
 		p = p[n:]
 		at += mem.Phys(n)
 	}
 	return nil
+}
+
+// read fills p from an offset into the part.
+func (p *part) read(b []byte, into uint64) error {
+	if done, err := p.window.read(b, into); done || err != nil {
+		return err
+	}
+	_, err := p.file.ReadAt(b, p.offset+int64(into))
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// U64 implements [mem.WordReader].
+func (r *RAM) U64(at mem.Phys) (uint64, error) {
+	if part := r.find(at); part != nil && at%mem.PageSize <= mem.PageSize-8 {
+		if v, ok, err := part.window.u64(uint64(at - part.Start)); ok || err != nil {
+			return v, err
+		}
+	}
+	var b [8]byte
+	err := r.ReadPhys(b[:], at)
+	return binary.LittleEndian.Uint64(b[:]), err
+}
+
+// openWindows maps what can be mapped.
+func (r *RAM) openWindows() {
+	for i := range r.parts {
+		if p := &r.parts[i]; p.sparse && p.Start%mem.PageSize == 0 {
+			p.window = openWindow(p.file, p.offset, p.Size)
+		}
+	}
 }
 
 func (r *RAM) find(at mem.Phys) *part {
@@ -238,9 +271,13 @@ func (r *RAM) Shared() bool {
 	return !slices.ContainsFunc(r.parts, func(p part) bool { return !p.sparse })
 }
 
-// Close closes the files.
+// Close closes the files. Nothing may read any more, or afterwards.
 func (r *RAM) Close() error {
 	var errs []error
+	for i := range r.parts {
+		errs = append(errs, r.parts[i].window.close())
+		r.parts[i].window = nil
+	}
 	for _, f := range r.files {
 		errs = append(errs, f.Close())
 	}

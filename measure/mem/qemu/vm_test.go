@@ -108,9 +108,22 @@ func markBytes() map[mem.Phys][]byte {
 	return out
 }
 
-// Reading must not allocate RAM that the guest has not touched.
+// Reading must not allocate RAM that the guest has not touched, in a file that is
+// read through a mapping or in another.
 func TestReadingAllocatesNothing(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "ram")
+	t.Run("file", func(t *testing.T) { readingAllocatesNothing(t, t.TempDir()) })
+	t.Run("tmpfs", func(t *testing.T) {
+		dir, err := os.MkdirTemp("/dev/shm", "plumbline-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		readingAllocatesNothing(t, dir)
+	})
+}
+
+func readingAllocatesNothing(t *testing.T, dir string) {
+	file := filepath.Join(dir, "ram")
 	vm := open(t, startQEMU(t, "-machine", "q35,memory-backend=ram", "-m", "3G",
 		"-object", "memory-backend-file,id=ram,size=3G,share=on,mem-path="+file))
 	blocks := func() int64 {
