@@ -55,6 +55,9 @@ type CaptureOptions struct {
 // the old content is looked for while the new one is read.
 func (o *CaptureOptions) Follow(b *Baseline) error {
 	o.growing = map[filewatch.ID]*prefix{}
+	if !o.Rules.Asked().Has(filewatch.AttrGrowing) {
+		return nil
+	}
 	for r, err := range b.Records() {
 		if err != nil {
 			return err

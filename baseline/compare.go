@@ -1,9 +1,9 @@
 package baseline
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
-	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -68,7 +68,7 @@ func Compare(b *Baseline, s *Snapshot) (*Report, error) {
 	c.gaps(s.Gaps, "")
 	c.gaps(without(b.Header.Gaps, s.Gaps), "when the baseline was made: ")
 	c.prefixes = s.growing
-	if err := c.run(b.Records(), s.Records()); err != nil {
+	if err := c.run(b.blocks(), s.sorter.each); err != nil {
 		return nil, err
 	}
 	return &Report{Machine: s.Machine, Baseline: b.Header, Changes: c.changes, Objects: s.Objects, Bytes: s.Bytes}, nil
@@ -89,7 +89,7 @@ func DiffUnder(rules *filewatch.Rules, old, new *Baseline) (*Report, error) {
 	c := newComparer(rules)
 	c.gaps(new.Header.Gaps, "in the newer baseline: ")
 	c.gaps(without(old.Header.Gaps, new.Header.Gaps), "in the older baseline: ")
-	if err := c.run(old.Records(), new.Records()); err != nil {
+	if err := c.run(old.blocks(), new.blocks().each); err != nil {
 		return nil, err
 	}
 	return &Report{Machine: new.Header.Machine, Baseline: old.Header, Changes: c.changes, Objects: new.Header.Objects}, nil
@@ -123,47 +123,77 @@ func without(a, b []filewatch.Gap) []filewatch.Gap {
 }
 
 // run joins the two sorted streams by path and identity, then pairs what is
-// left by identity, then by path.
-func (c *comparer) run(old, new iter.Seq2[*Record, error]) error {
-	nextOld, stopOld := iter.Pull2(old)
-	defer stopOld()
-	nextNew, stopNew := iter.Pull2(new)
-	defer stopNew()
-	a, errA, okA := nextOld()
-	b, errB, okB := nextNew()
-	for okA || okB {
-		if err := cmp.Or(errA, errB); err != nil {
+// left by identity, then by path. Records that are equal byte for byte, nearly
+// all of them, are not decoded.
+func (c *comparer) run(old *blockReader, new func(fn func(encoded []byte) error) error) error {
+	defer old.close()
+	plain := c.rules.Asked()
+	a, err := old.next()
+	if err != nil {
+		return err
+	}
+	err = new(func(encoded []byte) error {
+		b, err := body(encoded)
+		if err != nil {
 			return err
 		}
-		order := 0
-		switch {
-		case !okA:
-			order = 1
-		case !okB:
-			order = -1
-		default:
-			order = compareRecords(a, b)
+		for a != nil {
+			order, err := compareBodies(a, b)
+			if err != nil {
+				return err
+			}
+			if order > 0 {
+				break
+			}
+			switch {
+			case order < 0:
+				err = c.leave(&c.left.old, a)
+			case !bytes.Equal(a, b) || !wholly(a, plain):
+				err = c.decodePair(a, b)
+			}
+			if err != nil {
+				return err
+			}
+			if a, err = old.next(); err != nil || order == 0 {
+				return err
+			}
 		}
-		switch {
-		case order < 0:
-			c.left.old = append(c.left.old, a)
-		case order > 0:
-			c.left.new = append(c.left.new, b)
-		case a.Generation != 0 && b.Generation != 0 && a.Generation != b.Generation:
-			c.left.old = append(c.left.old, a)
-			c.left.new = append(c.left.new, b)
-		default:
-			c.pair(a, b)
+		return c.leave(&c.left.new, b)
+	})
+	for ; err == nil && a != nil; a, err = old.next() {
+		if err := c.leave(&c.left.old, a); err != nil {
+			return err
 		}
-		if order <= 0 {
-			a, errA, okA = nextOld()
-		}
-		if order >= 0 {
-			b, errB, okB = nextNew()
-		}
+	}
+	if err != nil {
+		return err
 	}
 	c.pairLeft()
 	slices.SortStableFunc(c.changes, func(a, b *Change) int { return strings.Compare(a.Path, b.Path) })
+	return nil
+}
+
+// leave keeps a record that the other side does not have at its place.
+func (c *comparer) leave(side *[]*Record, body []byte) error {
+	r, err := decodeRecord(body)
+	*side = append(*side, r)
+	return err
+}
+
+func (c *comparer) decodePair(a, b []byte) error {
+	old, err := decodeRecord(a)
+	if err != nil {
+		return err
+	}
+	new, err := decodeRecord(b)
+	if err != nil {
+		return err
+	}
+	if old.Generation != 0 && new.Generation != 0 && old.Generation != new.Generation {
+		c.left.old, c.left.new = append(c.left.old, old), append(c.left.new, new)
+		return nil
+	}
+	c.pair(old, new)
 	return nil
 }
 
@@ -254,7 +284,8 @@ func sameObject(old, new *Record) bool {
 	case new.Generation != 0:
 		return true
 	case new.Type == filewatch.TypeFile && new.Size > 0:
-		return old.BLAKE3 != Digest{} && old.BLAKE3 == new.BLAKE3
+		same, _ := old.SameContent(new.BLAKE3, new.SHA256)
+		return same
 	}
 	return old.Link == new.Link && old.Mtime.Equal(new.Mtime)
 }

@@ -15,16 +15,17 @@ import (
 // hasher has what one worker needs to digest and encode one object after the
 // other without allocating.
 type hasher struct {
-	ctx     context.Context
-	limit   func(context.Context, int) error
-	blake3  *blake3.Hasher
-	sha256  hash.Hash
-	withSHA bool
-	old     *prefix // nil when the object's old content is of no interest
-	read    int64
-	buf     []byte // for contents that cannot write themselves
-	scratch []byte
-	encoded []byte
+	ctx        context.Context
+	limit      func(context.Context, int) error
+	blake3     *blake3.Hasher
+	sha256     hash.Hash
+	withBLAKE3 bool
+	withSHA    bool
+	old        *prefix // nil when the object's old content is of no interest
+	read       int64
+	buf        []byte // for contents that cannot write themselves
+	scratch    []byte
+	encoded    []byte
 }
 
 func newHasher() *hasher { return &hasher{blake3: blake3.New(), sha256: sha256.New()} }
@@ -33,8 +34,12 @@ func newHasher() *hasher { return &hasher{blake3: blake3.New(), sha256: sha256.N
 // content that is shorter than the object's size is an error: it was cut while
 // it was read, or the source lies.
 func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (int64, error) {
-	h.read, h.withSHA = 0, check.Has(filewatch.AttrSHA256)
-	h.blake3.Reset()
+	h.read = 0
+	h.withBLAKE3 = check&(filewatch.AttrContent|filewatch.AttrGrowing) != 0
+	h.withSHA = check.Has(filewatch.AttrSHA256)
+	if h.withBLAKE3 {
+		h.blake3.Reset()
+	}
 	if h.withSHA {
 		h.sha256.Reset()
 	}
@@ -45,7 +50,9 @@ func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (
 		return h.read, fmt.Errorf("content ends after %d of %d bytes: %w", h.read, r.Size, io.ErrUnexpectedEOF)
 	}
 	h.comparePrefix(nil)
-	h.blake3.Sum(r.BLAKE3[:0])
+	if h.withBLAKE3 {
+		h.blake3.Sum(r.BLAKE3[:0])
+	}
 	if h.withSHA {
 		h.sha256.Sum(r.SHA256[:0])
 	}
@@ -75,7 +82,9 @@ func (h *hasher) Write(piece []byte) (int, error) {
 		return 0, err
 	}
 	h.comparePrefix(piece)
-	h.blake3.Write(piece)
+	if h.withBLAKE3 {
+		h.blake3.Write(piece)
+	}
 	if h.withSHA {
 		h.sha256.Write(piece)
 	}
@@ -87,7 +96,7 @@ func (h *hasher) Write(piece []byte) (int, error) {
 // of piece are the old content.
 func (h *hasher) comparePrefix(piece []byte) {
 	old := h.old
-	if old == nil || old.kept || old.size < h.read || old.size > h.read+int64(len(piece)) {
+	if old == nil || !h.withBLAKE3 || old.kept || old.size < h.read || old.size > h.read+int64(len(piece)) {
 		return
 	}
 	at := h.blake3.Clone()

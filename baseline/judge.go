@@ -131,6 +131,8 @@ func notComparable(old *Record, new *Observed, check, known filewatch.Attributes
 		return "the baseline has no digest of its content; it was made with other rules"
 	case asked.Has(filewatch.AttrSHA256) && old.SHA256 == Digest{}:
 		return "the baseline has no SHA-256 of its content; it was made with other rules"
+	case asked.Has(filewatch.AttrContent) && new.BLAKE3 == Digest{}, asked.Has(filewatch.AttrSHA256) && new.SHA256 == Digest{}:
+		return "its content was captured without the digest that the rules ask for"
 	}
 	return ""
 }

@@ -172,23 +172,20 @@ func (b *Baseline) Verify() error {
 // Records gives every record in order. It ends after the first error.
 func (b *Baseline) Records() iter.Seq2[*Record, error] {
 	return func(yield func(*Record, error) bool) {
-		z, err := newBlockDecoder()
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		defer z.Close()
-		var off int64
-		var packed, block []byte
-		for _, at := range b.Header.Body.Blocks {
-			if packed, block, err = b.readBlock(z, off, at.Size, packed, block); err != nil {
-				yield(nil, err)
+		blocks := b.blocks()
+		defer blocks.close()
+		for {
+			body, err := blocks.next()
+			if body == nil && err == nil {
 				return
 			}
-			if !eachRecord(block, yield) {
+			var r *Record
+			if err == nil {
+				r, err = decodeRecord(body)
+			}
+			if !yield(r, err) || err != nil {
 				return
 			}
-			off += at.Size
 		}
 	}
 }

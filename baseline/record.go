@@ -20,8 +20,8 @@ type Record struct {
 	// Names are the paths in the guest, sorted bytewise; never empty. The first
 	// is the record's path. An object without a name has "".
 	Names []string
-	// BLAKE3 is the digest of a regular file's content; SHA256 is kept only
-	// where the rule asks for it.
+	// BLAKE3 and SHA256 are digests of a regular file's content, each kept where
+	// the rule asks for it; without rules BLAKE3.
 	BLAKE3, SHA256 Digest
 	// Unread says why the object could not be read whole.
 	Unread string
@@ -29,6 +29,18 @@ type Record struct {
 
 // Path is the first of the object's names.
 func (r *Record) Path() string { return r.Names[0] }
+
+// SameContent compares the content with digests of another one. known is false
+// when they have no algorithm in common.
+func (r *Record) SameContent(blake3, sha256 Digest) (same, known bool) {
+	same = true
+	for _, d := range [][2]Digest{{r.BLAKE3, blake3}, {r.SHA256, sha256}} {
+		if d[0] != (Digest{}) && d[1] != (Digest{}) {
+			same, known = same && d[0] == d[1], true
+		}
+	}
+	return same && known, known
+}
 
 // ErrDamaged marks a baseline whose bytes make no sense.
 var ErrDamaged = errors.New("baseline is damaged")

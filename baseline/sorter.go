@@ -18,7 +18,7 @@ import (
 
 // runSize is how many encoded bytes are sorted in memory before they go to a
 // temporary file.
-const runSize = 8 << 20
+const runSize = 16 << 20
 
 // sorter puts any number of encoded records in order with bounded memory: full
 // runs are sorted and spilled, compressed, to one unlinked temporary file.
@@ -57,8 +57,23 @@ func (s *sorter) add(encoded []byte) error {
 
 func (s *sorter) record(e span) []byte { return s.run[e.off : e.off+e.size] }
 
+// sortRun sorts the halves of the run at the same time, then merges them.
 func (s *sorter) sortRun() {
-	slices.SortFunc(s.entries, func(a, b span) int { return compareEncoded(s.record(a), s.record(b)) })
+	order := func(a, b span) int { return compareEncoded(s.record(a), s.record(b)) }
+	low, high := s.entries[:len(s.entries)/2], s.entries[len(s.entries)/2:]
+	var other sync.WaitGroup
+	other.Go(func() { slices.SortFunc(low, order) })
+	slices.SortFunc(high, order)
+	other.Wait()
+	sorted := make([]span, 0, len(s.entries))
+	for len(low) > 0 && len(high) > 0 {
+		if order(low[0], high[0]) <= 0 {
+			sorted, low = append(sorted, low[0]), low[1:]
+		} else {
+			sorted, high = append(sorted, high[0]), high[1:]
+		}
+	}
+	s.entries = append(append(sorted, low...), high...)
 }
 
 // flush spills the run in memory.

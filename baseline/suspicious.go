@@ -59,7 +59,8 @@ func suspicious(old, new *Record) []Pattern {
 }
 
 func contentDiffers(old, new *Record) bool {
-	return old.BLAKE3 != Digest{} && new.BLAKE3 != Digest{} && old.BLAKE3 != new.BLAKE3
+	same, known := old.SameContent(new.BLAKE3, new.SHA256)
+	return known && !same
 }
 
 func capability(r *Record) string {

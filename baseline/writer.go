@@ -29,20 +29,33 @@ const (
 // Magic is what a baseline's file begins with.
 const Magic = fileMagic
 
-// writer streams records that come in order.
+// writer streams records that come in order. Blocks are compressed several at
+// a time and written in order.
 type writer struct {
-	out    io.Writer
-	digest *blake3.Hasher
-	zstd   *zstd.Encoder
-	header *Header
-	block  []byte
-	packed []byte
-	path   string // of the block's first record
+	out     io.Writer
+	digest  *blake3.Hasher
+	zstd    *zstd.Encoder
+	header  *Header
+	block   *block
+	packing []*block // being compressed, oldest first
+	free    []*block
 }
 
+// block is a part of the file that can be decompressed alone.
+type block struct {
+	path   string // of its first record
+	plain  []byte
+	packed []byte
+	done   chan struct{} // packed is ready
+}
+
+// packers is how many blocks are compressed at once.
+const packers = 2
+
 func newWriter(out io.Writer, header *Header) (*writer, error) {
-	// One goroutine and a fixed level: the same records give the same bytes.
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithWindowSize(512<<10), zstd.WithEncoderCRC(false))
+	// Each block is compressed alone and at a fixed level: the same records give
+	// the same bytes.
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(packers), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithWindowSize(512<<10), zstd.WithEncoderCRC(false))
 	if err != nil {
 		return nil, err
 	}
@@ -57,38 +70,66 @@ func newWriter(out io.Writer, header *Header) (*writer, error) {
 
 // add appends one encoded record.
 func (w *writer) add(encoded []byte) error {
-	if len(w.block) == 0 {
+	if w.block == nil {
+		w.block = &block{}
+		if n := len(w.free); n > 0 {
+			w.block, w.free = w.free[n-1], w.free[:n-1]
+		}
 		path, _ := splitKey(encoded)
-		w.path = string(path)
+		w.block.path, w.block.plain = string(path), w.block.plain[:0]
 	}
-	w.block = append(w.block, encoded...)
+	w.block.plain = append(w.block.plain, encoded...)
 	w.header.Objects++
-	if len(w.block) < blockSize {
+	if len(w.block.plain) < blockSize {
 		return nil
 	}
-	return w.flush()
+	return w.pack()
 }
 
-func (w *writer) flush() error {
-	if len(w.block) == 0 {
+// pack starts to compress the block, and writes the oldest when enough are
+// being compressed.
+func (w *writer) pack() error {
+	b := w.block
+	if b == nil {
 		return nil
 	}
-	w.packed = w.zstd.EncodeAll(w.block, w.packed[:0])
-	w.digest.Write(w.packed)
-	if _, err := w.out.Write(w.packed); err != nil {
+	w.block, b.done = nil, make(chan struct{})
+	w.packing = append(w.packing, b)
+	go func() {
+		defer close(b.done)
+		b.packed = w.zstd.EncodeAll(b.plain, b.packed[:0])
+	}()
+	if len(w.packing) <= packers {
+		return nil
+	}
+	return w.write()
+}
+
+// write waits for the oldest block and writes it.
+func (w *writer) write() error {
+	b := w.packing[0]
+	w.packing = w.packing[1:]
+	<-b.done
+	w.digest.Write(b.packed)
+	if _, err := w.out.Write(b.packed); err != nil {
 		return fmt.Errorf("write baseline: %w", err)
 	}
 	body := &w.header.Body
-	body.Size += int64(len(w.packed))
-	body.Blocks = append(body.Blocks, Block{int64(len(w.packed)), filewatch.EscapePath(w.path)})
-	w.block = w.block[:0]
+	body.Size += int64(len(b.packed))
+	body.Blocks = append(body.Blocks, Block{int64(len(b.packed)), filewatch.EscapePath(b.path)})
+	w.free = append(w.free, b)
 	return nil
 }
 
 // finish signs and writes the header.
 func (w *writer) finish(s sign.Signer) error {
-	if err := w.flush(); err != nil {
+	if err := w.pack(); err != nil {
 		return err
+	}
+	for len(w.packing) > 0 {
+		if err := w.write(); err != nil {
+			return err
+		}
 	}
 	w.header.Body.BLAKE3 = hex.EncodeToString(w.digest.Sum(nil))
 	text, err := json.Marshal(w.header)

@@ -13,7 +13,7 @@ const (
 	AttrType Attributes = 1 << iota
 	AttrSize
 	AttrContent // BLAKE3 of the content
-	AttrSHA256  // SHA-256 of the content, kept only where a rule asks
+	AttrSHA256  // SHA-256 of the content
 	AttrTarget  // of a symbolic link
 	AttrRdev
 	AttrMode

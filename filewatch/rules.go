@@ -76,6 +76,18 @@ func (r *Rules) MatchNames(names []string, o *Object) Rule {
 	return best
 }
 
+// Asked is every attribute that some rule compares.
+func (r *Rules) Asked() Attributes {
+	if r == nil || r.text == nil {
+		return defaultRule.Check
+	}
+	var asked Attributes
+	for i := range r.rules {
+		asked |= r.rules[i].rule.Check
+	}
+	return asked
+}
+
 // Text is the TOML the rules were parsed from, nil for the default.
 func (r *Rules) Text() []byte {
 	if r == nil {

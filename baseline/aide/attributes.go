@@ -11,7 +11,7 @@ import (
 type attributes map[string]bool
 
 // words says which words of a rule's "check" an attribute of AIDE is. Every
-// checksum is BLAKE3's, which is always there; SHA-256 is kept where asked for.
+// checksum but SHA-256 is BLAKE3's.
 var words = map[string]string{
 	"ftype": "type", "p": "mode", "i": "inode", "l": "link", "n": "nlink", "u": "uid", "g": "gid", "s": "size",
 	"m": "mtime", "c": "ctime", "growing": "growing", "S": "growing", "compressed": "growing",

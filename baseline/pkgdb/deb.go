@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"compress/gzip"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -161,11 +162,12 @@ func (p *Package) readData(name string, r io.Reader) error {
 		switch h.Typeflag {
 		case tar.TypeReg:
 			f.Type = filewatch.TypeFile
-			digest := blake3.New()
-			if _, err := io.Copy(digest, content); err != nil {
+			b3, sha := blake3.New(), sha256.New()
+			if _, err := io.Copy(io.MultiWriter(b3, sha), content); err != nil {
 				return err
 			}
-			digest.Sum(f.BLAKE3[:0])
+			b3.Sum(f.BLAKE3[:0])
+			sha.Sum(f.SHA256[:0])
 		case tar.TypeLink:
 			f = p.Files[path.Clean("/"+h.Linkname)]
 		case tar.TypeSymlink:

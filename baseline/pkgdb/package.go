@@ -33,7 +33,8 @@ type File struct {
 	UID, GID uint32
 	Size     int64
 	Link     string
-	BLAKE3   baseline.Digest
+	// BLAKE3 and SHA256 are of a regular file's content.
+	BLAKE3, SHA256 baseline.Digest
 }
 
 // Packages are those to explain changes with.
@@ -146,7 +147,8 @@ func (f *File) is(r *baseline.Record) bool {
 	case filewatch.TypeSymlink:
 		return f.Link == r.Link
 	case filewatch.TypeFile:
-		return f.Mode == r.Mode && f.Size == r.Size && f.BLAKE3 != baseline.Digest{} && f.BLAKE3 == r.BLAKE3
+		same, _ := r.SameContent(f.BLAKE3, f.SHA256)
+		return same && f.Mode == r.Mode && f.Size == r.Size
 	}
 	return false
 }
