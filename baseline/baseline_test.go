@@ -3,7 +3,6 @@ package baseline
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -94,7 +93,7 @@ func write(t testing.TB, s *Snapshot, k sign.Signer) []byte {
 }
 
 func trusting(k sign.Signer) *OpenOptions {
-	return &OpenOptions{Trusted: []ed25519.PublicKey{k.Public()}}
+	return &OpenOptions{Trusted: []sign.PublicKey{k.Public()}}
 }
 
 func open(t testing.TB, data []byte, k sign.Signer) *Baseline {

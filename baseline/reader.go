@@ -2,7 +2,6 @@ package baseline
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -27,14 +26,14 @@ const (
 type Baseline struct {
 	Header Header
 	// Signer is the trusted key that signed it.
-	Signer ed25519.PublicKey
+	Signer sign.PublicKey
 	body   io.ReaderAt
 }
 
 // OpenOptions say what an opened baseline must satisfy.
 type OpenOptions struct {
 	// Trusted are the keys whose signature counts. None: nothing opens.
-	Trusted []ed25519.PublicKey
+	Trusted []sign.PublicKey
 	// AnySigner opens a baseline whoever signed it, and Baseline.Signer stays
 	// nil: for a capture that came on a channel that says who speaks. The
 	// digest of its records is checked all the same.
@@ -53,7 +52,7 @@ func Open(r io.ReaderAt, size int64, o *OpenOptions) (*Baseline, error) {
 		return nil, err
 	}
 	var text []byte
-	var key ed25519.PublicKey
+	var key sign.PublicKey
 	if o.AnySigner {
 		text, err = sign.Payload(payloadType, envelope)
 	} else {

@@ -1,4 +1,8 @@
-// Package sign signs and verifies documents as DSSE envelopes with Ed25519.
+// Package sign signs and verifies documents as DSSE envelopes.
+//
+// Keys are Ed25519, ECDSA (P-256, P-384, P-521 with SHA-256, SHA-384, SHA-512) or
+// RSA of 2048 bits and more (PKCS #1 v1.5 with SHA-512 or SHA-256): those that
+// files, TPMs and SSH agents hold.
 //
 // DSSE v1.0: https://github.com/secure-systems-lab/dsse/blob/v1.0.0/protocol.md
 // A verifier trusts the keys it is given and no other; the key id in an envelope
@@ -6,7 +10,6 @@
 package sign
 
 import (
-	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,11 +23,11 @@ var (
 	ErrUntrusted = errors.New("signed by a key that is not trusted")
 )
 
-// Signer makes Ed25519 signatures. Keys in files implement it here; a key in a
-// TPM or an SSH agent needs nothing more.
+// Signer makes signatures that [Verify] accepts. Keys in files and in SSH agents
+// implement it here; a key in a TPM needs nothing more.
 type Signer interface {
-	Public() ed25519.PublicKey
-	// Sign signs message itself, not a digest of it (Ed25519, RFC 8032).
+	Public() PublicKey
+	// Sign signs message itself; whatever digest the algorithm wants is its own.
 	Sign(message []byte) ([]byte, error)
 }
 
@@ -34,9 +37,11 @@ type envelope struct {
 	Signatures  []signature `json:"signatures"`
 }
 
+// signature has the algorithm for people to read: what counts is the key.
 type signature struct {
-	KeyID string `json:"keyid"`
-	Sig   []byte `json:"sig"`
+	KeyID     string `json:"keyid"`
+	Algorithm string `json:"alg,omitempty"`
+	Sig       []byte `json:"sig"`
 }
 
 // maxSignatures bounds the work an envelope can ask for.
@@ -48,15 +53,15 @@ func Seal(payloadType string, payload []byte, s Signer) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	if !ed25519.Verify(s.Public(), preAuth(payloadType, payload), sig) {
+	if !Verify(s.Public(), preAuth(payloadType, payload), sig) {
 		return nil, fmt.Errorf("sign: the key made a signature that does not verify: %w", ErrSignature)
 	}
-	return json.Marshal(envelope{payloadType, payload, []signature{{KeyID(s.Public()), sig}}})
+	return json.Marshal(envelope{payloadType, payload, []signature{{KeyID(s.Public()), Algorithm(s.Public()), sig}}})
 }
 
 // Open returns the payload of an envelope that one of the trusted keys signed,
 // and that key.
-func Open(payloadType string, data []byte, trusted []ed25519.PublicKey) ([]byte, ed25519.PublicKey, error) {
+func Open(payloadType string, data []byte, trusted []PublicKey) ([]byte, PublicKey, error) {
 	e, err := readEnvelope(payloadType, data)
 	if err != nil {
 		return nil, nil, err
@@ -66,7 +71,7 @@ func Open(payloadType string, data []byte, trusted []ed25519.PublicKey) ([]byte,
 	for _, s := range e.Signatures {
 		for _, key := range trusted {
 			known = known || s.KeyID == KeyID(key)
-			if ed25519.Verify(key, message, s.Sig) {
+			if Verify(key, message, s.Sig) {
 				return e.Payload, key, nil
 			}
 		}

@@ -3,9 +3,7 @@ package sign
 import (
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -18,17 +16,10 @@ import (
 type Key struct{ private ed25519.PrivateKey }
 
 // Public implements [Signer].
-func (k *Key) Public() ed25519.PublicKey { return k.private.Public().(ed25519.PublicKey) }
+func (k *Key) Public() PublicKey { return k.private.Public().(ed25519.PublicKey) }
 
 // Sign implements [Signer].
 func (k *Key) Sign(message []byte) ([]byte, error) { return ed25519.Sign(k.private, message), nil }
-
-// KeyID names a public key: "SHA256:" and the unpadded base64 of the SHA-256 of
-// its 32 bytes.
-func KeyID(key ed25519.PublicKey) string {
-	sum := sha256.Sum256(key)
-	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])
-}
 
 // ErrNoKey: there is no key file.
 var ErrNoKey = errors.New("no signing key")
@@ -81,37 +72,6 @@ func LoadOrCreateKey(path string) (*Key, error) {
 		return nil, fmt.Errorf("make key: %w", err)
 	}
 	return key, WritePublicKey(path+".pub", key.Public())
-}
-
-// WritePublicKey writes a public key as PEM.
-func WritePublicKey(path string, key ed25519.PublicKey) error {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return fmt.Errorf("write public key: %w", err)
-	}
-	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644)
-}
-
-// LoadPublicKey reads a public key: PEM, SubjectPublicKeyInfo, Ed25519.
-func LoadPublicKey(path string) (ed25519.PublicKey, error) {
-	der, err := readPEM(path, "PUBLIC KEY")
-	if err != nil {
-		return nil, err
-	}
-	return ParsePublicKey(der)
-}
-
-// ParsePublicKey reads a DER SubjectPublicKeyInfo.
-func ParsePublicKey(der []byte) (ed25519.PublicKey, error) {
-	parsed, err := x509.ParsePKIXPublicKey(der)
-	if err != nil {
-		return nil, fmt.Errorf("read public key: %w", err)
-	}
-	key, ok := parsed.(ed25519.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("read public key: %T is not an Ed25519 key", parsed)
-	}
-	return key, nil
 }
 
 func readPEM(path, kind string) ([]byte, error) {

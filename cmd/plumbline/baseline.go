@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"os"
@@ -37,6 +36,7 @@ so that an older one is refused.`,
 		baselineCreateCommand(),
 		baselineDiffCommand(),
 		baselineImportCommand(),
+		baselineKeyCommand(),
 		baselineShowCommand(),
 		baselineVerifyCommand(),
 	)
@@ -68,65 +68,6 @@ func ledger() baseline.Ledger {
 		dir = filepath.Join(home, ".local", "state")
 	}
 	return baseline.Ledger{Dir: filepath.Join(dir, "plumbline", "baselines")}
-}
-
-// keyFlags say which key signs and which keys are trusted.
-type keyFlags struct {
-	key     string
-	trusted []string
-}
-
-func (k *keyFlags) sign(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&k.key, "key", "", "signing key `FILE` (PEM, Ed25519); default "+keyPlace)
-	cmd.MarkFlagFilename("key")
-}
-
-func (k *keyFlags) verify(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&k.trusted, "public-key", nil, "trust the key in `FILE` (PEM); default: the signing key's own")
-	cmd.MarkFlagFilename("public-key")
-}
-
-// signer makes the key on first use at the default place only.
-func (k *keyFlags) signer() (sign.Signer, error) {
-	if k.key != "" {
-		key, err := sign.LoadKey(k.key)
-		if err != nil {
-			return nil, failHint(exitConfig, err, "make one with: openssl genpkey -algorithm ed25519 -out FILE")
-		}
-		return key, nil
-	}
-	key, err := sign.LoadOrCreateKey(defaultKey())
-	if err != nil {
-		return nil, failHint(exitConfig, err, "name a key with --key")
-	}
-	return key, nil
-}
-
-// keys are those whose signatures count.
-func (k *keyFlags) keys() ([]ed25519.PublicKey, error) {
-	var keys []ed25519.PublicKey
-	for _, path := range k.trusted {
-		key, err := sign.LoadPublicKey(path)
-		if err != nil {
-			return nil, fail(exitConfig, err)
-		}
-		keys = append(keys, key)
-	}
-	if keys != nil {
-		return keys, nil
-	}
-	path := k.key
-	if path == "" {
-		path = defaultKey()
-	}
-	if key, err := sign.LoadPublicKey(path + ".pub"); err == nil {
-		return []ed25519.PublicKey{key}, nil
-	}
-	key, err := sign.LoadKey(path)
-	if err != nil {
-		return nil, failHint(exitConfig, fmt.Errorf("no key to verify with: %w", err), "name the signer's public key with --public-key")
-	}
-	return []ed25519.PublicKey{key.Public()}, nil
 }
 
 // opened is a baseline with the file it is read from.

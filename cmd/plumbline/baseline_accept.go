@@ -61,10 +61,11 @@ func runBaselineAccept(cmd *cobra.Command, flags *baselineAcceptFlags) error {
 	if err != nil {
 		return fail(exitArgument, err)
 	}
-	key, err := flags.check.key.signer()
+	key, release, err := flags.check.key.signer()
 	if err != nil {
 		return err
 	}
+	defer release()
 	return runBaselineCheck(cmd.Context(), cmd.ErrOrStderr(), &flags.check, func(c *checked) error {
 		return flags.accept(cmd, c, choose, selection, key)
 	})

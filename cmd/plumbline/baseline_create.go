@@ -62,10 +62,11 @@ func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *bas
 	if err := replaceable(flags.file); err != nil {
 		return err
 	}
-	key, err := flags.key.signer()
+	key, release, err := flags.key.signer()
 	if err != nil {
 		return err
 	}
+	defer release()
 	src, err := flags.source.open(ctx, stderr)
 	if err != nil {
 		return err

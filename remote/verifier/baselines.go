@@ -3,7 +3,6 @@ package verifier
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -82,7 +81,7 @@ func (v *Verifier) openBaseline(ctx context.Context, machine, digest string) (*o
 	if err != nil {
 		return nil, fmt.Errorf("baseline of %s: %w", machine, err)
 	}
-	file, err := baseline.OpenBytes(data, &baseline.OpenOptions{Trusted: []ed25519.PublicKey{v.signer.key.Public()}})
+	file, err := baseline.OpenBytes(data, &baseline.OpenOptions{Trusted: []sign.PublicKey{v.signer.key.Public()}})
 	if err != nil {
 		return nil, fmt.Errorf("baseline of %s: %w", machine, err)
 	}
