@@ -54,5 +54,10 @@ FUZZTIME ?= 10s
 fuzz:
 	.ci/fuzz $(FUZZTIME)
 
+# Images damaged at random under their checksums, for the night: make damage
+DAMAGE ?= 10000
+damage: setup
+	.ci/damage $(DAMAGE)
+
 clean:
 	rm -rf $(BIN)

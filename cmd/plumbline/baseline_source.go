@@ -24,6 +24,7 @@ type sourceFlags struct {
 	name     string
 	progress string
 	limit    string
+	idle     bool
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command) {
@@ -34,6 +35,7 @@ func (s *sourceFlags) add(cmd *cobra.Command) {
 	f.StringVar(&s.name, "target", "", "`NAME` of the machine, kept in the baseline")
 	f.StringVar(&s.progress, "progress", "auto", "show progress on standard error: auto (on a terminal, after two seconds), always or never")
 	f.StringVar(&s.limit, "limit", "", "read contents at no more than `RATE` bytes a second, like 50M")
+	f.BoolVar(&s.idle, "idle", false, "read the disk only while nobody else wants it (I/O priority; with the schedulers bfq and mq-deadline)")
 	f.Lookup("progress").NoOptDefVal = "always"
 	cmd.MarkFlagsMutuallyExclusive("disk", "vm", "root")
 	cmd.MarkFlagFilename("disk")
@@ -118,6 +120,11 @@ func (s *sourceFlags) capture(ctx context.Context, stderr io.Writer, src baselin
 		// A capture keeps a table of all names and makes much garbage beside it;
 		// a third more memory is worth less than the rest of the machine's.
 		debug.SetGCPercent(30)
+	}
+	if s.idle {
+		if err := readWhenIdle(); err != nil {
+			return nil, fail(exitIO, err)
+		}
 	}
 	limit, err := parseLimit(s.limit)
 	if err != nil {

@@ -3,6 +3,7 @@ package lvm_test
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"strconv"
@@ -111,6 +112,17 @@ func TestDamagedMetadata(t *testing.T) {
 	if len(d.Volumes) != 1 || v.Type != "LVM2_member" || !errors.Is(v.Cause, filewatch.ErrCorrupt) {
 		t.Errorf("volumes %+v", v)
 	}
+}
+
+// Labels, metadata headers and texts damaged under their checksums: every volume
+// is mapped within the disk or says why not.
+func TestDamage(t *testing.T) {
+	_, f := volumetest.Open(t, volumetest.Unpack(t, "testdata/group.img.zst"))
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	volumetest.DamageDisk(t, f, st.Size(), volumetest.Variants(1), crc32.IEEE, volumetest.Listing(st.Size()))
 }
 
 func FuzzGroup(f *testing.F) {

@@ -3,6 +3,7 @@ package parttab_test
 import (
 	"bytes"
 	"encoding/json"
+	"hash/crc32"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -107,6 +108,21 @@ func TestDamagedGPT(t *testing.T) {
 	b[len(b)-512+0x20] ^= 1
 	if _, err := parttab.Read(bytes.NewReader(b), int64(len(b))); err == nil {
 		t.Error("both tables damaged and no error")
+	}
+}
+
+// Tables damaged under their checksums: every partition lies on the disk or the
+// damage is reported.
+func TestDamage(t *testing.T) {
+	for name, script := range layouts {
+		t.Run(name, func(t *testing.T) {
+			b, err := os.ReadFile(disk(t, script))
+			if err != nil {
+				t.Fatal(err)
+			}
+			size := int64(len(b))
+			volumetest.DamageDisk(t, bytes.NewReader(b), size, volumetest.Variants(len(layouts)), crc32.IEEE, volumetest.Listing(size))
+		})
 	}
 }
 

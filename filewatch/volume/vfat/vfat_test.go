@@ -56,11 +56,16 @@ func TestConformance(t *testing.T) {
 }
 
 func TestDamage(t *testing.T) {
-	b, err := os.ReadFile(makeImage(t, volumetest.Plain(), "3072", "-F", "12"))
-	if err != nil {
-		t.Fatal(err)
+	flavours := [][]string{{"3072", "-F", "12"}, {"16384", "-F", "16"}, {"36864", "-F", "32", "-s", "1"}}
+	for _, f := range flavours {
+		t.Run("fat"+f[2], func(t *testing.T) {
+			b, err := os.ReadFile(makeImage(t, volumetest.Plain(), f[0], f[1:]...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			volumetest.Damage(t, bytes.NewReader(b), int64(len(b)), volumetest.Variants(len(flavours)), volumetest.NoChecksums)
+		})
 	}
-	volumetest.Damage(t, bytes.NewReader(b), int64(len(b)), volumetest.Variants(), 1, volumetest.NoChecksums)
 }
 
 func FuzzOpen(f *testing.F) {

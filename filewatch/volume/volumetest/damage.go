@@ -2,13 +2,16 @@ package volumetest
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
 	"sort"
 	"strconv"
 	"testing"
@@ -42,36 +45,78 @@ func (p *Patched) ReadAt(b []byte, off int64) (int, error) {
 // must end in time, without a panic and in bounded memory. If the family's
 // checksums cover all metadata (covered), then a variant that reads differently
 // must also report damage: there is no silent gap.
-func Damage(t *testing.T, image io.ReaderAt, size int64, variants int, seed uint64, covered Coverage) {
+func Damage(t *testing.T, image io.ReaderAt, size int64, variants int, covered Coverage) {
 	t.Helper()
 	clean, err := readAll(image, size)
 	if err != nil || len(clean.Damage) > 0 {
 		t.Fatalf("clean image: %v %v", err, clean.Damage)
 	}
 	where := metadata(t, image, size, clean)
+	if covered == Resealed {
+		where.crc = crc32.MakeTable(crc32.Castagnoli)
+	}
+	reported, differ := 0, 0
+	where.each(t, variants, func(p *Patched) error {
+		got, err := readAll(p, size)
+		switch {
+		case err != nil:
+			return err
+		case len(got.Damage) > 0:
+			reported++
+		case covered == NoChecksums:
+		default:
+			if d := diff(clean, got); d != "" {
+				if differ++; covered == Checksummed {
+					return fmt.Errorf("reads differently and reports no damage (-clean +got):\n%s", d)
+				}
+			}
+		}
+		return nil
+	})
+	if covered == Resealed && variants >= 100 && differ == 0 {
+		t.Error("no variant reads differently without damage: the checksums were not kept right")
+	}
+	t.Logf("%d variants, %d reported damage", variants, reported)
+}
+
+// DamageDisk is Damage for what is not one volume: read is given each variant,
+// whose checksums of the polynomial, one of those of [crc32], stay right.
+func DamageDisk(t *testing.T, image io.ReaderAt, size int64, variants int, polynomial uint32, read func(io.ReaderAt) error) {
+	t.Helper()
+	if err := read(image); err != nil {
+		t.Fatalf("clean image: %v", err)
+	}
+	where := metadata(t, image, size, &State{})
+	where.crc = crc32.MakeTable(polynomial)
+	where.each(t, variants, func(p *Patched) error { return read(p) })
+}
+
+// each gives variants to read, which must end in time.
+func (p *places) each(t *testing.T, variants int, read func(*Patched) error) {
+	t.Helper()
+	seed := Seed()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	old := debug.SetMemoryLimit(512 << 20)
 	defer debug.SetMemoryLimit(old)
-	reported := 0
 	for i := range variants {
-		p := &Patched{ReaderAt: image, Patches: map[int64]byte{}}
+		to := &Patched{ReaderAt: p.image, Patches: map[int64]byte{}}
 		for range 1 + rnd.IntN(4) {
-			where.change(rnd, p)
+			p.change(rnd, to)
 		}
-		name := fmt.Sprintf("variant %d of seed %d: %v", i, seed, p.Patches)
-		got, err := within(30*time.Second, func() (*State, error) { return readAll(p, size) })
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
+		if err := within(30*time.Second, func() error { return read(to) }); err != nil {
+			t.Fatalf("variant %d of seed %d: %v: %v", i, seed, to.Patches, err)
 		}
-		if len(got.Damage) > 0 {
-			reported++
-		} else if covered == Checksummed {
-			if d := diff(clean, got); d != "" {
-				t.Errorf("%s: reads differently and reports no damage (-clean +got):\n%s", name, d)
-			}
+		if peak := memory(); peak > 1<<30 {
+			t.Fatalf("variant %d of seed %d: %v: %d MiB in use", i, seed, to.Patches, peak>>20)
 		}
 	}
-	t.Logf("%d variants, %d reported damage", variants, reported)
+}
+
+// memory is what the heap has taken.
+func memory() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
 }
 
 // Coverage says what a family's checksums cover.
@@ -82,6 +127,9 @@ const (
 	NoChecksums Coverage = iota
 	// Checksummed families have a checksum over all metadata.
 	Checksummed
+	// Resealed variants keep every CRC-32C right, so that the damage gets past
+	// the checksums into what they protect.
+	Resealed
 )
 
 func diff(a, b *State) string {
@@ -125,28 +173,28 @@ func readAll(image io.ReaderAt, size int64) (*State, error) {
 	return s, err
 }
 
-func within(limit time.Duration, fn func() (*State, error)) (s *State, err error) {
-	done := make(chan struct{})
+func within(limit time.Duration, fn func() error) (err error) {
+	done := make(chan error, 1)
 	go func() {
-		defer close(done)
 		defer func() {
 			if p := recover(); p != nil {
-				err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+				done <- fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 			}
 		}()
-		s, err = fn()
+		done <- fn()
 	}()
 	select {
-	case <-done:
-		return s, err
+	case err := <-done:
+		return err
 	case <-time.After(limit):
-		return nil, fmt.Errorf("still reading after %v", limit)
+		return fmt.Errorf("still reading after %v", limit)
 	}
 }
 
 // places are the parts of an image that hold metadata.
 type places struct {
 	image io.ReaderAt
+	crc   *crc32.Table // of the checksums to keep right, nil for none
 	runs  []filewatch.Extent
 	total int64
 }
@@ -198,29 +246,66 @@ func (p *places) change(rnd *rand.Rand, to *Patched) {
 	at := rnd.Int64N(p.total)
 	i := sort.Search(len(p.runs), func(i int) bool { return p.runs[i].Logical+p.runs[i].Length > at })
 	off := p.runs[i].Physical + at - p.runs[i].Logical
-	var old [1]byte
-	if _, err := p.image.ReadAt(old[:], off); err != nil {
+	kind, width := rnd.IntN(4), int64(1)
+	if kind > 1 {
+		width = 2 << rnd.IntN(2)
+		off &^= width - 1
+	}
+	was, now := make([]byte, width+4), make([]byte, width+4)
+	if n, err := to.ReadAt(was, off); n < len(was) || err != nil {
 		return
 	}
-	switch rnd.IntN(4) {
+	copy(now, was)
+	switch kind {
 	case 0:
-		to.Patches[off] = old[0] ^ 1<<rnd.IntN(8)
+		now[0] ^= 1 << rnd.IntN(8)
 	case 1:
-		to.Patches[off] = byte(rnd.IntN(256))
+		now[0] = byte(rnd.IntN(256))
 	default:
-		width := int64(2 << rnd.IntN(2))
 		fill := []byte{0, 0xFF, 0x7F, 0x80, 1}[rnd.IntN(5)]
 		for k := range width {
-			to.Patches[off&^(width-1)+k] = fill
+			now[k] = fill
+		}
+	}
+	if p.crc != nil {
+		p.reseal(was, now)
+	}
+	for k := range now {
+		if now[k] != was[k] {
+			to.Patches[off+int64(k)] = now[k]
 		}
 	}
 }
 
-// Variants is how many damaged images to try: few in "make check", 500 with the
-// build tag lab, or the number in PLUMBLINE_DAMAGE for long runs.
-func Variants() int {
+// reseal changes the last four bytes of now so that a CRC over whatever both lie
+// in stays the same. CRCs are linear: that of the difference of two messages is
+// the difference of their CRCs, and it is zero when the state after the
+// difference's first bytes follows them.
+func (p *places) reseal(was, now []byte) {
+	state := uint32(0)
+	end := len(now) - 4
+	for k := range end {
+		state = p.crc[byte(state)^was[k]^now[k]] ^ state>>8
+	}
+	binary.LittleEndian.PutUint32(now[end:], binary.LittleEndian.Uint32(was[end:])^state)
+}
+
+// Variants is how many damaged images of a family to try, in so many flavours:
+// few in "make check", 500 with the build tag lab, or the number in
+// PLUMBLINE_DAMAGE for long runs.
+func Variants(flavours int) int {
+	n := defaultVariants
 	if v, err := strconv.Atoi(os.Getenv("PLUMBLINE_DAMAGE")); err == nil {
+		n = v
+	}
+	return (n + flavours - 1) / flavours
+}
+
+// Seed chooses the variants: always the same, but for the number in
+// PLUMBLINE_DAMAGE_SEED.
+func Seed() uint64 {
+	if v, err := strconv.ParseUint(os.Getenv("PLUMBLINE_DAMAGE_SEED"), 10, 64); err == nil {
 		return v
 	}
-	return defaultVariants
+	return 1
 }

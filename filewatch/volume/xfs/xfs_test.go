@@ -109,32 +109,35 @@ func TestLogReplay(t *testing.T) {
 	}
 }
 
+// Version 5 has checksums on all metadata; version 4 has none, and the log of an
+// image copied in the middle of writes is as hostile as the rest.
 func TestDamage(t *testing.T) {
-	for _, d := range []struct {
+	made := func(args ...string) func(t *testing.T) string {
+		return func(t *testing.T) string { return makeImage(t, protoTree(), "32m", args...) }
+	}
+	dirty := func(name string) func(t *testing.T) string {
+		return func(t *testing.T) string { return volumetest.Unpack(t, "testdata/"+name+".img.zst") }
+	}
+	flavours := []struct {
 		name    string
-		args    []string
+		image   func(t *testing.T) string
 		covered volumetest.Coverage
 	}{
-		{"v5", []string{"-b", "size=1024"}, volumetest.Checksummed},
-		{"v4", []string{"-b", "size=1024", "-m", "crc=0"}, volumetest.NoChecksums},
-	} {
-		t.Run(d.name, func(t *testing.T) {
-			b, err := os.ReadFile(makeImage(t, protoTree(), "32m", d.args...))
+		{"v5", made("-b", "size=1024"), volumetest.Checksummed},
+		{"v5-under-checksums", made("-b", "size=1024", "-i", "nrext64=1"), volumetest.Resealed},
+		{"v4", made("-b", "size=1024", "-m", "crc=0"), volumetest.NoChecksums},
+		{"log", dirty("v5"), volumetest.NoChecksums},
+		{"log-under-checksums", dirty("small-blocks"), volumetest.Resealed},
+	}
+	for _, f := range flavours {
+		t.Run(f.name, func(t *testing.T) {
+			b, err := os.ReadFile(f.image(t))
 			if err != nil {
 				t.Fatal(err)
 			}
-			volumetest.Damage(t, bytes.NewReader(b), int64(len(b)), volumetest.Variants(), 1, d.covered)
+			volumetest.Damage(t, bytes.NewReader(b), int64(len(b)), volumetest.Variants(len(flavours)), f.covered)
 		})
 	}
-}
-
-// The log of an image copied in the middle of writes is as hostile as the rest.
-func TestDamagedLog(t *testing.T) {
-	b, err := os.ReadFile(volumetest.Unpack(t, "testdata/v5.img.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	volumetest.Damage(t, bytes.NewReader(b), int64(len(b)), volumetest.Variants()/4, 2, volumetest.NoChecksums)
 }
 
 func FuzzOpen(f *testing.F) {
