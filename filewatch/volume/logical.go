@@ -56,15 +56,17 @@ func (g *lvmGroups) take(v *Volume) bool {
 }
 
 // volumes lists the logical volumes of all groups, and the physical volumes that
-// are in none of them.
+// are in none of them or in one without volumes.
 func (g *lvmGroups) volumes() ([]*Volume, []error) {
 	var out []*Volume
 	var damage []error
+	empty := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(g.texts)) {
 		found, err := lvm.Group(g.texts[name].text, g.disks)
 		if err != nil {
 			damage = append(damage, fmt.Errorf("volume group %s: %w", name, err))
 		}
+		empty[name] = len(found) == 0
 		for _, l := range found {
 			v := &Volume{Name: l.Group + "/" + l.Name, Offset: -1, Size: l.Size, PartUUID: l.UUID, device: l.Device, NotMeasured: l.Reason}
 			if v.device == nil {
@@ -74,21 +76,26 @@ func (g *lvmGroups) volumes() ([]*Volume, []error) {
 		}
 	}
 	for _, uuid := range slices.Sorted(maps.Keys(g.regions)) {
-		if !g.named(uuid) {
-			v := g.regions[uuid]
-			v.Type, v.NotMeasured = "LVM2_member", "physical volume of no volume group on these disks"
-			out = append(out, v)
+		group, reason := g.group(uuid), "physical volume of no volume group on these disks"
+		if group != "" && !empty[group] {
+			continue
 		}
+		if group != "" {
+			reason = fmt.Sprintf("physical volume of volume group %s, which has no volumes", group)
+		}
+		v := g.regions[uuid]
+		v.Type, v.NotMeasured = "LVM2_member", reason
+		out = append(out, v)
 	}
 	return out, damage
 }
 
-// named says whether a group's metadata names a physical volume.
-func (g *lvmGroups) named(uuid string) bool {
-	for _, t := range g.texts {
-		if strings.Contains(strings.ReplaceAll(t.text, "-", ""), `"`+uuid+`"`) {
-			return true
+// group is the volume group whose metadata names a physical volume, "" for none.
+func (g *lvmGroups) group(uuid string) string {
+	for _, name := range slices.Sorted(maps.Keys(g.texts)) {
+		if strings.Contains(strings.ReplaceAll(g.texts[name].text, "-", ""), `"`+uuid+`"`) {
+			return name
 		}
 	}
-	return false
+	return ""
 }
