@@ -55,6 +55,7 @@ func TestWatchedMachine(t *testing.T) {
 	t.Run("rules", func(t *testing.T) { testRules(t, m) })
 	t.Run("protect", func(t *testing.T) { testProtect(t, m) })
 	t.Run("two clients", func(t *testing.T) { testTwoClients(t, m) })
+	t.Run("comes and goes", func(t *testing.T) { testComesAndGoes(t, m) })
 	t.Run("settled", func(t *testing.T) { testSettled(t, m) })
 	t.Run("judged", func(t *testing.T) { testJudged(t, m) })
 	t.Run("reset", func(t *testing.T) { testReset(t, m) })
@@ -283,6 +284,36 @@ func testTwoClients(t *testing.T, m *lab.Machine) {
 	a.stop()
 	if _, events := b.run("rmdir /t"); len(events) != 0 && events[0].Path != "/t" {
 		t.Errorf("events %q", lines(events))
+	}
+}
+
+// testComesAndGoes puts hooks in place and takes them away while both CPUs are
+// inside hooked functions: QEMU and the guest must not notice.
+func testComesAndGoes(t *testing.T, m *lab.Machine) {
+	m.ShellT(t, "mkdir -p /t/1 /t/2")
+	busy := make(chan error, 1)
+	go func() {
+		_, err := m.Shell(t.Context(), "for i in 1 2 3 4 5; do /opt/plumbline/fileops burst /t/1 500 & /opt/plumbline/fileops burst /t/2 500; wait; done")
+		busy <- err
+	}()
+	for rounds := 0; ; rounds++ {
+		watch(t, m, nil).stop()
+		select {
+		case err := <-busy:
+			if err != nil {
+				t.Errorf("the guest's work failed: %v", err)
+			}
+			if rounds < 2 {
+				t.Errorf("only %d watches while the guest was busy", rounds)
+			}
+			w := watch(t, m, nil)
+			if _, events := w.run("rmdir /t/1 /t/2"); len(events) != 2 {
+				t.Errorf("afterwards: %q", lines(events))
+			}
+			w.run("rmdir /t")
+			return
+		default:
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ static void *(*get_cpu)(int);
 static int (*read_register)(void *cpu, struct byte_array *, int);
 static int (*write_register)(void *cpu, uint8_t *, int);
 static void (*flush)(void *cpu);
+static void (*run_exclusively)(void *cpu, void (*)(void *cpu, uint64_t data), uint64_t data);
 static void (*loop_exit)(void *cpu);
 static void *(*map)(uint64_t addr, uint64_t *len, bool is_write);
 static bool (*is_io)(uint64_t addr);
@@ -145,6 +146,20 @@ static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 		atomic_fetch_add(&blind, 1);
 }
 
+/*
+ * tb_flush looks whether its CPU is in an exclusive section and, if so, takes it
+ * that the caller is that CPU. Called from another thread at such a moment, as
+ * when the last flush is still being carried out, it throws translated code away
+ * while a CPU translates or runs it. So it is called where it may be: by the CPU
+ * itself, alone. (QEMU accel/tcg/tb-maint.c; run_on_cpu_data is a union of eight
+ * bytes, include/hw/core/cpu.h.)
+ */
+static void flush_exclusively(void *cpu, uint64_t data)
+{
+	(void)data;
+	flush(cpu);
+}
+
 void pl_set_hooks(const uint64_t *addrs, size_t n)
 {
 	struct table *t = malloc(sizeof *t + n * sizeof t->addr[0]);
@@ -154,8 +169,8 @@ void pl_set_hooks(const uint64_t *addrs, size_t n)
 	memcpy(t->addr, addrs, n * sizeof t->addr[0]);
 	atomic_store_explicit(&hooks, t, memory_order_release);
 	void *cpu = get_cpu(0);
-	if (cpu)
-		flush(cpu); /* queued to run with all CPUs outside translated code */
+	if (cpu) /* queued to run with all CPUs outside translated code */
+		run_exclusively(cpu, flush_exclusively, 0);
 }
 
 /*
@@ -190,6 +205,7 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const struct qemu_info *info
 	get_cpu = need("qemu_get_cpu");
 	read_register = need("x86_cpu_gdb_read_register");
 	flush = need("tb_flush");
+	run_exclusively = need("async_safe_run_on_cpu");
 	map = need("cpu_physical_memory_map");
 	is_io = need("cpu_physical_memory_is_io");
 	on_reset = need("qemu_register_reset");
