@@ -139,12 +139,14 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 		r.Unread = damage.Error()
 	case content != nil:
 		var err error
-		h.ctx, h.limit, h.old = ctx, c.o.Limit, c.o.growing[obj.ID()]
+		h.ctx, h.limit, h.old, h.keep = ctx, c.o.Limit, c.o.growing[obj.ID()], rule.Diff && !rule.Sealed
 		if read, err = h.sum(&r, content, rule.Check); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
 			r.BLAKE3, r.SHA256, r.Unread = Digest{}, Digest{}, err.Error()
+		} else if h.keep {
+			r.Text = keepText(h.text)
 		}
 	case obj.Type == filewatch.TypeFile && contentAttributes&rule.Check != 0:
 		r.Unread = "content not read"

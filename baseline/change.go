@@ -34,6 +34,9 @@ type Change struct {
 	Suspicious []Pattern
 	// Explained names the package or acceptance that accounts for the change.
 	Explained string
+	// Diff is what changed in a file's text, as "diff -u" shows it; NoDiff says
+	// why there is none where the content changed.
+	Diff, NoDiff string
 	// Old and New are the two states; nil when there is none.
 	Old, New *Record
 }
@@ -106,11 +109,14 @@ func (c *Change) MarshalJSON() ([]byte, error) {
 		Explanation string          `json:"explanation"`
 		Suspicious  []Pattern       `json:"suspicious,omitempty"`
 		Explained   string          `json:"explained,omitempty"`
+		Diff        string          `json:"diff,omitempty"`
+		NoDiff      string          `json:"diff_reason,omitempty"`
 		Volume      string          `json:"volume,omitempty"`
 		Inode       uint64          `json:"inode,omitempty"`
 		Type        filewatch.Type  `json:"type,omitempty"`
 	}{Path: filewatch.EscapePath(c.Path), Change: c.Kind, Attributes: c.Attributes, Level: c.Level, Rule: c.Rule,
-		Explanation: c.Explanation, Suspicious: c.Suspicious, Explained: c.Explained}
+		Explanation: c.Explanation, Suspicious: c.Suspicious, Explained: c.Explained,
+		Diff: c.Diff, NoDiff: c.NoDiff}
 	if r := c.state(); r != nil {
 		w.Volume, w.Inode, w.Type = r.Volume, r.Inode, r.Type
 	}

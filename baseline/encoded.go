@@ -36,13 +36,8 @@ func compareBodies(a, b []byte) (int, error) {
 // every digest of what is asked, so that an equal record is an equal object. A
 // record that cannot be read so far is none.
 func wholly(body []byte, asked filewatch.Attributes) bool {
-	d := decoder{rest: body}
-	d.bytes()
-	d.bytes()
-	d.take(8 + 4)
-	code := d.take(1)[0]
-	has := d.uvarint(math.MaxUint16)
-	if d.bad || has&hasUnread != 0 {
+	code, has, ok := kindOf(body)
+	if !ok || has&hasUnread != 0 {
 		return false
 	}
 	var want uint64
@@ -55,4 +50,15 @@ func wholly(body []byte, asked filewatch.Attributes) bool {
 		}
 	}
 	return has&want == want
+}
+
+// kindOf is an encoded record's type and what it has beyond the fixed fields.
+func kindOf(body []byte) (code byte, has uint64, ok bool) {
+	d := decoder{rest: body}
+	d.bytes()
+	d.bytes()
+	d.take(8 + 4)
+	code = d.take(1)[0]
+	has = d.uvarint(math.MaxUint16)
+	return code, has, !d.bad
 }

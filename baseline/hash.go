@@ -22,6 +22,8 @@ type hasher struct {
 	withBLAKE3 bool
 	withSHA    bool
 	old        *prefix // nil when the object's old content is of no interest
+	keep       bool    // content is text that a diff may be made of
+	text       []byte
 	read       int64
 	buf        []byte // for contents that cannot write themselves
 	scratch    []byte
@@ -34,7 +36,7 @@ func newHasher() *hasher { return &hasher{blake3: blake3.New(), sha256: sha256.N
 // content that is shorter than the object's size is an error: it was cut while
 // it was read, or the source lies.
 func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (int64, error) {
-	h.read = 0
+	h.read, h.text = 0, h.text[:0]
 	h.withBLAKE3 = check&(filewatch.AttrContent|filewatch.AttrGrowing) != 0
 	h.withSHA = check.Has(filewatch.AttrSHA256)
 	if h.withBLAKE3 {
@@ -82,6 +84,9 @@ func (h *hasher) Write(piece []byte) (int, error) {
 		return 0, err
 	}
 	h.comparePrefix(piece)
+	if h.keep {
+		h.text = append(h.text, piece[:min(len(piece), MaxText+1-len(h.text))]...)
+	}
 	if h.withBLAKE3 {
 		h.blake3.Write(piece)
 	}

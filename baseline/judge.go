@@ -76,6 +76,7 @@ func Judge(rules *filewatch.Rules, path string, want *Record, got *Observed) *Ch
 	}
 	c.Suspicious = suspicious(want, &got.Record)
 	c.Explanation = explain(c)
+	textDiff(c, rule.Sealed)
 	return c
 }
 
@@ -91,6 +92,7 @@ func oneSided(rules *filewatch.Rules, kind Kind, old, new *Record) *Change {
 	c := &Change{Path: r.Path(), Kind: kind, Level: rule.Level, Rule: rule.Name, Old: old, New: new}
 	c.Suspicious = suspicious(old, new)
 	c.Explanation = explain(c)
+	textDiff(c, rule.Sealed)
 	return c
 }
 

@@ -25,6 +25,8 @@ type Record struct {
 	BLAKE3, SHA256 Digest
 	// Unread says why the object could not be read whole.
 	Unread string
+	// Text is the content of a small text file, where a rule asks for it.
+	Text Text
 }
 
 // Path is the first of the object's names.
@@ -64,6 +66,7 @@ const (
 	hasUnread
 	hasMtime
 	hasCtime
+	hasText
 )
 
 // appendRecord encodes r: uvarint length of the rest, then the path, then
@@ -122,6 +125,9 @@ func appendObject(b []byte, r *Record) []byte {
 	if has&hasUnread != 0 {
 		b = appendBytes(b, r.Unread)
 	}
+	if has&hasText != 0 {
+		b = appendText(b, &r.Text)
+	}
 	b = binary.AppendUvarint(b, uint64(len(r.Names)-1))
 	for _, name := range r.Names[1:] {
 		b = appendBytes(b, name)
@@ -138,6 +144,7 @@ func (r *Record) presence() uint64 {
 		{hasLink, r.Link != ""}, {hasRdev, r.Type == filewatch.TypeChar || r.Type == filewatch.TypeBlock},
 		{hasFlags, r.Flags != 0}, {hasXattrs, len(r.Xattrs) > 0}, {hasBLAKE3, r.BLAKE3 != Digest{}},
 		{hasSHA256, r.SHA256 != Digest{}}, {hasUnread, r.Unread != ""}, {hasMtime, !r.Mtime.IsZero()}, {hasCtime, !r.Ctime.IsZero()},
+		{hasText, r.Text.State != TextNone},
 	} {
 		if p.set {
 			has |= p.bit
@@ -206,6 +213,9 @@ func decodeRecord(body []byte) (*Record, error) {
 	}
 	if has&hasUnread != 0 {
 		r.Unread = string(d.bytes())
+	}
+	if has&hasText != 0 {
+		r.Text = d.text()
 	}
 	for n := d.uvarint(maxNames); n > 0 && !d.bad; n-- {
 		r.Names = append(r.Names, string(d.bytes()))

@@ -40,7 +40,18 @@ func (s *Snapshot) Write(out io.Writer, e *Edition, key sign.Signer) (*Header, e
 	if err != nil {
 		return nil, err
 	}
-	if err := s.sorter.each(w.add); err != nil {
+	add := w.add
+	if s.rules.KeepsText() {
+		var budget textBudget
+		add = func(encoded []byte) error {
+			encoded, err := budget.apply(encoded)
+			if err != nil {
+				return err
+			}
+			return w.add(encoded)
+		}
+	}
+	if err := s.sorter.each(add); err != nil {
 		return nil, err
 	}
 	header.Unread = s.Unread

@@ -37,6 +37,7 @@ type wireRecord struct {
 	BLAKE3     string            `json:"blake3,omitempty"`
 	SHA256     string            `json:"sha256,omitempty"`
 	Unread     string            `json:"unread,omitempty"`
+	Text       string            `json:"text,omitempty"` // whether the content is kept for diffs; never the content
 }
 
 // MarshalJSON gives the record as "baseline show" prints it.
@@ -47,6 +48,9 @@ func (r *Record) MarshalJSON() ([]byte, error) {
 		Mtime: formatTime(r.Mtime), Ctime: formatTime(r.Ctime), Link: filewatch.EscapePath(r.Link),
 		Rdev: r.rdev(), Flags: filewatch.FlagLetters(r.Flags), FlagBits: r.Flags, Xattrs: encodeXattrs(r.Xattrs),
 		BLAKE3: r.BLAKE3.String(), SHA256: r.SHA256.String(), Unread: r.Unread,
+	}
+	if r.Text.State != TextNone {
+		w.Text = r.Text.State.String()
 	}
 	if len(r.Names) > 1 {
 		w.Names = escapeAll(r.Names)

@@ -17,6 +17,8 @@ type Rule struct {
 	// Sealed says "nodiff": the content may be a secret and is never kept or
 	// shown, only its digest.
 	Sealed bool
+	// Diff says "diff": small text files are kept, so that a change can be shown.
+	Diff bool
 }
 
 // Rules say for each object which attributes are compared and how much a
@@ -68,12 +70,21 @@ func (r *Rules) MatchNames(names []string, o *Object) Rule {
 		return r.Match("", o)
 	}
 	best := r.Match(names[0], o)
+	sealed := best.Sealed
 	for _, name := range names[1:] {
-		if rule := r.Match(name, o); rule.Level > best.Level {
+		rule := r.Match(name, o)
+		sealed = sealed || rule.Sealed // a secret has no name under which it is none
+		if rule.Level > best.Level {
 			best = rule
 		}
 	}
+	best.Sealed = sealed
 	return best
+}
+
+// KeepsText says that some rule asks for "diff".
+func (r *Rules) KeepsText() bool {
+	return r != nil && slices.ContainsFunc(r.rules, func(m matcher) bool { return m.rule.Diff })
 }
 
 // Asked is every attribute that some rule compares.

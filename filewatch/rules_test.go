@@ -65,6 +65,9 @@ func TestRulesFirstMatchWins(t *testing.T) {
 	if !rules.Match("/etc/shadow", nil).Sealed {
 		t.Error("nodiff is lost")
 	}
+	if !rules.MatchNames([]string{"/var/log/x", "/etc/shadow"}, file(1, 0)).Sealed {
+		t.Error("nodiff is lost by another name")
+	}
 	growing := rules.Match("/var/log/syslog", file(1, 0)).Check
 	if want := AttrType | AttrGrowing | AttrUID | AttrGID | AttrMode; growing != want {
 		t.Errorf("growing: got %s, want %s", growing, want)
@@ -110,6 +113,8 @@ func TestRulesRefused(t *testing.T) {
 		"bad attribute": "[[rule]]\npath=\"/x\"\nlevel=\"verify\"\ncheck=[\"md5\"]",
 		"empty check":   "[[rule]]\npath=\"/x\"\nlevel=\"verify\"\ncheck=[]",
 		"both":          "[[rule]]\npath=\"/x\"\nregex=\"x\"\nlevel=\"verify\"",
+		"both diffs":    "[[rule]]\npath=\"/x\"\nlevel=\"verify\"\ndiff=true\nnodiff=true",
+		"diff of mode":  "[[rule]]\npath=\"/x\"\nlevel=\"verify\"\ncheck=[\"mode\"]\ndiff=true",
 		"bad regex":     "[[rule]]\nregex=\"(\"\nlevel=\"verify\"",
 		"relative":      "[[rule]]\npath=\"etc\"\nlevel=\"verify\"",
 		"bad type":      "[[rule]]\ntype=\"directory\"\nlevel=\"verify\"",

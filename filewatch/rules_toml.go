@@ -35,6 +35,7 @@ type tomlRule struct {
 	Level  string `toml:"level"`
 	Check  words  `toml:"check"`
 	NoDiff bool   `toml:"nodiff"`
+	Diff   bool   `toml:"diff"`
 }
 
 // words is a string, an integer, or an array of them.
@@ -95,7 +96,10 @@ func ParseRules(text []byte) (*Rules, error) {
 }
 
 func (t *tomlRule) matcher() (*matcher, error) {
-	m := &matcher{rule: Rule{Name: t.Name, Sealed: t.NoDiff}}
+	m := &matcher{rule: Rule{Name: t.Name, Sealed: t.NoDiff, Diff: t.Diff}}
+	if t.Diff && t.NoDiff {
+		return nil, fmt.Errorf("diff and nodiff together: use one")
+	}
 	if t.Level == "" {
 		return nil, fmt.Errorf("no level: want protect, verify, record or ignore")
 	}
@@ -111,6 +115,9 @@ func (t *tomlRule) matcher() (*matcher, error) {
 		if m.rule.Check, err = ParseAttributes(t.Check); err != nil {
 			return nil, err
 		}
+	}
+	if t.Diff && m.rule.Check&(AttrContent|AttrSHA256|AttrGrowing) == 0 {
+		return nil, fmt.Errorf("diff needs content, sha256 or growing in check")
 	}
 	if err := t.selectPath(m); err != nil {
 		return nil, err

@@ -72,10 +72,31 @@ func printChangesText(w io.Writer, r *baseline.Report) {
 			fmt.Fprintf(w, "             %-10s %s -> %s\n", d.Name, show(d.Old), show(d.New))
 		}
 		fmt.Fprintf(w, "             %s\n", printable(c.Explanation))
+		printDiff(w, c)
 	}
 	fmt.Fprintf(w, "%s: %d objects compared with version %d: %d added, %d removed, %d changed, %d not measured\n",
 		r.Outcome(), r.Objects, r.Baseline.Version, r.Count(baseline.Added), r.Count(baseline.Removed),
 		r.Count(baseline.Changed), r.Count(baseline.Unmeasured))
+}
+
+// printDiff shows a change of text, or says why it does not. Lines come from the
+// guest: what could move the cursor is escaped.
+func printDiff(w io.Writer, c *baseline.Change) {
+	for line := range strings.Lines(c.Diff) {
+		line = strings.TrimSuffix(line, "\n")
+		for i, part := range strings.Split(line, "\t") {
+			if i > 0 {
+				fmt.Fprint(w, "\t")
+			} else {
+				fmt.Fprint(w, "             ")
+			}
+			fmt.Fprint(w, printable(part))
+		}
+		fmt.Fprintln(w)
+	}
+	if c.NoDiff != "" && c.Kind == baseline.Changed {
+		fmt.Fprintf(w, "             no diff: %s\n", printable(c.NoDiff))
+	}
 }
 
 // show puts an attribute's value on one line.
