@@ -58,6 +58,7 @@ func OpenAll(sources []Source) (*Disk, error) {
 			d.Table, d.ID = t.Kind, t.ID
 		}
 		for _, v := range regions(s, t) {
+			v.disk = i
 			if groups.take(v) {
 				continue
 			}
@@ -67,6 +68,9 @@ func OpenAll(sources []Source) (*Disk, error) {
 	found, damage := groups.volumes()
 	d.Damage = append(d.Damage, damage...)
 	for _, v := range found {
+		if len(sources) > 1 {
+			v.disk = -1
+		}
 		d.add(v)
 	}
 	return d, nil

@@ -19,6 +19,9 @@ type ScanOptions struct {
 	// Select says whose content is wanted; default: that of regular files. It
 	// is called from one goroutine.
 	Select func(obj *filewatch.Object) bool
+	// Note, if not nil, is told of every object before it is visited, in inode
+	// order and from one goroutine.
+	Note ObjectFunc
 }
 
 // VisitFunc receives one object. The content is nil when it was not selected
@@ -34,6 +37,11 @@ func (v *Volume) Scan(ctx context.Context, o *ScanOptions, visit VisitFunc) erro
 	if v.reader == nil {
 		return v.unreadable()
 	}
+	return v.scan(ctx, o, visit, v.reader.Objects)
+}
+
+// scan visits the objects that each gives.
+func (v *Volume) scan(ctx context.Context, o *ScanOptions, visit VisitFunc, each func(context.Context, ObjectFunc) error) error {
 	s := newScan(v.reader, o, visit)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -45,7 +53,7 @@ func (v *Volume) Scan(ctx context.Context, o *ScanOptions, visit VisitFunc) erro
 			}
 		})
 	}
-	err := v.reader.Objects(ctx, func(obj *filewatch.Object, c filewatch.Content, damage error) error {
+	err := each(ctx, func(obj *filewatch.Object, c filewatch.Content, damage error) error {
 		return s.add(ctx, obj, c, damage)
 	})
 	if err == nil {
@@ -70,6 +78,7 @@ type scan struct {
 	reader  Reader
 	visit   VisitFunc
 	choose  func(*filewatch.Object) bool
+	note    ObjectFunc
 	workers int
 	batch   int
 	pending []scanItem
@@ -80,7 +89,7 @@ func newScan(r Reader, o *ScanOptions, visit VisitFunc) *scan {
 	if o == nil {
 		o = &ScanOptions{}
 	}
-	s := &scan{reader: r, visit: visit, choose: o.Select, workers: o.Workers, batch: o.Batch}
+	s := &scan{reader: r, visit: visit, choose: o.Select, note: o.Note, workers: o.Workers, batch: o.Batch}
 	if s.workers <= 0 {
 		s.workers = runtime.GOMAXPROCS(0)
 	}
@@ -95,6 +104,11 @@ func newScan(r Reader, o *ScanOptions, visit VisitFunc) *scan {
 }
 
 func (s *scan) add(ctx context.Context, obj *filewatch.Object, c filewatch.Content, damage error) error {
+	if s.note != nil {
+		if err := s.note(obj, c, damage); err != nil {
+			return err
+		}
+	}
 	item := scanItem{obj: obj, where: c, damage: damage}
 	item.read = damage == nil && s.choose(obj)
 	s.pending = append(s.pending, item)

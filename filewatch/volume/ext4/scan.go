@@ -21,7 +21,12 @@ func (v *Volume) Objects(ctx context.Context, fn func(*filewatch.Object, filewat
 			return err
 		}
 	}
-	return v.inodes(ctx, func(in *inode, damage error) error {
+	return v.inodes(ctx, v.report(fn))
+}
+
+// report describes each inode to fn.
+func (v *Volume) report(fn func(*filewatch.Object, filewatch.Content, error) error) func(*inode, error) error {
+	return func(in *inode, damage error) error {
 		if in == nil || in.raw == nil {
 			return fn(v.nameless(in), filewatch.Content{At: -1}, damage)
 		}
@@ -32,7 +37,7 @@ func (v *Volume) Objects(ctx context.Context, fn func(*filewatch.Object, filewat
 			return fn(v.nameless(in), filewatch.Content{At: in.at}, damage)
 		}
 		return fn(o, c, damage)
-	})
+	}
 }
 
 func (v *Volume) nameless(in *inode) *filewatch.Object {

@@ -179,7 +179,7 @@ func (v *Volume) valueInode(in *inode, n, size uint32) ([]byte, error) {
 		}
 		in.meta = append(in.meta, filewatch.Extent{Logical: -1, Physical: e.Physical, Length: e.Length})
 	}
-	in.meta = append(in.meta, ea.meta...)
+	in.meta = append(append(in.meta, ea.meta...), filewatch.Extent{Logical: -1, Physical: ea.at, Length: int64(v.s.inodeSize)})
 	if sum := crc(v.s.seed, b); sum != le.Uint32(ea.raw[0x8:]) && v.s.hasCsum {
 		return nil, fmt.Errorf("value in inode %d: checksum %#x, stored %#x: %w", n, sum, le.Uint32(ea.raw[0x8:]), filewatch.ErrCorrupt)
 	}

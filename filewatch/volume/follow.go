@@ -1,0 +1,99 @@
+package volume
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// Follower is a [Reader] that can say what reads differently since an earlier
+// moment, when it is told which bytes of its device changed.
+type Follower interface {
+	Reader
+	// Marks is what must be kept of this moment to compare a later one with it.
+	// It fails where damage keeps a comparison from being whole.
+	Marks() ([]byte, error)
+	// Changed compares with the moment that marks were taken of, when at most the
+	// bytes in dirty, which are as [Merge] leaves them, changed on the device since.
+	// blocks are the bytes of the volume, journal replayed, that may read
+	// differently; inodes those whose own bytes may, sorted; renewed, sorted, those
+	// that differ in ways that neither shows, such as records in a log. An error
+	// says why everything may differ.
+	Changed(marks []byte, dirty []filewatch.Extent) (blocks []filewatch.Extent, inodes, renewed []uint64, err error)
+	// Some is Objects for the given inodes, which are sorted.
+	Some(ctx context.Context, inodes []uint64, fn ObjectFunc) error
+}
+
+// Follower is the volume's reader where it can follow changes.
+func (v *Volume) Follower() (Follower, bool) {
+	f, ok := v.reader.(Follower)
+	return f, ok
+}
+
+// OnDisk is which of the disks given to [OpenAll] the volume lies on, -1 when it
+// may lie on several.
+func (v *Volume) OnDisk() int { return v.disk }
+
+// FromDisk maps changed runs of the disk to runs of the volume. Physical and
+// Length of the runs count, which are sorted; so is the result, by Physical.
+func (v *Volume) FromDisk(changed []filewatch.Extent) []filewatch.Extent {
+	var out []filewatch.Extent
+	for _, piece := range v.device.Map(0, v.Size) {
+		end := piece.Physical + piece.Length
+		i, _ := slices.BinarySearchFunc(changed, piece.Physical, func(e filewatch.Extent, at int64) int {
+			return cmp.Compare(e.Physical+e.Length, at+1)
+		})
+		for ; i < len(changed) && changed[i].Physical < end; i++ {
+			lo, hi := max(piece.Physical, changed[i].Physical), min(end, changed[i].Physical+changed[i].Length)
+			if lo < hi {
+				out = append(out, filewatch.Extent{Physical: piece.Logical + lo - piece.Physical, Length: hi - lo})
+			}
+		}
+	}
+	return Merge(out)
+}
+
+// Merge sorts runs by Physical and joins those that overlap or touch.
+func Merge(runs []filewatch.Extent) []filewatch.Extent {
+	slices.SortFunc(runs, func(a, b filewatch.Extent) int { return cmp.Compare(a.Physical, b.Physical) })
+	out := runs[:0]
+	for _, r := range runs {
+		if n := len(out); n > 0 && r.Physical <= out[n-1].Physical+out[n-1].Length {
+			out[n-1].Length = max(out[n-1].Length, r.Physical+r.Length-out[n-1].Physical)
+			continue
+		}
+		out = append(out, filewatch.Extent{Physical: r.Physical, Length: r.Length})
+	}
+	return out
+}
+
+// Overlaps says whether a run of length bytes at off meets any of the runs, which
+// are as [Merge] leaves them.
+func Overlaps(runs []filewatch.Extent, off, length int64) bool {
+	i, _ := slices.BinarySearchFunc(runs, off, func(e filewatch.Extent, at int64) int {
+		return cmp.Compare(e.Physical+e.Length, at+1)
+	})
+	return i < len(runs) && runs[i].Physical < off+length
+}
+
+// ScanSome is [Volume.Scan] for the given objects only, which came from
+// [Follower.Some] in the order of their inodes.
+func (v *Volume) ScanSome(ctx context.Context, o *ScanOptions, objects []Located, visit VisitFunc) error {
+	return v.scan(ctx, o, visit, func(ctx context.Context, fn ObjectFunc) error {
+		for i := range objects {
+			if err := fn(objects[i].Object, objects[i].Content, objects[i].Damage); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Located is an object with the place of its content.
+type Located struct {
+	Object  *filewatch.Object
+	Content filewatch.Content
+	Damage  error
+}
