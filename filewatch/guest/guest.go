@@ -30,8 +30,11 @@ type Guest struct {
 	Mounts []Mount
 	// Workers is how many contents are read at once; default: two.
 	Workers int
-	machine filewatch.Machine
-	gaps    []filewatch.Gap
+	// Remember makes Scan keep what [Guest.Follow] needs later; see Memory.
+	Remember bool
+	memory   *Memory
+	machine  filewatch.Machine
+	gaps     []filewatch.Gap
 }
 
 // Mount is one volume and where the guest has it.
@@ -145,12 +148,22 @@ func readFile(v *volume.Volume, name string, most int64) ([]byte, error) {
 // Machine says whose files they are.
 func (g *Guest) Machine() filewatch.Machine { return g.machine }
 
+// Memory is what the last scan left behind, nil where it was not asked to.
+func (g *Guest) Memory() *Memory { return g.memory }
+
 // Scan visits every object once; see baseline.Source.
 func (g *Guest) Scan(ctx context.Context, want func(*filewatch.Object, []string) bool,
 	visit func(*filewatch.Object, []string, io.Reader, error) error) ([]filewatch.Gap, error) {
 	gaps := slices.Clone(g.gaps)
+	if g.Remember {
+		g.memory = &Memory{}
+	}
 	for _, m := range g.Mounts {
 		s := &scan{mount: m, want: want, visit: visit}
+		if g.Remember {
+			s.memory = newVolumeMemory(m)
+			g.memory.volumes = append(g.memory.volumes, s.memory)
+		}
 		if err := s.run(ctx, g.Workers); err != nil {
 			return nil, fmt.Errorf("%s: %w", describe(m.Volume), err)
 		}

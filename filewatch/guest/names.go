@@ -58,10 +58,7 @@ const (
 )
 
 func (t *names) add(n filewatch.Name) error {
-	if n.Inode > maxInode || n.Parent > maxInode || len(n.Name) > 1<<10 {
-		return fmt.Errorf("directory entry of inode %d in %d: %w", n.Inode, n.Parent, filewatch.ErrCorrupt)
-	}
-	at, err := t.put(n.Name)
+	e, err := t.entry(n)
 	if err != nil {
 		return err
 	}
@@ -70,8 +67,17 @@ func (t *names) add(n filewatch.Name) error {
 		t.chunks = append(t.chunks, make([]name, 0, chunkLen))
 		last++
 	}
-	t.chunks[last] = append(t.chunks[last], name{uint32(n.Inode), uint32(n.Parent), uint16(n.Inode >> 32), uint16(n.Parent >> 32), at})
+	t.chunks[last] = append(t.chunks[last], e)
 	return nil
+}
+
+// entry keeps the text of a directory entry.
+func (t *names) entry(n filewatch.Name) (name, error) {
+	if n.Inode > maxInode || n.Parent > maxInode || len(n.Name) > 1<<10 {
+		return name{}, fmt.Errorf("directory entry of inode %d in %d: %w", n.Inode, n.Parent, filewatch.ErrCorrupt)
+	}
+	at, err := t.put(n.Name)
+	return name{uint32(n.Inode), uint32(n.Parent), uint16(n.Inode >> 32), uint16(n.Parent >> 32), at}, err
 }
 
 // put stores the text with its length before it (2 bytes).
@@ -106,8 +112,10 @@ func (t *names) sort() {
 		t.chunks[i] = nil
 	}
 	t.chunks = nil
-	slices.SortFunc(t.entries, func(a, b name) int { return cmp.Compare(a.inode(), b.inode()) })
+	slices.SortFunc(t.entries, compareNames)
 }
+
+func compareNames(a, b name) int { return cmp.Compare(a.inode(), b.inode()) }
 
 // find is the run of entries that name inode.
 func (t *names) find(inode uint64) []name {

@@ -16,6 +16,11 @@ type scan struct {
 	names *names
 	want  func(*filewatch.Object, []string) bool
 	visit func(*filewatch.Object, []string, io.Reader, error) error
+	// memory, if not nil, is filled.
+	memory *volumeMemory
+	last   uint64 // inode in memory
+	// scratch is used again for each object.
+	scratch []byte
 
 	mu   sync.Mutex // guards gaps
 	gaps []filewatch.Gap
@@ -47,10 +52,54 @@ func (s *scan) run(ctx context.Context, workers int) error {
 	for _, d := range damaged {
 		s.gap(s.names.label(d.inode), d.err)
 	}
-	options := &volume.ScanOptions{Workers: workers, Select: func(o *filewatch.Object) bool {
+	options := s.options(workers)
+	if s.memory != nil {
+		s.remember(damaged)
+		options.Note = s.note
+	}
+	return v.Scan(ctx, options, s.one)
+}
+
+func (s *scan) options(workers int) *volume.ScanOptions {
+	return &volume.ScanOptions{Workers: workers, Select: func(o *filewatch.Object) bool {
 		return o.Type == filewatch.TypeFile && s.want(o, s.names.of(o.Inode))
 	}}
-	return v.Scan(ctx, options, s.one)
+}
+
+// remember starts the volume's memory, or says why there is none.
+func (s *scan) remember(damaged []damagedDir) {
+	f, ok := s.mount.Volume.Follower()
+	if !ok {
+		s.memory.refuse("changes of " + s.mount.Volume.Type + " file systems cannot be followed")
+		return
+	}
+	var err error
+	if s.memory.marks, err = f.Marks(); err != nil {
+		s.memory.refuse(err.Error())
+	}
+	if len(damaged) > 0 {
+		s.memory.refuse(damaged[0].err.Error())
+	}
+	if s.memory.refused == "" {
+		s.memory.names = s.names
+	}
+}
+
+// note takes down where an object is.
+func (s *scan) note(o *filewatch.Object, content filewatch.Content, damage error) error {
+	if o.Inode == 0 && damage != nil {
+		s.memory.refuse(damage.Error())
+	}
+	if o.Inode > 0 && o.Inode <= s.last {
+		s.memory.refuse(fmt.Sprintf("inode %d comes after %d", o.Inode, s.last))
+	}
+	if s.memory.refused != "" {
+		return nil
+	}
+	p := placeOf(o, &content, &s.scratch)
+	s.memory.objects = s.memory.objects.append(s.last, &p)
+	s.last = o.Inode
+	return nil
 }
 
 // damagedDir is a directory that could not be read whole.

@@ -1,0 +1,300 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/volume"
+)
+
+// Following is a guest seen after an earlier scan: it knows what of that scan no
+// longer holds.
+type Following struct {
+	*Guest
+	volumes []*followed // one for each mount
+	touched filewatch.Touched
+}
+
+// Follow finds what differs from the scan that m remembers when on each disk at
+// most the bytes in changed did, which are sorted. A disk without an entry is not
+// known. again are objects to look at in any case. What cannot be followed is
+// listed in Touched.Whole with its reason and scanned whole.
+func (g *Guest) Follow(ctx context.Context, m *Memory, changed map[int][]filewatch.Extent, again []filewatch.ID) (*Following, error) {
+	f := &Following{Guest: g, touched: filewatch.Touched{Inodes: map[string][]uint64{}}}
+	seen := map[string]bool{}
+	for _, mount := range g.Mounts {
+		v := &followed{mount: mount, now: newVolumeMemory(mount)}
+		reason, err := v.follow(ctx, m, changed, again)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", describe(mount.Volume), err)
+		}
+		id := v.now.id
+		if id == "" || seen[id] {
+			return nil, fmt.Errorf("volumes cannot be told apart: two have the identity %q, or none", id)
+		}
+		seen[id] = true
+		if reason != "" {
+			v.whole = true
+			f.touched.Whole = append(f.touched.Whole, filewatch.Gap{Volume: id, What: id, Reason: reason})
+		} else {
+			f.touched.Inodes[id] = v.void
+		}
+		f.volumes = append(f.volumes, v)
+	}
+	for _, old := range m.volumes {
+		if !seen[old.id] {
+			seen[old.id] = true
+			f.touched.Whole = append(f.touched.Whole, filewatch.Gap{Volume: old.id, What: old.id, Reason: "the volume is gone"})
+		}
+	}
+	return f, nil
+}
+
+// Touched is what no longer holds.
+func (f *Following) Touched() *filewatch.Touched { return &f.touched }
+
+// ScanTouched visits what of Touched exists now, as [Guest.Scan] would. want is
+// told whether the content certainly is what it was.
+func (f *Following) ScanTouched(ctx context.Context, want func(o *filewatch.Object, names []string, same bool) bool,
+	visit func(*filewatch.Object, []string, io.Reader, error) error) ([]filewatch.Gap, error) {
+	gaps := slices.Clone(f.gaps)
+	f.memory = &Memory{}
+	for _, v := range f.volumes {
+		s := &scan{mount: v.mount, visit: visit, memory: v.now}
+		var err error
+		if v.whole {
+			s.want = func(o *filewatch.Object, names []string) bool { return want(o, names, false) }
+			err = s.run(ctx, f.Workers)
+		} else {
+			s.names = v.now.names
+			s.want = func(o *filewatch.Object, names []string) bool { return want(o, names, v.same[o.Inode]) }
+			err = v.mount.Volume.ScanSome(ctx, s.options(f.Workers), v.located, s.one)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", describe(v.mount.Volume), err)
+		}
+		gaps = append(gaps, s.gaps...)
+		f.memory.volumes = append(f.memory.volumes, v.now)
+	}
+	return gaps, nil
+}
+
+// followed is one volume of a [Following].
+type followed struct {
+	mount Mount
+	now   *volumeMemory
+	whole bool
+
+	reader  volume.Follower
+	old     *volumeMemory
+	blocks  []filewatch.Extent // that read differently
+	located []volume.Located   // to visit, in the order of inodes
+	places  map[uint64]place   // of those whose place was taken anew
+	gone    map[uint64]bool
+	same    map[uint64]bool // content is what it was
+	void    []uint64
+}
+
+// follow finds the objects to look at. The reason says why all of them; an error
+// is of the disk.
+func (f *followed) follow(ctx context.Context, m *Memory, changed map[int][]filewatch.Extent, again []filewatch.ID) (reason string, err error) {
+	v := f.mount.Volume
+	var ok bool
+	if f.reader, ok = v.Follower(); !ok {
+		return "changes of " + v.Type + " file systems cannot be followed", nil
+	}
+	i := slices.IndexFunc(m.volumes, func(o *volumeMemory) bool { return o.at(f.now) })
+	if i < 0 {
+		return "the last scan did not have it here", nil
+	}
+	f.old = m.volumes[i]
+	if f.old.refused != "" {
+		return f.old.refused, nil
+	}
+	dirty, ok := changed[v.OnDisk()]
+	if !ok {
+		return "what changed on its disk is not known", nil
+	}
+	dirty = v.FromDisk(dirty)
+	if f.now.marks, err = f.reader.Marks(); err != nil {
+		return err.Error(), nil
+	}
+	blocks, inodes, renewed, err := f.reader.Changed(f.old.marks, dirty)
+	if err != nil {
+		return err.Error(), nil
+	}
+	f.blocks = volume.Merge(blocks)
+	forced := map[uint64]bool{}
+	for _, n := range renewed {
+		forced[n] = true
+	}
+	for _, id := range again {
+		if id.Volume == f.now.id {
+			forced[id.Inode] = true
+		}
+	}
+	return f.find(ctx, inodes, forced)
+}
+
+// find narrows the candidates down, then follows names.
+func (f *followed) find(ctx context.Context, candidates []uint64, forced map[uint64]bool) (reason string, err error) {
+	if err := f.owners(forced); err != nil {
+		return "", err
+	}
+	candidates = append(candidates, slices.Collect(maps.Keys(forced))...)
+	slices.Sort(candidates)
+	candidates = slices.Compact(candidates)
+	if reason, err = f.look(ctx, candidates, forced); err != nil || reason != "" {
+		return reason, err
+	}
+	if reason, err = f.rename(ctx); err != nil || reason != "" {
+		return reason, err
+	}
+	slices.SortFunc(f.located, func(a, b volume.Located) int { return compareInodes(a.Object.Inode, b.Object.Inode) })
+	for i := range f.located {
+		f.void = append(f.void, f.located[i].Object.Inode)
+	}
+	f.void = append(f.void, slices.Collect(maps.Keys(f.gone))...)
+	slices.Sort(f.void)
+	f.void = slices.Compact(f.void)
+	return "", f.remember()
+}
+
+func compareInodes(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// owners adds the owners of changed blocks.
+func (f *followed) owners(to map[uint64]bool) error {
+	if len(f.blocks) == 0 {
+		return nil
+	}
+	c := placeCursor{rest: f.old.objects}
+	var p place
+	for {
+		ok, err := c.next()
+		if err != nil || !ok {
+			return err
+		}
+		if err := c.place(&p); err != nil {
+			return err
+		}
+		if p.on(f.blocks) {
+			to[p.inode] = true
+		}
+	}
+}
+
+// maxTouched bounds what is held of the touched objects of one volume. With more
+// of them a whole scan costs little more.
+const maxTouched = 1 << 17
+
+// look reads the candidates and keeps those that are forced or not as they were.
+func (f *followed) look(ctx context.Context, candidates []uint64, forced map[uint64]bool) (reason string, err error) {
+	f.places, f.gone, f.same = map[uint64]place{}, map[uint64]bool{}, map[uint64]bool{}
+	c := placeCursor{rest: f.old.objects}
+	more, err := c.next()
+	var was place
+	var scratch []byte
+	i := 0
+	// behind takes the old objects before an inode: candidates among them are gone.
+	behind := func(inode uint64) {
+		for err == nil && more && c.inode < inode {
+			for i < len(candidates) && candidates[i] < c.inode {
+				i++
+			}
+			if i < len(candidates) && candidates[i] == c.inode {
+				f.gone[c.inode] = true
+			}
+			more, err = c.next()
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	scanErr := f.reader.Some(ctx, candidates, func(o *filewatch.Object, content filewatch.Content, damage error) error {
+		if damage != nil && (o.Inode == 0 || o.Type == filewatch.TypeDir || o.Type == filewatch.TypeUnknown) {
+			reason = damage.Error()
+			return errWhole
+		}
+		if behind(o.Inode); err != nil {
+			return err
+		}
+		p := placeOf(o, &content, &scratch)
+		known := more && c.inode == o.Inode
+		if known {
+			if !forced[o.Inode] && damage == nil && c.digest() == p.digest {
+				more, err = c.next()
+				return err
+			}
+			if err = c.place(&was); err != nil {
+				return err
+			}
+			f.same[o.Inode] = damage == nil && was.sameContent(&p) && !p.on(f.blocks)
+			more, err = c.next()
+		}
+		f.located = append(f.located, volume.Located{Object: o, Content: content, Damage: damage})
+		f.places[o.Inode] = p
+		if len(f.located) > maxTouched {
+			reason = fmt.Sprintf("more than %d objects are touched", maxTouched)
+			return errWhole
+		}
+		return err
+	})
+	if scanErr == nil {
+		behind(1 << 63)
+		scanErr = err
+	}
+	if scanErr == errWhole {
+		return reason, nil
+	}
+	return "", scanErr
+}
+
+// errWhole ends a look at a volume that must be scanned whole.
+var errWhole = fmt.Errorf("scan the whole volume")
+
+// remember makes the memory of now out of the old one.
+func (f *followed) remember() error {
+	c := placeCursor{rest: f.old.objects}
+	fresh := slices.Sorted(maps.Keys(f.places))
+	out := make(placeList, 0, len(f.old.objects)+64*len(fresh))
+	var last uint64
+	put := func(inode uint64) {
+		p := f.places[inode]
+		out = out.append(last, &p)
+		last = inode
+	}
+	for {
+		ok, err := c.next()
+		if err != nil {
+			return err
+		}
+		for len(fresh) > 0 && (!ok || fresh[0] < c.inode) {
+			put(fresh[0])
+			fresh = fresh[1:]
+		}
+		if !ok {
+			f.now.objects = out
+			return nil
+		}
+		switch {
+		case len(fresh) > 0 && fresh[0] == c.inode:
+			put(c.inode)
+			fresh = fresh[1:]
+		case !f.gone[c.inode]:
+			out = out.appendRaw(last, c.inode, c.body)
+			last = c.inode
+		}
+	}
+}

@@ -1,0 +1,225 @@
+package guest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/zeebo/blake3"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/volume"
+	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
+)
+
+// state is all that scans tell about a guest, by volume and inode.
+type state map[string]string
+
+// seer keeps a state as whoever scans does: digests of content that certainly is
+// what it was are taken over.
+type seer struct {
+	now    state
+	sums   map[string][32]byte
+	memory *Memory
+	image  []byte
+	hashed int
+}
+
+func key(o *filewatch.Object) string { return fmt.Sprintf("%s/%d", o.Volume, o.Inode) }
+
+func openGuest(t *testing.T, image []byte) *Guest {
+	t.Helper()
+	d, err := volume.Open(bytes.NewReader(image), int64(len(image)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := New(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// visitor fills a seer; reuse says which digests are kept.
+func (s *seer) visitor(reuse *sync.Map) func(*filewatch.Object, []string, io.Reader, error) error {
+	var mu sync.Mutex
+	return func(o *filewatch.Object, names []string, content io.Reader, damage error) error {
+		mu.Lock()
+		defer mu.Unlock()
+		k := key(o)
+		var sum [32]byte
+		if content != nil {
+			h := blake3.New()
+			if _, err := io.Copy(h, content); err != nil {
+				damage = err
+			}
+			h.Sum(sum[:0])
+			s.hashed++
+		} else if _, ok := reuse.Load(k); ok {
+			sum = s.sums[k]
+		}
+		s.sums[k] = sum
+		shown := *o
+		shown.Atime = shown.Ctime // not part of a record
+		s.now[k] = fmt.Sprintf("%+v %q %x %v", shown, names, sum, damage)
+		return nil
+	}
+}
+
+func whole(t *testing.T, image []byte) *seer {
+	t.Helper()
+	g := openGuest(t, image)
+	g.Remember = true
+	s := &seer{now: state{}, sums: map[string][32]byte{}, image: image}
+	gaps, err := g.Scan(t.Context(), func(*filewatch.Object, []string) bool { return true }, s.visitor(&sync.Map{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, gap := range gaps {
+		s.now["gap "+gap.What] = gap.Reason
+	}
+	s.memory = g.Memory()
+	return s
+}
+
+// dirty are the pieces of granularity bytes that differ, as a bitmap has them.
+func dirty(old, new []byte, granularity int) []filewatch.Extent {
+	var out []filewatch.Extent
+	for at := 0; at < len(new); at += granularity {
+		end := min(at+granularity, len(new))
+		if !bytes.Equal(old[at:end], new[at:end]) {
+			out = append(out, filewatch.Extent{Physical: int64(at), Length: int64(end - at)})
+		}
+	}
+	return volume.Merge(out)
+}
+
+// next is what follows from the last scan; whole says why that was not possible.
+func (s *seer) next(t *testing.T, image []byte, granularity int) (out *seer, whole []filewatch.Gap) {
+	t.Helper()
+	memory, err := ParseMemory(s.memory.Append(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again []filewatch.ID
+	for k, text := range s.now {
+		if !strings.HasSuffix(text, "<nil>") && !strings.HasPrefix(k, "gap ") {
+			var id filewatch.ID
+			id.Volume, _, _ = strings.Cut(k, "/")
+			fmt.Sscan(k[len(id.Volume)+1:], &id.Inode)
+			again = append(again, id)
+		}
+	}
+	g := openGuest(t, image)
+	f, err := g.Follow(t.Context(), memory, map[int][]filewatch.Extent{0: dirty(s.image, image, granularity)}, again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out = &seer{now: state{}, sums: map[string][32]byte{}, image: image}
+	for k, text := range s.now {
+		if !strings.HasPrefix(k, "gap ") {
+			out.now[k], out.sums[k] = text, s.sums[k]
+		}
+	}
+	for _, v := range f.Touched().Whole {
+		for k := range out.now {
+			if strings.HasPrefix(k, v.Volume+"/") {
+				delete(out.now, k)
+			}
+		}
+	}
+	for id, inodes := range f.Touched().Inodes {
+		for _, n := range inodes {
+			delete(out.now, fmt.Sprintf("%s/%d", id, n))
+		}
+	}
+	var reuse sync.Map
+	gaps, err := f.ScanTouched(t.Context(), func(o *filewatch.Object, _ []string, same bool) bool {
+		if _, known := s.sums[key(o)]; same && known {
+			reuse.Store(key(o), true)
+			return false
+		}
+		return true
+	}, out.visitor(&reuse))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, gap := range gaps {
+		out.now["gap "+gap.What] = gap.Reason
+	}
+	out.memory = g.Memory()
+	return out, f.Touched().Whole
+}
+
+// An incremental scan says exactly what a whole scan of the same image says,
+// after any series of changes and at any granularity of the bitmap.
+func TestFollowingIsLikeScanning(t *testing.T) {
+	for name, options := range map[string][]string{
+		"plain":  {"-t", "ext4", "-O", "^has_journal"},
+		"inline": {"-t", "ext4", "-O", "inline_data,^has_journal", "-I", "256", "-b", "1024"},
+		"ext3":   {"-t", "ext3"},
+		"groups": {"-t", "ext4", "-O", "ea_inode,bigalloc", "-g", "8192", "-C", "8192", "-b", "1024"},
+	} {
+		t.Run(name, func(t *testing.T) { followImage(t, options) })
+	}
+}
+
+func followImage(t *testing.T, options []string) {
+	c := volumetest.NewChanges(t, options...)
+	s := whole(t, mustRead(t, c.Image))
+	total := len(s.now)
+	for round := range 12 {
+		c.Change(t)
+		overwrite(t, c.Image, c.Random)
+		now := mustRead(t, c.Image)
+		next, unfollowed := s.next(t, now, []int{1024, 4096, 65536}[round%3])
+		for _, u := range unfollowed {
+			t.Fatalf("round %d: scanned whole: %s", round, u.Reason)
+		}
+		want := whole(t, now)
+		if d := cmp.Diff(want.now, next.now); d != "" {
+			t.Fatalf("round %d: whole scan against incremental:\n%s", round, d)
+		}
+		if next.hashed > total*3/4 {
+			t.Errorf("round %d: %d of %d contents were read", round, next.hashed, total)
+		}
+		s = next
+	}
+}
+
+func mustRead(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// overwrite changes a byte of one file's content where it lies, and nothing else:
+// what the file system's metadata say stays true.
+func overwrite(t *testing.T, image string, r *rand.Rand) {
+	t.Helper()
+	b := mustRead(t, image)
+	var places []int64
+	g := openGuest(t, b)
+	err := g.Mounts[0].Volume.Objects(t.Context(), func(o *filewatch.Object, c filewatch.Content, _ error) error {
+		if o.Type == filewatch.TypeFile && o.Size > 0 && len(c.Extents) > 0 && c.Extents[0].Physical >= 0 && c.Extents[0].Logical == 0 {
+			places = append(places, c.Extents[0].Physical)
+		}
+		return nil
+	})
+	if err != nil || len(places) == 0 {
+		t.Fatalf("no file has blocks, %v", err)
+	}
+	b[places[r.IntN(len(places))]] ^= 0x55
+	if err := os.WriteFile(image, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
