@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"slices"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
 )
 
 // ErrNotSupported: the disk is in a form that cannot be read here.
@@ -24,8 +26,18 @@ type Disk struct {
 
 // Set is the disks of one machine.
 type Set struct {
-	Disks   []*Disk
-	closers []func() error
+	Disks []*Disk
+	// Changed are, by the index of the disk, the runs of bytes that may differ
+	// from what Lost or the caller's Track is about, sorted by Physical. nil where
+	// that is not known.
+	Changed map[int][]filewatch.Extent
+	// Lost says why Changed is nil in a set that was asked for it.
+	Lost string
+	// Track is what the next scan needs to know what changed since this one.
+	Track Track
+
+	tracking *tracking
+	closers  []func() error
 }
 
 // Close ends everything that was opened or started for the disks, last first.
@@ -99,4 +111,13 @@ func formatOf(head []byte) string {
 		}
 	}
 	return "raw"
+}
+
+// Unchanged has the set say that no disk changed: the caller knows it from
+// elsewhere.
+func (s *Set) Unchanged() {
+	s.Changed = map[int][]filewatch.Extent{}
+	for i := range s.Disks {
+		s.Changed[i] = nil
+	}
 }

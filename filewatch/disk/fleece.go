@@ -18,8 +18,8 @@ type fleece struct{ monitor *qmp.Client }
 type object = map[string]any
 
 // snapshot makes all disks readable as they are at one moment and returns the
-// NBD socket. A read-only disk is exported as it is.
-func (f *fleece) snapshot(ctx context.Context, dir string, blocks []Block) (string, error) {
+// NBD socket. A read-only disk is exported as it is. t may be nil.
+func (f *fleece) snapshot(ctx context.Context, dir string, blocks []Block, t *tracking) (string, error) {
 	nodes := make([]string, len(blocks))
 	var actions []object
 	for i, b := range blocks {
@@ -32,6 +32,9 @@ func (f *fleece) snapshot(ctx context.Context, dir string, blocks []Block) (stri
 			return "", fmt.Errorf("disk %s: %w", b.Device, err)
 		}
 		nodes[i] = overlay
+		if t != nil {
+			actions = append(actions, t.actions(b)...)
+		}
 		actions = append(actions, object{"type": "blockdev-backup", "data": object{
 			"device": b.Node, "target": overlay, "sync": "none", "job-id": overlay + "-job"}})
 	}
@@ -45,8 +48,11 @@ func (f *fleece) snapshot(ctx context.Context, dir string, blocks []Block) (stri
 		return "", err
 	}
 	for i, node := range nodes {
-		if err := f.do(ctx, "block-export-add", object{"type": "nbd", "id": namePrefix + exportName(i), "node-name": node,
-			"name": exportName(i), "writable": false}); err != nil {
+		export := object{"type": "nbd", "id": namePrefix + exportName(i), "node-name": node, "name": exportName(i), "writable": false}
+		if t != nil {
+			export = t.export(export, blocks[i])
+		}
+		if err := f.do(ctx, "block-export-add", export); err != nil {
 			return "", fmt.Errorf("disk %s: %w", blocks[i].Device, err)
 		}
 	}

@@ -22,26 +22,37 @@ func (s *Set) openForeign(ctx context.Context, path, format string, head []byte)
 	if err := selfContained(format, head); err != nil {
 		return fail(err)
 	}
+	client, err := s.serve(ctx, path, format, "backing=", nil)
+	if err != nil {
+		return fail(err)
+	}
+	s.Disks = append(s.Disks, &Disk{client, path, client.Size})
+	return nil
+}
+
+// serve starts a qemu-nbd for an image and connects to it. backing is the option
+// that says what lies below the image.
+func (s *Set) serve(ctx context.Context, path, format, backing string, options []string, contexts ...string) (*nbd.Client, error) {
 	program, err := exec.LookPath("qemu-nbd")
 	if err != nil {
-		return fail(fmt.Errorf("%w without qemu-nbd (Debian package qemu-utils)", ErrNotSupported))
+		return nil, fmt.Errorf("%w without qemu-nbd (Debian package qemu-utils)", ErrNotSupported)
 	}
 	dir, err := os.MkdirTemp("", "plumbline-nbd-*")
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "nbd.sock")
 	absolute, err := filepath.Abs(path)
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	var complaint tail
-	cmd := exec.Command(program, "--read-only", "--persistent", "--shared=4", "--socket="+socket, "--image-opts",
-		fmt.Sprintf("driver=%s,file.driver=file,file.locking=off,file.filename=%s,backing=", format, escapeOption(absolute)))
+	cmd := exec.Command(program, append(options, "--read-only", "--persistent", "--shared=4", "--socket="+socket, "--image-opts",
+		fmt.Sprintf("driver=%s,file.driver=file,file.locking=off,file.filename=%s,%s", format, escapeOption(absolute), backing))...)
 	cmd.Stderr = &complaint
 	if err := cmd.Start(); err != nil {
-		return fail(err)
+		return nil, err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -50,14 +61,13 @@ func (s *Set) openForeign(ctx context.Context, path, format string, head []byte)
 		<-ended
 		return nil
 	})
-	client, err := dialWhenUp(ctx, socket, ended)
+	client, err := dialWhenUp(ctx, socket, ended, contexts...)
 	if err != nil {
 		ended <- nil // for the closer
-		return fail(errors.Join(err, complaint.err()))
+		return nil, errors.Join(err, complaint.err())
 	}
 	s.closers = append(s.closers, client.Close)
-	s.Disks = append(s.Disks, &Disk{client, path, client.Size})
-	return nil
+	return client, nil
 }
 
 // ErrRefersElsewhere: the image's own bytes name other files to read.
@@ -102,11 +112,11 @@ func escapeOption(s string) string {
 }
 
 // dialWhenUp waits for a server that is starting.
-func dialWhenUp(ctx context.Context, socket string, ended chan error) (*nbd.Client, error) {
+func dialWhenUp(ctx context.Context, socket string, ended chan error, contexts ...string) (*nbd.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
-		client, err := nbd.Dial(ctx, socket, "")
+		client, err := nbd.Dial(ctx, socket, "", contexts...)
 		if err == nil {
 			return client, nil
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk/nbd"
 	"github.com/plumbline-sec/plumbline/internal/qmp"
 )
@@ -21,12 +22,12 @@ const namePrefix = "plumbline-"
 
 // Block is one disk of a running machine.
 type Block struct {
-	Device   string // QEMU's name for it
-	Node     string // of the block graph
-	File     string // as QEMU opened it
-	Format   string // raw, qcow2 ...
-	ReadOnly bool
-	Size     int64
+	Device   string `json:"device"` // QEMU's name for it
+	Node     string `json:"node"`   // of the block graph
+	File     string `json:"file"`   // as QEMU opened it
+	Format   string `json:"format"` // raw, qcow2 ...
+	ReadOnly bool   `json:"read_only,omitempty"`
+	Size     int64  `json:"size"`
 }
 
 // OpenVM opens the disks of a running machine as they are at one moment: a
@@ -36,11 +37,16 @@ type Block struct {
 //
 // QEMU has one NBD server, so while another user has it this fails.
 func OpenVM(ctx context.Context, socket string) (*Set, error) {
+	return openLocked(ctx, socket, nil)
+}
+
+// openLocked takes the lock and the snapshot; t may be nil.
+func openLocked(ctx context.Context, socket string, t *tracking) (*Set, error) {
 	unlock, err := lockMachine(ctx, socket)
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{closers: []func() error{unlock}}
+	s := &Set{closers: []func() error{unlock}, tracking: t}
 	if err := s.openVM(ctx, socket); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("disks of the machine behind %s: %w", socket, err)
@@ -67,28 +73,55 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 	if len(blocks) == 0 {
 		return errors.New("it has no disks")
 	}
+	if s.tracking != nil {
+		if err := s.tracking.prepare(ctx, f, blocks); err != nil {
+			return err
+		}
+	}
 	dir, err := os.MkdirTemp("", namePrefix+"fleece-*")
 	if err != nil {
 		return err
 	}
-	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) }, func() error { return takeDown(socket) })
-	export, err := f.snapshot(ctx, dir, blocks)
+	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) }, func() error { return s.takeDown(socket) })
+	export, err := f.snapshot(ctx, dir, blocks, s.tracking)
 	if err != nil {
 		return err
 	}
+	return s.dial(ctx, export, blocks)
+}
+
+// dial connects to the exports of a snapshot.
+func (s *Set) dial(ctx context.Context, export string, blocks []Block) error {
+	changed := map[int][]filewatch.Extent{}
 	for i, b := range blocks {
-		client, err := nbd.Dial(ctx, export, exportName(i))
+		var contexts []string
+		if s.tracking != nil {
+			contexts = s.tracking.contexts(b)
+		}
+		client, err := nbd.Dial(ctx, export, exportName(i), contexts...)
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", b.Device, err)
 		}
 		s.closers = append(s.closers, client.Close)
 		s.Disks = append(s.Disks, &Disk{client, b.Device, client.Size})
+		changed[i] = nil
+		for _, c := range contexts {
+			if changed[i], err = dirtyRuns(client, c, func(flags uint32) bool { return flags&nbd.Dirty != 0 }); err != nil {
+				return fmt.Errorf("dirty bitmap of disk %s: %w", b.Device, err)
+			}
+		}
+	}
+	if s.tracking != nil {
+		s.Track, s.Lost = s.tracking.now, s.tracking.lost
+		if s.Lost == "" {
+			s.Changed = changed
+		}
 	}
 	return nil
 }
 
 // takeDown removes the snapshot with a connection of its own.
-func takeDown(socket string) error {
+func (s *Set) takeDown(socket string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	monitor, err := qmp.Dial(ctx, socket)
@@ -96,7 +129,14 @@ func takeDown(socket string) error {
 		return fmt.Errorf("take the snapshot away: %w", err)
 	}
 	defer monitor.Close()
-	return (&fleece{monitor: monitor}).sweep(ctx)
+	f := &fleece{monitor: monitor}
+	if err := f.sweep(ctx); err != nil || s.tracking == nil {
+		return err
+	}
+	if err := s.tracking.finish(ctx, f); err != nil {
+		return fmt.Errorf("dirty bitmaps: %w", err)
+	}
+	return nil
 }
 
 // Blocks lists a machine's disks: everything with a medium but firmware flash

@@ -1,0 +1,118 @@
+// Package disktest runs a QEMU that never starts its processor: a machine whose
+// disks tests write to by way of QEMU, as its guest would.
+package disktest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/internal/qmp"
+)
+
+// Machine is a QEMU with disks d0, d1, ...
+type Machine struct {
+	QMP     string // socket
+	cmd     *exec.Cmd
+	scratch string
+}
+
+// Start runs QEMU with the images, each "FORMAT:PATH", as its disks until the test
+// ends.
+func Start(tb testing.TB, images ...string) *Machine {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "plumbline-disktest-*") // socket paths must be short
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	m := &Machine{QMP: filepath.Join(dir, "qmp"), scratch: filepath.Join(dir, "scratch")}
+	args := []string{"-S", "-M", "pc", "-m", "16", "-nodefaults", "-display", "none", "-qmp", "unix:" + m.QMP + ",server=on,wait=off"}
+	for i, image := range images {
+		format, path, _ := strings.Cut(image, ":")
+		args = append(args, "-drive", fmt.Sprintf("if=none,id=d%d,format=%s,discard=unmap,file=%s", i, format, path),
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=d%d", i))
+	}
+	var complaint bytes.Buffer
+	m.cmd = exec.Command("qemu-system-x86_64", args...)
+	m.cmd.Stderr = &complaint
+	if err := m.cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(m.Kill)
+	for range 600 {
+		monitor, err := qmp.Dial(context.Background(), m.QMP)
+		if err == nil {
+			monitor.Close()
+			return m
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	tb.Fatalf("QEMU does not answer: %s\n%s", &complaint, strings.Join(m.cmd.Args, " "))
+	return nil
+}
+
+// Kill ends QEMU as a power failure would.
+func (m *Machine) Kill() {
+	m.cmd.Process.Kill()
+	m.cmd.Wait()
+}
+
+// Quit ends QEMU in order, with all that was written on disk.
+func (m *Machine) Quit(tb testing.TB) {
+	tb.Helper()
+	m.Execute(tb, "quit", nil, nil)
+	m.cmd.Wait()
+}
+
+// Execute runs one QMP command.
+func (m *Machine) Execute(tb testing.TB, command string, arguments, result any) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	monitor, err := qmp.Dial(ctx, m.QMP)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer monitor.Close()
+	if err := monitor.Execute(ctx, command, arguments, result); err != nil {
+		tb.Fatalf("%s: %v", command, err)
+	}
+}
+
+// Write writes to a disk as the guest would.
+func (m *Machine) Write(tb testing.TB, disk int, off int64, data []byte) {
+	tb.Helper()
+	if err := os.WriteFile(m.scratch, data, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	var out string
+	m.Execute(tb, "human-monitor-command", map[string]any{
+		"command-line": fmt.Sprintf("qemu-io d%d \"write -q -s %s %d %d\"", disk, m.scratch, off, len(data))}, &out)
+	if out != "" {
+		tb.Fatalf("write: %s", out)
+	}
+}
+
+// Become writes to a disk whatever differs between two of its states, a piece of
+// 4 KiB at a time or several together.
+func (m *Machine) Become(tb testing.TB, disk int, old, new []byte) {
+	tb.Helper()
+	const piece = 4096
+	for at := 0; at < len(new); {
+		end := at
+		for end < len(new) && !bytes.Equal(old[end:min(end+piece, len(new))], new[end:min(end+piece, len(new))]) {
+			end = min(end+piece, len(new))
+		}
+		if end > at {
+			m.Write(tb, disk, int64(at), new[at:end])
+		}
+		at = max(end, at+piece)
+	}
+}

@@ -1,0 +1,240 @@
+package disk
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/disk/nbd"
+)
+
+// Track is what is kept between two scans of one running machine: the name of the
+// dirty bitmap in which QEMU collects, on each disk, what is written after a
+// scan's snapshot.
+//
+// The bitmaps are QEMU's word. They live in its memory only: nothing is added to
+// an image, and a QEMU that ended takes them along, so that what was done to an
+// image behind its back is never taken for nothing.
+type Track struct {
+	// ID keeps the bitmaps of different keepers of one machine apart: lower-case
+	// letters and digits.
+	ID string `json:"id"`
+	// Bitmap is the name of the bitmap since the last scan, "" for none.
+	Bitmap string `json:"bitmap"`
+	// Disks are as they were at the last scan.
+	Disks []Block `json:"disks"`
+}
+
+func (t *Track) prefix() string { return namePrefix + t.ID + "-" }
+
+// OpenVMSince is [OpenVM] that tells what changed since the scan that left last
+// behind, and leaves behind a Track for the next one. Where the answer is not
+// certain, Set.Lost says why and Set.Changed is nil.
+//
+// A scan that came to its end calls [Set.Keep] once what it found is stored; else
+// Close lets last count on, so that nothing is missed.
+func OpenVMSince(ctx context.Context, socket string, last Track) (*Set, error) {
+	return openLocked(ctx, socket, &tracking{last: last})
+}
+
+// Keep makes Close let go of the last bitmap: the scan is stored with Set.Track.
+func (s *Set) Keep() {
+	if s.tracking != nil {
+		s.tracking.kept = true
+	}
+}
+
+// tracking is the bitmaps of one scan.
+type tracking struct {
+	last Track
+	now  Track
+	lost string
+	kept bool
+}
+
+// bitmap is part of QEMU's BlockDirtyInfo (qapi/block-core.json, 7.2).
+type bitmap struct {
+	Name         string `json:"name"`
+	Recording    bool   `json:"recording"`
+	Busy         bool   `json:"busy"`
+	Inconsistent bool   `json:"inconsistent"`
+}
+
+// bitmaps gives our bitmaps by the block node they are on.
+func (t *tracking) bitmaps(ctx context.Context, f *fleece) (map[string][]bitmap, error) {
+	var nodes []struct {
+		Name    string   `json:"node-name"`
+		Bitmaps []bitmap `json:"dirty-bitmaps"`
+	}
+	if err := f.monitor.Execute(ctx, "query-named-block-nodes", object{"flat": true}, &nodes); err != nil {
+		return nil, err
+	}
+	out := map[string][]bitmap{}
+	for _, n := range nodes {
+		for _, b := range n.Bitmaps {
+			if strings.HasPrefix(b.Name, t.last.prefix()) {
+				out[n.Name] = append(out[n.Name], b)
+			}
+		}
+	}
+	return out, nil
+}
+
+// prepare finds out whether the last scan's bitmaps are whole, and mends what a
+// scan that was killed left behind.
+func (t *tracking) prepare(ctx context.Context, f *fleece, blocks []Block) error {
+	t.now = Track{ID: t.last.ID, Disks: blocks, Bitmap: t.last.prefix() + strings.TrimPrefix(randomName(), namePrefix)}
+	found, err := t.bitmaps(ctx, f)
+	if err != nil {
+		return err
+	}
+	switch {
+	case t.last.Bitmap == "":
+		t.lost = "there is no earlier scan of the running machine"
+	case !slices.Equal(blocks, t.last.Disks):
+		t.lost = "the machine's disks are not those of the last scan"
+	case !slices.ContainsFunc(blocks, func(b Block) bool { return !b.ReadOnly }):
+		t.lost = "all disks are read-only: nothing tells whether the last scan was of the same QEMU"
+	}
+	for _, b := range blocks {
+		if b.ReadOnly || t.lost != "" {
+			continue
+		}
+		if t.lost, err = t.mend(ctx, f, b.Node, found[b.Node]); err != nil {
+			return err
+		}
+	}
+	return t.discard(ctx, f, found)
+}
+
+// mend leaves the last bitmap of a node recording, or says why it is lost.
+func (t *tracking) mend(ctx context.Context, f *fleece, node string, found []bitmap) (lost string, err error) {
+	i := slices.IndexFunc(found, func(b bitmap) bool { return b.Name == t.last.Bitmap })
+	switch {
+	case i < 0:
+		return "QEMU's dirty bitmap is gone: QEMU was started anew, the disk was exchanged, or someone removed it", nil
+	case found[i].Inconsistent:
+		return "QEMU's dirty bitmap is inconsistent: QEMU ended without saving it", nil
+	case found[i].Busy:
+		return "QEMU's dirty bitmap is in use by someone else", nil
+	case found[i].Recording:
+		return "", nil
+	}
+	// A scan was killed: what was written after its snapshot is in the bitmap
+	// that took over at that moment.
+	after := slices.IndexFunc(found, func(b bitmap) bool { return b.Recording && !b.Busy && !b.Inconsistent })
+	if after < 0 {
+		return "QEMU's dirty bitmap was not recording", nil
+	}
+	return "", f.do(ctx, "transaction", object{"actions": takeBack(node, t.last.Bitmap, found[after].Name)})
+}
+
+// takeBack has a bitmap count on as if it had never been relieved by next.
+func takeBack(node, name, next string) []object {
+	return []object{
+		{"type": "block-dirty-bitmap-merge", "data": object{"node": node, "target": name, "bitmaps": []string{next}}},
+		{"type": "block-dirty-bitmap-enable", "data": object{"node": node, "name": name}},
+	}
+}
+
+// discard removes our bitmaps but the last one, where it counts.
+func (t *tracking) discard(ctx context.Context, f *fleece, found map[string][]bitmap) error {
+	for node, list := range found {
+		for _, b := range list {
+			if t.lost == "" && b.Name == t.last.Bitmap {
+				continue
+			}
+			if err := f.do(ctx, "block-dirty-bitmap-remove", object{"node": node, "name": b.Name}); err != nil {
+				return fmt.Errorf("remove dirty bitmap %s: %w", b.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// actions relieve the last bitmap of a disk by the next one, in the transaction
+// that makes the snapshot.
+func (t *tracking) actions(b Block) []object {
+	out := []object{{"type": "block-dirty-bitmap-add", "data": object{"node": b.Node, "name": t.now.Bitmap, "granularity": granularity(b.Size)}}}
+	if t.lost == "" {
+		out = append(out, object{"type": "block-dirty-bitmap-disable", "data": object{"node": b.Node, "name": t.last.Bitmap}})
+	}
+	return out
+}
+
+// granularity is how many bytes one bit stands for: a block of a file system
+// where the bitmap does not become too large by it (8 MiB, of QEMU's memory).
+func granularity(size int64) int64 {
+	g := int64(4096)
+	for size/g > 1<<26 {
+		g *= 2
+	}
+	return g
+}
+
+// export adds the bitmap to an export's arguments.
+func (t *tracking) export(arguments object, b Block) object {
+	if t.lost == "" && !b.ReadOnly {
+		arguments["bitmaps"] = []object{{"node": b.Node, "name": t.last.Bitmap}}
+	}
+	return arguments
+}
+
+// contexts are the metadata contexts of a disk's export.
+func (t *tracking) contexts(b Block) []string {
+	if t.lost != "" || b.ReadOnly {
+		return nil
+	}
+	return []string{"qemu:dirty-bitmap:" + t.last.Bitmap}
+}
+
+// finish lets go of one of the two bitmaps of each disk once nothing uses them.
+func (t *tracking) finish(ctx context.Context, f *fleece) error {
+	found, err := t.bitmaps(ctx, f)
+	if err != nil {
+		return err
+	}
+	gone := t.now.Bitmap
+	if t.kept {
+		gone = t.last.Bitmap
+	}
+	for node, list := range found {
+		has := func(name string) bool {
+			return slices.ContainsFunc(list, func(b bitmap) bool { return b.Name == name })
+		}
+		if !has(gone) {
+			continue
+		}
+		if !t.kept && t.lost == "" && has(t.last.Bitmap) {
+			if err := f.do(ctx, "transaction", object{"actions": takeBack(node, t.last.Bitmap, t.now.Bitmap)}); err != nil {
+				return err
+			}
+		}
+		if err := f.do(ctx, "block-dirty-bitmap-remove", object{"node": node, "name": gone}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dirtyRuns reads a whole metadata context and gives the runs that are, sorted.
+func dirtyRuns(client *nbd.Client, context string, is func(flags uint32) bool) ([]filewatch.Extent, error) {
+	var out []filewatch.Extent
+	for off := int64(0); off < client.Size; {
+		extents, err := client.Extents(context, off, client.Size-off)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range extents {
+			if n := len(out); is(e.Flags) && n > 0 && out[n-1].Physical+out[n-1].Length == e.Off {
+				out[n-1].Length += e.Length
+			} else if is(e.Flags) {
+				out = append(out, filewatch.Extent{Physical: e.Off, Length: e.Length})
+			}
+			off = e.Off + e.Length
+		}
+	}
+	return out, nil
+}

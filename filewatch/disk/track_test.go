@@ -1,0 +1,191 @@
+package disk
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
+)
+
+// tracked is one scan; keep says whether it comes to its end.
+func tracked(t *testing.T, m *disktest.Machine, last Track, keep bool, during func(*Set)) *Set {
+	t.Helper()
+	set, err := OpenVMSince(t.Context(), m.QMP, last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if during != nil {
+		during(set)
+	}
+	if keep {
+		set.Keep()
+	}
+	if err := set.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func images(t *testing.T) (raw, qcow2 string) {
+	t.Helper()
+	dir := t.TempDir()
+	raw, qcow2 = filepath.Join(dir, "raw"), filepath.Join(dir, "qcow2")
+	if err := os.WriteFile(raw, make([]byte, 4<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", qcow2, "8M")
+	return raw, qcow2
+}
+
+var one = bytes.Repeat([]byte{1}, 4096)
+
+// QEMU's bitmaps tell what was written since the last scan, whatever becomes of
+// the scans between.
+func TestBitmapsFollowScans(t *testing.T) {
+	raw, qcow2 := images(t)
+	m := disktest.Start(t, "raw:"+raw, "qcow2:"+qcow2)
+	ours := Track{ID: "test"}
+	first := tracked(t, m, ours, true, func(s *Set) {
+		if s.Lost == "" || s.Changed != nil {
+			t.Errorf("the first scan knows what changed: %v", s.Changed)
+		}
+		m.Write(t, 0, 8192, one) // after the snapshot, before the end of the scan
+	})
+	expect := func(what string, s *Set, disk int, runs ...filewatch.Extent) {
+		t.Helper()
+		if s.Lost != "" {
+			t.Fatalf("%s: lost: %s", what, s.Lost)
+		}
+		if d := cmp.Diff(runs, s.Changed[disk]); d != "" {
+			t.Errorf("%s: disk %d changed (want, got):\n%s", what, disk, d)
+		}
+	}
+	at := func(off, length int64) filewatch.Extent { return filewatch.Extent{Physical: off, Length: length} }
+
+	m.Write(t, 1, 1<<20, one)
+	s := tracked(t, m, first.Track, false, nil)
+	expect("second scan", s, 0, at(8192, 4096))
+	expect("second scan", s, 1, at(1<<20, 4096))
+
+	m.Write(t, 1, 2<<20, one)
+	s = tracked(t, m, first.Track, false, func(*Set) { m.Write(t, 0, 65536, one) })
+	expect("after a scan that failed", s, 1, at(1<<20, 4096), at(2<<20, 4096))
+	s = tracked(t, m, first.Track, true, nil)
+	expect("after a write during a scan that failed", s, 0, at(8192, 4096), at(65536, 4096))
+
+	s = tracked(t, m, s.Track, true, nil)
+	expect("with nothing written", s, 0)
+	expect("with nothing written", s, 1)
+	if n := countBitmaps(t, m); n != 2 {
+		t.Errorf("%d bitmaps are left, want one for each disk", n)
+	}
+}
+
+// A scan that is killed takes no write with it.
+func TestBitmapsSurviveKilledScan(t *testing.T) {
+	raw, _ := images(t)
+	m := disktest.Start(t, "raw:"+raw)
+	first := tracked(t, m, Track{ID: "test"}, true, nil)
+	m.Write(t, 0, 4096, one)
+	killed, err := OpenVMSince(t.Context(), m.QMP, first.Track)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed.closers[0]() // the lock dies with a process; all else stays
+	m.Write(t, 0, 16384, one)
+	s := tracked(t, m, first.Track, true, nil)
+	want := []filewatch.Extent{{Physical: 4096, Length: 4096}, {Physical: 16384, Length: 4096}}
+	if d := cmp.Diff(want, s.Changed[0]); d != "" || s.Lost != "" {
+		t.Errorf("lost %q (want, got):\n%s", s.Lost, d)
+	}
+
+	// Killed after the new state was stored, before the old bitmap was removed.
+	m.Write(t, 0, 4096, one)
+	stored, err := OpenVMSince(t.Context(), m.QMP, s.Track)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored.closers[0]()
+	m.Write(t, 0, 32768, one)
+	s = tracked(t, m, stored.Track, true, nil)
+	if d := cmp.Diff([]filewatch.Extent{{Physical: 32768, Length: 4096}}, s.Changed[0]); d != "" || s.Lost != "" {
+		t.Errorf("lost %q (want, got):\n%s", s.Lost, d)
+	}
+	if n := countBitmaps(t, m); n != 1 {
+		t.Errorf("%d bitmaps are left, want one", n)
+	}
+}
+
+// Whatever becomes of a bitmap, it never reads as nothing changed.
+func TestLostBitmapsShow(t *testing.T) {
+	for name, c := range map[string]struct {
+		reason string
+		lose   func(*testing.T, *disktest.Machine, *Track) *disktest.Machine
+	}{
+		"removed": {"is gone", func(t *testing.T, m *disktest.Machine, last *Track) *disktest.Machine {
+			m.Execute(t, "block-dirty-bitmap-remove", object{"node": last.Disks[0].Node, "name": last.Bitmap}, nil)
+			return m
+		}},
+		"disabled": {"not recording", func(t *testing.T, m *disktest.Machine, last *Track) *disktest.Machine {
+			m.Execute(t, "block-dirty-bitmap-disable", object{"node": last.Disks[0].Node, "name": last.Bitmap}, nil)
+			return m
+		}},
+		"resized": {"not those of the last scan", func(t *testing.T, m *disktest.Machine, last *Track) *disktest.Machine {
+			m.Execute(t, "block_resize", object{"device": "d0", "size": 16 << 20}, nil)
+			return m
+		}},
+		"restarted": {"is gone", func(t *testing.T, m *disktest.Machine, last *Track) *disktest.Machine {
+			m.Quit(t)
+			again := disktest.Start(t, "qcow2:"+last.Disks[0].File)
+			// Names of unnamed nodes may come out otherwise.
+			set := tracked(t, again, Track{ID: "other"}, false, nil)
+			last.Disks = set.Track.Disks
+			return again
+		}},
+		"crashed": {"is gone", func(t *testing.T, m *disktest.Machine, last *Track) *disktest.Machine {
+			m.Kill()
+			again := disktest.Start(t, "qcow2:"+last.Disks[0].File)
+			set := tracked(t, again, Track{ID: "other"}, false, nil)
+			last.Disks = set.Track.Disks
+			return again
+		}},
+		"missed": {"is gone", func(t *testing.T, m *disktest.Machine, last *Track) *disktest.Machine {
+			tracked(t, m, *last, true, nil) // its state was not stored
+			return m
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, qcow2 := images(t)
+			m := disktest.Start(t, "qcow2:"+qcow2)
+			last := tracked(t, m, Track{ID: "test"}, true, nil).Track
+			m.Write(t, 0, 4096, one)
+			m = c.lose(t, m, &last)
+			s := tracked(t, m, last, true, nil)
+			if !strings.Contains(s.Lost, c.reason) || s.Changed != nil {
+				t.Errorf("lost %q, changed %v; want a reason with %q", s.Lost, s.Changed, c.reason)
+			}
+			if s = tracked(t, m, s.Track, true, nil); s.Lost != "" {
+				t.Errorf("the scan after that is lost too: %s", s.Lost)
+			}
+		})
+	}
+}
+
+func countBitmaps(t *testing.T, m *disktest.Machine) int {
+	t.Helper()
+	var nodes []struct {
+		Bitmaps []bitmap `json:"dirty-bitmaps"`
+	}
+	m.Execute(t, "query-named-block-nodes", object{"flat": true}, &nodes)
+	n := 0
+	for _, node := range nodes {
+		n += len(node.Bitmaps)
+	}
+	return n
+}
