@@ -62,8 +62,8 @@ func (o *CaptureOptions) Follow(b *Baseline) error {
 		if err != nil {
 			return err
 		}
-		if r.Type == filewatch.TypeFile && r.BLAKE3 != (Digest{}) && o.Rules.MatchNames(r.Names, &r.Object).Check.Has(filewatch.AttrGrowing) {
-			o.growing[r.ID()] = &prefix{size: r.Size, want: r.BLAKE3}
+		if p := o.growth(r); p != nil {
+			o.growing[r.ID()] = p
 		}
 	}
 	return nil
@@ -110,13 +110,18 @@ func Capture(ctx context.Context, src Source, o *CaptureOptions) (*Snapshot, err
 type capture struct {
 	o       *CaptureOptions
 	hashers sync.Pool
-	mu      sync.Mutex // guards the counters of snap
-	snap    *Snapshot
+	// reuse, if not nil, gives the record whose content an object still has.
+	reuse func(filewatch.ID) *Record
+	mu    sync.Mutex // guards the counters of snap
+	snap  *Snapshot
 }
 
 func (c *capture) want(o *filewatch.Object, names []string) bool {
 	return contentAttributes&c.o.Rules.MatchNames(names, o).Check != 0
 }
+
+// blake3Attributes are those that BLAKE3 of the content says.
+const blake3Attributes = filewatch.AttrContent | filewatch.AttrGrowing
 
 // contentAttributes are those that need the content read.
 const contentAttributes = filewatch.AttrContent | filewatch.AttrSHA256 | filewatch.AttrGrowing
@@ -148,7 +153,7 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 		} else if h.keep {
 			r.Text = keepText(h.text)
 		}
-	case obj.Type == filewatch.TypeFile && contentAttributes&rule.Check != 0:
+	case obj.Type == filewatch.TypeFile && contentAttributes&rule.Check != 0 && !c.takeOver(&r, rule.Check):
 		r.Unread = "content not read"
 	}
 	if c.o.Progress != nil {
@@ -157,6 +162,24 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 	c.count(&r, read)
 	h.encoded = appendRecord(h.encoded[:0], &r, &h.scratch)
 	return c.snap.sorter.add(h.encoded)
+}
+
+// takeOver fills the digests from an earlier record of the same content.
+func (c *capture) takeOver(r *Record, check filewatch.Attributes) bool {
+	if c.reuse == nil {
+		return false
+	}
+	old := c.reuse(r.ID())
+	if old == nil {
+		return false
+	}
+	if check&blake3Attributes != 0 {
+		r.BLAKE3 = old.BLAKE3
+	}
+	if check.Has(filewatch.AttrSHA256) {
+		r.SHA256 = old.SHA256
+	}
+	return true
 }
 
 func (c *capture) count(r *Record, read int64) {

@@ -122,10 +122,16 @@ func without(a, b []filewatch.Gap) []filewatch.Gap {
 	return slices.DeleteFunc(slices.Clone(a), func(g filewatch.Gap) bool { return slices.Contains(b, g) })
 }
 
+// encodedReader gives encoded records without their length, nil after the last.
+type encodedReader interface {
+	next() ([]byte, error)
+	close()
+}
+
 // run joins the two sorted streams by path and identity, then pairs what is
 // left by identity, then by path. Records that are equal byte for byte, nearly
 // all of them, are not decoded.
-func (c *comparer) run(old *blockReader, new func(fn func(encoded []byte) error) error) error {
+func (c *comparer) run(old encodedReader, new func(fn func(encoded []byte) error) error) error {
 	defer old.close()
 	plain := c.rules.Asked()
 	a, err := old.next()

@@ -1,0 +1,268 @@
+package baseline
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// Follower is a [Source] that was opened with what an earlier scan of it left
+// behind and knows which of its objects differ since.
+type Follower interface {
+	Source
+	// Touched is what of the earlier scan no longer holds.
+	Touched() *filewatch.Touched
+	// ScanTouched is Scan for what of Touched there is now. want is also told
+	// whether the content certainly is what it was at the earlier scan.
+	ScanTouched(ctx context.Context, want func(o *filewatch.Object, names []string, same bool) bool, visit VisitFunc) ([]filewatch.Gap, error)
+}
+
+// Update is the state of a tree as it follows from an earlier one: what a
+// [Snapshot] of the whole tree would hold.
+type Update struct {
+	last  *Last
+	snap  *Snapshot // of the touched objects
+	void  *void
+	gone  [][]byte // void records that equal the baseline's
+	known map[filewatch.ID]*Record
+}
+
+// CaptureSince reads what differs since last was stored. o must hold the rules
+// that last was made with. The caller closes the update.
+func CaptureSince(ctx context.Context, src Follower, last *Last, o *CaptureOptions) (*Update, error) {
+	u := &Update{last: last, void: newVoid(src.Touched()), known: map[filewatch.ID]*Record{}}
+	options := *o
+	if err := u.recall(&options); err != nil {
+		return nil, err
+	}
+	c := &capture{o: &options, snap: &Snapshot{rules: o.Rules, growing: options.growing, sorter: newSorter(o.TempDir)}}
+	c.hashers.New = func() any { return newHasher() }
+	var reused sync.Map
+	c.reuse = func(id filewatch.ID) *Record {
+		if r, ok := reused.Load(id); ok {
+			return r.(*Record)
+		}
+		return nil
+	}
+	// What is void and not seen again has lost its old content.
+	kept := map[filewatch.ID]bool{}
+	for id, p := range options.growing {
+		if u.void.has(id.Volume, id.Inode) {
+			kept[id], p.kept = p.kept, false
+		}
+	}
+	want := func(obj *filewatch.Object, names []string, same bool) bool {
+		check := o.Rules.MatchNames(names, obj).Check
+		if contentAttributes&check == 0 {
+			return false
+		}
+		old := u.known[obj.ID()]
+		if !same || old == nil || !old.holds(obj, check) {
+			return true
+		}
+		reused.Store(obj.ID(), old)
+		if p := options.growing[obj.ID()]; p != nil {
+			p.kept = kept[obj.ID()]
+		}
+		return false
+	}
+	gaps, err := src.ScanTouched(ctx, want, func(obj *filewatch.Object, names []string, content io.Reader, damage error) error {
+		return c.visit(ctx, obj, names, content, damage)
+	})
+	if err != nil {
+		c.snap.Close()
+		return nil, err
+	}
+	u.snap = c.snap
+	u.snap.Machine, u.snap.Gaps = src.Machine(), gaps
+	return u, nil
+}
+
+// holds says that the record has the digests that a rule asks for of an object
+// whose content is the record's.
+func (r *Record) holds(o *filewatch.Object, check filewatch.Attributes) bool {
+	return r.Type == filewatch.TypeFile && o.Type == filewatch.TypeFile && r.Size == o.Size && r.Unread == "" &&
+		(check&blake3Attributes == 0 || r.BLAKE3 != Digest{}) && (!check.Has(filewatch.AttrSHA256) || r.SHA256 != Digest{})
+}
+
+// recall goes through the last state once: it keeps the records that no longer
+// hold, and prepares what growing files are compared with.
+func (u *Update) recall(o *CaptureOptions) error {
+	o.growing = map[filewatch.ID]*prefix{}
+	for _, g := range u.last.head.Growing {
+		o.growing[g.ID] = &prefix{size: g.Size, want: g.Want, kept: g.Kept}
+	}
+	return u.last.eachRecord(func(equal bool, encoded []byte) error {
+		volume, inode, err := encodedID(encoded)
+		if err != nil {
+			return err
+		}
+		if !u.void.hasBytes(volume, inode) {
+			return nil
+		}
+		r, err := decodeEncoded(encoded)
+		if err != nil {
+			return err
+		}
+		if !u.void.whole[r.Volume] {
+			u.known[r.ID()] = r
+		}
+		if !equal {
+			return nil
+		}
+		u.gone = append(u.gone, bytes.Clone(encoded))
+		if p := o.growth(r); p != nil {
+			p.kept = !u.void.whole[r.Volume] // it is the baseline's own content
+			o.growing[r.ID()] = p
+		}
+		return nil
+	})
+}
+
+// growth is what a growing file of the baseline is compared with, nil when the
+// rules do not call it one.
+func (o *CaptureOptions) growth(r *Record) *prefix {
+	if r.Type == filewatch.TypeFile && r.BLAKE3 != (Digest{}) && o.Rules.MatchNames(r.Names, &r.Object).Check.Has(filewatch.AttrGrowing) {
+		return &prefix{size: r.Size, want: r.BLAKE3}
+	}
+	return nil
+}
+
+// Close frees temporary files.
+func (u *Update) Close() { u.snap.Close() }
+
+// Touched is how many objects were looked at.
+func (u *Update) Touched() uint64 { return u.snap.Objects }
+
+// Bytes is how much content was read.
+func (u *Update) Bytes() int64 { return u.snap.Bytes }
+
+// Report compares the update with the baseline that the last state was set
+// against.
+func (u *Update) Report(b *Header) (*Report, error) {
+	l := &Last{}
+	diff, err := u.merge(func(bool, []byte) error {
+		l.head.Objects++
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.diff = *diff
+	l.head.Machine, l.head.Gaps, l.head.Growing = u.snap.Machine, u.snap.Gaps, diff.growing(u.snap.growing)
+	report, err := l.Report(b, u.snap.rules)
+	if err == nil {
+		report.Bytes = u.snap.Bytes
+	}
+	return report, err
+}
+
+// void is the set of objects of which nothing holds.
+type void struct {
+	whole  map[string]bool
+	inodes map[string]map[uint64]bool
+}
+
+func newVoid(t *filewatch.Touched) *void {
+	v := &void{whole: map[string]bool{}, inodes: map[string]map[uint64]bool{}}
+	for _, w := range t.Whole {
+		v.whole[w.Volume] = true
+	}
+	for volume, list := range t.Inodes {
+		if len(list) == 0 {
+			continue
+		}
+		set := make(map[uint64]bool, len(list))
+		for _, n := range list {
+			set[n] = true
+		}
+		v.inodes[volume] = set
+	}
+	return v
+}
+
+func (v *void) has(volume string, inode uint64) bool {
+	return v.whole[volume] || v.inodes[volume][inode]
+}
+
+// hasBytes is has without making a string.
+func (v *void) hasBytes(volume []byte, inode uint64) bool {
+	return v.whole[string(volume)] || v.inodes[string(volume)][inode]
+}
+
+// merge gives every record of now in order, those of the last state and those of
+// the capture, and whether it equals the baseline's. It leaves in diff what does
+// not.
+func (u *Update) merge(fn func(equal bool, encoded []byte) error) (*differing, error) {
+	base := map[string]bool{} // records of the baseline that may have a partner
+	for _, list := range [][][]byte{u.gone, u.last.diff.old} {
+		for _, encoded := range list {
+			base[string(encoded)] = true
+		}
+	}
+	diff := &differing{}
+	asked := u.snap.rules.Asked()
+	add := func(equal bool, encoded []byte) error {
+		if !equal {
+			diff.new = append(diff.new, bytes.Clone(encoded))
+			if err := diff.check(len(encoded)); err != nil {
+				return err
+			}
+		}
+		return fn(equal, encoded)
+	}
+	fresh, err := u.fresh()
+	if err != nil {
+		return nil, err
+	}
+	put := func(encoded []byte) error {
+		equal := base[string(encoded)] && matches(u.snap.rules, encoded, asked)
+		if equal {
+			delete(base, string(encoded))
+		}
+		return add(equal, encoded)
+	}
+	err = u.last.eachRecord(func(equal bool, encoded []byte) error {
+		volume, inode, err := encodedID(encoded)
+		if err != nil || u.void.hasBytes(volume, inode) {
+			return err
+		}
+		for len(fresh) > 0 && compareEncoded(fresh[0], encoded) < 0 {
+			if err := put(fresh[0]); err != nil {
+				return err
+			}
+			fresh = fresh[1:]
+		}
+		return add(equal, encoded)
+	})
+	for ; err == nil && len(fresh) > 0; fresh = fresh[1:] {
+		err = put(fresh[0])
+	}
+	for encoded := range base {
+		diff.old = append(diff.old, []byte(encoded))
+	}
+	slices.SortFunc(diff.old, compareEncoded)
+	return diff, err
+}
+
+// fresh are the captured records, in order.
+func (u *Update) fresh() (out [][]byte, err error) {
+	err = u.snap.sorter.each(func(encoded []byte) error {
+		out = append(out, bytes.Clone(encoded))
+		return nil
+	})
+	return out, err
+}
+
+// decodeEncoded decodes a record with its length before it.
+func decodeEncoded(encoded []byte) (*Record, error) {
+	b, err := body(encoded)
+	if err != nil {
+		return nil, err
+	}
+	return decodeRecord(b)
+}

@@ -1,0 +1,276 @@
+package baseline
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// ErrLast is wrapped by whatever keeps the state of the last scan from being used.
+// Nothing of it may be taken over then.
+var ErrLast = errors.New("the state of the last scan cannot be used")
+
+// Last is the state that the last scan of a machine left in a directory: every
+// record, which of them differ from the baseline's, and what the source keeps.
+// It says only what was seen; what it is worth against the baseline is judged anew
+// each time.
+//
+// It is as trusted as the ledger beside it: digests in its head find damage, and
+// nothing keeps someone who may write the directory from forging it. It need not
+// be durable: what a crash leaves of it is missing, older than the source says, or
+// damaged, and all three are found.
+type Last struct {
+	head lastHead
+	dir  string
+	diff differing
+	// records are kept from the first reading to the next where they are few.
+	records []byte
+}
+
+// maxKept is the most bytes of records that are kept between two readings.
+const maxKept = 32 << 20
+
+const lastFormat = 1
+
+// lastHead is the file "last.json", which names the others.
+type lastHead struct {
+	Format int `json:"format"`
+	// Baseline is the digest of the records that were compared with, Rules that
+	// of the rules.
+	Baseline string            `json:"baseline"`
+	Rules    string            `json:"rules"`
+	Machine  filewatch.Machine `json:"machine"`
+	// Taken is when the state was seen, Full when everything was last read; Scans
+	// counts the scans since.
+	Taken time.Time `json:"taken"`
+	Full  time.Time `json:"full"`
+	Scans int       `json:"scans"`
+	// Source is the source's own.
+	Source  json.RawMessage `json:"source"`
+	Gaps    []filewatch.Gap `json:"gaps,omitempty"`
+	Objects uint64          `json:"objects"`
+	// Again are the objects that could not be read whole.
+	Again   []filewatch.ID `json:"again,omitempty"`
+	Growing []growing      `json:"growing,omitempty"`
+	Records lastFile       `json:"records"`
+	Diff    lastFile       `json:"diff"`
+	Memory  lastFile       `json:"memory"`
+}
+
+// growing is what is known of a growing file that differs from the baseline.
+type growing struct {
+	ID   filewatch.ID `json:"id"`
+	Size int64        `json:"size"`
+	Want Digest       `json:"want"`
+	Kept bool         `json:"kept"`
+}
+
+// lastFile is a file of the state.
+type lastFile struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	BLAKE3 string `json:"blake3"`
+}
+
+const lastHeadName = "last.json"
+
+// OpenLast reads the head of the state in dir, and the records that differ from
+// the baseline's. The error wraps [ErrLast] and says why it cannot be used with b
+// and rules.
+func OpenLast(dir string, b *Header, rules *filewatch.Rules) (*Last, error) {
+	fail := func(format string, args ...any) (*Last, error) {
+		return nil, fmt.Errorf("%w: %w", ErrLast, fmt.Errorf(format, args...))
+	}
+	text, err := os.ReadFile(filepath.Join(dir, lastHeadName))
+	if errors.Is(err, os.ErrNotExist) {
+		return fail("there is none in %s", dir)
+	}
+	if err != nil {
+		return fail("%w", err)
+	}
+	l := &Last{dir: dir}
+	body, sum, ok := bytes.Cut(text, []byte("\n"))
+	if !ok || string(sum) != hexSum(body)+"\n" {
+		return fail("it is damaged: %s", lastHeadName)
+	}
+	if err := json.Unmarshal(body, &l.head); err != nil {
+		return fail("it is damaged: %w", err)
+	}
+	switch {
+	case l.head.Format != lastFormat:
+		return fail("it has format %d, this program writes %d", l.head.Format, lastFormat)
+	case l.head.Baseline != b.Body.BLAKE3:
+		return fail("it was compared with another version of the baseline")
+	case l.head.Rules != rulesDigest(rules):
+		return fail("it was made with other rules")
+	}
+	packed, err := l.read(l.head.Diff)
+	if err == nil {
+		err = l.diff.parse(packed)
+	}
+	if err != nil {
+		return fail("%w", err)
+	}
+	return l, nil
+}
+
+func hexSum(b []byte) string {
+	sum := blake3.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// read reads a file of the state and verifies it.
+func (l *Last) read(f lastFile) ([]byte, error) {
+	b, err := os.ReadFile(filepath.Join(l.dir, filepath.Base(f.Name)))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) != f.Size || hexSum(b) != f.BLAKE3 {
+		return nil, fmt.Errorf("%s: %w", f.Name, ErrDamaged)
+	}
+	return b, nil
+}
+
+// Memory is what the source kept, whole.
+func (l *Last) Memory() ([]byte, error) {
+	b, err := l.read(l.head.Memory)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrLast, err)
+	}
+	return b, nil
+}
+
+// Source is what the source kept in the head.
+func (l *Last) Source() json.RawMessage { return l.head.Source }
+
+// Again are the objects to look at in any case.
+func (l *Last) Again() []filewatch.ID { return l.head.Again }
+
+// Taken is when the state was seen, full when everything was last read, scans how
+// many scans there were since.
+func (l *Last) Taken() (taken, full time.Time, scans int) {
+	return l.head.Taken, l.head.Full, l.head.Scans
+}
+
+// Report compares the state with the baseline it was made with, as it is.
+func (l *Last) Report(b *Header, rules *filewatch.Rules) (*Report, error) {
+	prefixes := map[filewatch.ID]*prefix{}
+	for _, g := range l.head.Growing {
+		prefixes[g.ID] = &prefix{size: g.Size, want: g.Want, kept: g.Kept}
+	}
+	c := newComparer(rules)
+	c.gaps(l.head.Gaps, "")
+	c.gaps(without(b.Gaps, l.head.Gaps), "when the baseline was made: ")
+	c.prefixes = prefixes
+	if err := c.run(&listed{l.diff.old}, each(l.diff.new)); err != nil {
+		return nil, err
+	}
+	return &Report{Machine: l.head.Machine, Baseline: *b, Changes: c.changes, Objects: l.head.Objects}, nil
+}
+
+// eachRecord gives every record, and whether it equals the baseline's. Damage is
+// found at the end at the latest: nothing that was given may be used before. The
+// bytes are valid during the call.
+func (l *Last) eachRecord(fn func(equal bool, encoded []byte) error) error {
+	if l.head.Records.Size > maxKept {
+		return l.streamRecords(fn)
+	}
+	if l.records == nil {
+		var err error
+		if l.records, err = l.read(l.head.Records); err != nil {
+			return fmt.Errorf("%w: %w", ErrLast, err)
+		}
+	}
+	for rest := l.records; len(rest) > 0; {
+		n, m := binary.Uvarint(rest[1:])
+		if m <= 0 || n > uint64(len(rest)-1-m) {
+			return fmt.Errorf("%s: %w", l.head.Records.Name, ErrDamaged)
+		}
+		end := 1 + m + int(n)
+		if err := fn(rest[0] != 0, rest[1:end:end]); err != nil {
+			return err
+		}
+		rest = rest[end:]
+	}
+	return nil
+}
+
+// streamRecords is eachRecord with little memory.
+func (l *Last) streamRecords(fn func(equal bool, encoded []byte) error) error {
+	f, err := os.Open(filepath.Join(l.dir, filepath.Base(l.head.Records.Name)))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLast, err)
+	}
+	defer f.Close()
+	digest := blake3.New()
+	r := bufio.NewReaderSize(io.TeeReader(io.LimitReader(f, l.head.Records.Size+1), digest), 256<<10)
+	var record []byte
+	for {
+		flag, err := r.ReadByte()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		n, err := binary.ReadUvarint(r)
+		if err != nil || n > maxRecord {
+			return fmt.Errorf("%s: %w", l.head.Records.Name, ErrDamaged)
+		}
+		record = binary.AppendUvarint(record[:0], n)
+		head := len(record)
+		record = grow(record, head+int(n))
+		if _, err := io.ReadFull(r, record[head:]); err != nil {
+			return fmt.Errorf("%s: %w", l.head.Records.Name, ErrDamaged)
+		}
+		if err := fn(flag != 0, record); err != nil {
+			return err
+		}
+	}
+	if hex.EncodeToString(digest.Sum(nil)) != l.head.Records.BLAKE3 {
+		return fmt.Errorf("%s: %w", l.head.Records.Name, ErrDamaged)
+	}
+	return nil
+}
+
+func grow(b []byte, n int) []byte {
+	if cap(b) < n {
+		b = append(make([]byte, 0, n+n/2), b...)
+	}
+	return b[:n]
+}
+
+// encodedID finds volume and inode in an encoded record.
+func encodedID(encoded []byte) (volume []byte, inode uint64, err error) {
+	d := decoder{rest: encoded}
+	d.uvarint(maxRecord)
+	d.bytes() // path
+	volume = d.bytes()
+	inode = binary.BigEndian.Uint64(d.take(8))
+	if d.bad {
+		return nil, 0, fmt.Errorf("record of the last scan: %w", ErrDamaged)
+	}
+	return volume, inode, nil
+}
+
+// LastDir is the directory, under one for all of them, of the state of a source
+// that is compared with the baseline in a file.
+func LastDir(root, file, source string) string {
+	return filepath.Join(root, strings.TrimLeft(filepath.Base(file), ".")+"-"+hexSum([]byte(file + "\x00" + source))[:16])
+}
+
+// Machine is whose files the state is of.
+func (l *Last) Machine() filewatch.Machine { return l.head.Machine }
