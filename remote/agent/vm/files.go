@@ -6,7 +6,6 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/guest"
-	"github.com/plumbline-sec/plumbline/filewatch/volume"
 )
 
 // Files are a machine's files as its disks hold them. It implements
@@ -31,20 +30,12 @@ func OpenFiles(ctx context.Context, name, qmp string, images []string) (*Files, 
 	if err != nil {
 		return nil, err
 	}
-	f := &Files{name: name, set: set}
-	var sources []volume.Source
-	for _, d := range set.Disks {
-		sources = append(sources, volume.Source{Name: d.Name, Disk: d, Size: d.Size})
-	}
-	volumes, err := volume.OpenAll(sources)
-	if err == nil {
-		f.Guest, err = guest.New(volumes)
-	}
+	g, err := guestOf(set)
 	if err != nil {
 		set.Close()
 		return nil, err
 	}
-	return f, nil
+	return &Files{g, name, set}, nil
 }
 
 // Machine implements baseline.Source.

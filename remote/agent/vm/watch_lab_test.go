@@ -3,10 +3,8 @@
 package vm
 
 import (
-	"bytes"
 	"encoding/hex"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -18,7 +16,6 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/baseline"
-	"github.com/plumbline-sec/plumbline/baseline/sign"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/internal/lab"
@@ -390,28 +387,7 @@ func captured(t *testing.T, m *lab.Machine, text string) *baseline.Index {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := OpenFiles(t.Context(), "lab", "", []string{m.Disk})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer files.Close()
-	snapshot, err := baseline.Capture(t.Context(), files, &baseline.CaptureOptions{Rules: rules})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer snapshot.Close()
-	key, err := sign.LoadOrCreateKey(filepath.Join(t.TempDir(), "key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	if _, err := snapshot.Write(&out, &baseline.Edition{Tool: "test", Created: time.Now(), Lineage: "test", Version: 1}, key); err != nil {
-		t.Fatal(err)
-	}
-	b, err := baseline.Open(bytes.NewReader(out.Bytes()), int64(out.Len()), &baseline.OpenOptions{AnySigner: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := captureOf(t, m.Disk, rules)
 	index, err := b.Index()
 	if err != nil {
 		t.Fatal(err)

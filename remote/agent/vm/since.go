@@ -1,0 +1,283 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/disk"
+	"github.com/plumbline-sec/plumbline/filewatch/guest"
+	"github.com/plumbline-sec/plumbline/filewatch/volume"
+)
+
+// Since steers a scan that takes from the last one what certainly did not change.
+type Since struct {
+	Place
+	// Dir is where the state of the last scan is, and that of this one will be.
+	Dir string
+	// Baseline is compared with, under Rules.
+	Baseline *baseline.Baseline
+	Rules    *filewatch.Rules
+	// FullEvery has every n-th scan read everything; 0 for never.
+	FullEvery int
+	Capture   baseline.CaptureOptions
+	// OnFull, if not nil, is called before everything is read, with the reason.
+	OnFull func(reason string)
+}
+
+// How says how a scan came to its result.
+type How struct {
+	// Full says that everything was read; Reason why.
+	Full   bool   `json:"full"`
+	Reason string `json:"reason,omitempty"`
+	// Whole are volumes that were read whole in a scan that was not full.
+	Whole []filewatch.Gap `json:"whole,omitempty"`
+	// Looked counts the objects that were looked at, Bytes the content read.
+	Looked uint64 `json:"looked_at"`
+	Bytes  int64  `json:"bytes_read"`
+	// Since is when the state was seen that was built on, LastFull when everything
+	// was last read.
+	Since    time.Time `json:"since,omitzero"`
+	LastFull time.Time `json:"last_full,omitzero"`
+	// NotKept says why the next scan cannot build on this one.
+	NotKept string `json:"not_kept,omitempty"`
+}
+
+// Check compares a machine's files with a baseline. What the last scan left behind
+// is used where it holds; whenever that is not certain, everything is read and How
+// says why. The result is that of reading everything.
+func (s *Since) Check(ctx context.Context) (*baseline.Report, *How, error) {
+	c := &sinceCheck{Since: s, how: &How{}}
+	last, err := baseline.OpenLast(s.Dir, &s.Baseline.Header, s.Rules)
+	if err != nil {
+		last = nil
+		c.how.Reason = err.Error()
+	}
+	report, err := c.run(ctx, last)
+	return report, c.how, err
+}
+
+type sinceCheck struct {
+	*Since
+	how  *How
+	open *opened
+}
+
+func (c *sinceCheck) run(ctx context.Context, last *baseline.Last) (report *baseline.Report, err error) {
+	var raw []byte
+	if last != nil {
+		raw = last.Source()
+		_, _, scans := last.Taken()
+		if c.FullEvery > 0 && scans+1 >= c.FullEvery {
+			c.how.Reason = fmt.Sprintf("the last one is %d scans ago", scans+1)
+		}
+	}
+	if c.open, err = c.openSince(ctx, raw, absolute(c.Dir)); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if e := c.open.set.Close(); e != nil && err == nil {
+			c.how.NotKept = e.Error()
+		}
+	}()
+	if c.how.Reason == "" {
+		c.how.Reason = c.open.reason
+	}
+	if c.how.Reason == "" {
+		report, err = c.follow(ctx, last)
+		if err == nil || ctx.Err() != nil || c.how.Reason == "" {
+			return report, err
+		}
+	}
+	c.how.Full, c.how.Since, c.how.LastFull = true, time.Time{}, time.Time{}
+	if c.OnFull != nil {
+		c.OnFull(c.how.Reason)
+	}
+	return c.full(ctx)
+}
+
+// follow builds on the last state. With an error, How.Reason says why everything
+// must be read instead; without a reason it is an error of the disk.
+func (c *sinceCheck) follow(ctx context.Context, last *baseline.Last) (*baseline.Report, error) {
+	taken, full, _ := last.Taken()
+	c.how.Since, c.how.LastFull = taken, full
+	if c.open.quiet() && len(last.Again()) == 0 {
+		m := last.Machine()
+		if m.Name = c.Name; c.Template != "" {
+			m.Name = ""
+		}
+		if err := c.Baseline.Header.CheckMachine(m); err != nil {
+			return nil, err
+		}
+		report, err := last.Report(&c.Baseline.Header, c.Rules)
+		if err != nil {
+			c.how.Reason = err.Error()
+			return nil, err
+		}
+		c.store(func(k *baseline.Keep) error { return last.Repeat(k) })
+		return report, nil
+	}
+	unusable := func(err error) (*baseline.Report, error) {
+		c.how.Reason = err.Error()
+		return nil, err
+	}
+	raw, err := last.Memory()
+	if err != nil {
+		return unusable(err)
+	}
+	memory, err := guest.ParseMemory(raw)
+	if err != nil {
+		return unusable(err)
+	}
+	g, err := c.guest()
+	if err != nil {
+		return nil, err
+	}
+	following, err := g.Follow(ctx, memory, c.open.set.Changed, last.Again())
+	if err != nil {
+		return unusable(err)
+	}
+	update, err := baseline.CaptureSince(ctx, namedFollowing{namedGuest{g, c.Name}, following}, last, &c.Capture)
+	if err != nil {
+		if errors.Is(err, baseline.ErrDamaged) || errors.Is(err, baseline.ErrLast) {
+			return unusable(err)
+		}
+		return nil, err
+	}
+	defer update.Close()
+	c.how.Whole, c.how.Looked, c.how.Bytes = following.Touched().Whole, update.Touched(), update.Bytes()
+	if c.Template != "" {
+		return update.Report(&c.Baseline.Header)
+	}
+	var now *baseline.Last
+	c.store(func(k *baseline.Keep) (err error) {
+		k.Memory = g.Memory().Append(nil)
+		now, err = update.Remember(k)
+		return err
+	})
+	if now == nil {
+		report, err := update.Report(&c.Baseline.Header)
+		if err != nil {
+			return unusable(err)
+		}
+		return report, nil
+	}
+	return now.Report(&c.Baseline.Header, c.Rules)
+}
+
+// full reads everything.
+func (c *sinceCheck) full(ctx context.Context) (*baseline.Report, error) {
+	g, err := c.guest()
+	if err != nil {
+		return nil, err
+	}
+	g.Remember = true
+	options := c.Capture
+	if err := options.Follow(c.Baseline); err != nil {
+		return nil, err
+	}
+	snap, err := baseline.Capture(ctx, namedGuest{g, c.Name}, &options)
+	if err != nil {
+		return nil, err
+	}
+	defer snap.Close()
+	c.how.Looked, c.how.Bytes, c.how.LastFull = snap.Objects, snap.Bytes, c.open.at
+	if c.Template != "" {
+		return baseline.Compare(c.Baseline, snap)
+	}
+	var now *baseline.Last
+	c.store(func(k *baseline.Keep) (err error) {
+		k.Memory = g.Memory().Append(nil)
+		now, err = snap.Remember(c.Dir, c.Baseline, "", k)
+		return err
+	})
+	if now == nil {
+		return baseline.Compare(c.Baseline, snap)
+	}
+	return now.Report(&c.Baseline.Header, c.Rules)
+}
+
+// store stores the state of the scan. What keeps it from being stored is no error
+// of the scan: the next one reads everything.
+func (c *sinceCheck) store(write func(*baseline.Keep) error) {
+	err := write(&baseline.Keep{Source: &c.open.state, Taken: c.open.at.UTC()})
+	if err == nil && !c.open.still() {
+		err = errors.New("an image was written to during the scan")
+	}
+	if err != nil {
+		c.how.NotKept = err.Error()
+		baseline.Forget(c.Dir) // it is of no use, and must not be taken for one
+		return
+	}
+	c.open.set.Keep()
+}
+
+// Tracked is a machine's files read whole, with what the next scan needs to build
+// on this one. It implements baseline.Source.
+type Tracked struct {
+	namedGuest
+	open *opened
+	dir  string
+}
+
+// OpenTracked opens a place for a scan whose state will be stored in dir. The
+// caller closes it.
+func OpenTracked(ctx context.Context, p Place, dir string) (*Tracked, error) {
+	o, err := p.openSince(ctx, nil, absolute(dir))
+	if err != nil {
+		return nil, err
+	}
+	g, err := guestOf(o.set)
+	if err != nil {
+		o.set.Close()
+		return nil, err
+	}
+	g.Remember = true
+	return &Tracked{namedGuest{g, p.Name}, o, dir}, nil
+}
+
+// Store stores the state of the scan that snap came from, of which a baseline was
+// written.
+func (t *Tracked) Store(snap *baseline.Snapshot, h *baseline.Header) error {
+	_, err := snap.Remember(t.dir, nil, h.Body.BLAKE3, &baseline.Keep{
+		Source: &t.open.state, Taken: t.open.at.UTC(), Memory: t.Memory().Append(nil)})
+	if err == nil && !t.open.still() {
+		err = errors.New("an image was written to during the scan")
+	}
+	if err != nil {
+		return errors.Join(err, baseline.Forget(t.dir))
+	}
+	t.open.set.Keep()
+	return nil
+}
+
+// Close lets go of the disks.
+func (t *Tracked) Close() error { return t.open.set.Close() }
+
+// guest puts the volumes together and sees that the baseline is of the machine.
+func (c *sinceCheck) guest() (*guest.Guest, error) {
+	g, err := guestOf(c.open.set)
+	if err != nil {
+		return nil, err
+	}
+	m := g.Machine()
+	if m.Name = c.Name; c.Template != "" {
+		m.Name = "" // a copy has a name of its own
+	}
+	return g, c.Baseline.Header.CheckMachine(m)
+}
+
+func guestOf(set *disk.Set) (*guest.Guest, error) {
+	var sources []volume.Source
+	for _, d := range set.Disks {
+		sources = append(sources, volume.Source{Name: d.Name, Disk: d, Size: d.Size})
+	}
+	volumes, err := volume.OpenAll(sources)
+	if err != nil {
+		return nil, err
+	}
+	return guest.New(volumes)
+}

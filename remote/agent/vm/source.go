@@ -1,0 +1,188 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/plumbline-sec/plumbline/filewatch/disk"
+)
+
+// Place is where a machine's files are read from: the disks of the running
+// machine behind a QMP socket, or images of them.
+type Place struct {
+	// Name is the machine's name.
+	Name string
+	QMP  string
+	// Images are files or block devices.
+	Images []string
+	// Template is the image that the only one of Images is a copy of.
+	Template string
+}
+
+// String tells places apart.
+func (p *Place) String() string {
+	if p.QMP != "" {
+		return "vm:" + absolute(p.QMP)
+	}
+	images := p.Images
+	if p.Template != "" {
+		images = []string{p.Template} // its state is that of the template
+	}
+	text := "disk"
+	for _, path := range images {
+		text += fmt.Sprintf(":%q", absolute(path))
+	}
+	return text
+}
+
+func absolute(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// sourceState is what is kept with the state of a scan to tell what changed on the
+// disks since.
+type sourceState struct {
+	Track  *disk.Track  `json:"track,omitempty"`
+	Images []imageState `json:"images,omitempty"`
+}
+
+// imageState is what tells that an image file was not written to since.
+type imageState struct {
+	Path   string    `json:"path"`
+	Device uint64    `json:"device"`
+	Inode  uint64    `json:"inode"`
+	Size   int64     `json:"size"`
+	Mtime  time.Time `json:"mtime"`
+	Ctime  time.Time `json:"ctime"`
+	Seen   time.Time `json:"seen"`
+}
+
+// settled is how long an image must not have been written to before its times say
+// that it was not written to since: clocks of file systems are coarse.
+const settled = 2 * time.Second
+
+// since says why it is not certain that the image is as it was at old, "" when it
+// is.
+func (s imageState) since(old imageState) string {
+	seen := old.Seen
+	now := s
+	now.Seen = seen
+	switch {
+	case s.Path != old.Path || s.Inode != old.Inode || s.Device != old.Device:
+		return s.Path + " is another file than at the last scan"
+	case s.Size != old.Size || !s.Mtime.Equal(old.Mtime) || !s.Ctime.Equal(old.Ctime):
+		return s.Path + " was written to since the last scan"
+	case seen.Sub(old.Mtime) < settled || seen.Sub(old.Ctime) < settled:
+		return s.Path + " was written to just before the last scan"
+	}
+	return ""
+}
+
+// opened is the disks of a place with what is known of their changes.
+type opened struct {
+	set   *disk.Set
+	state sourceState // to keep with the scan
+	// reason says why set.Changed is not known.
+	reason string
+	at     time.Time
+}
+
+// openSince opens the disks. raw is what an earlier scan kept; nil for none. key
+// names whoever keeps it.
+func (p *Place) openSince(ctx context.Context, raw json.RawMessage, key string) (*opened, error) {
+	var last sourceState
+	if raw != nil {
+		if err := json.Unmarshal(raw, &last); err != nil {
+			return nil, fmt.Errorf("the last scan's source: %w", err)
+		}
+	}
+	if p.QMP != "" {
+		return p.openRunning(ctx, last.Track, key)
+	}
+	return p.openImages(ctx, last.Images)
+}
+
+func (p *Place) openRunning(ctx context.Context, last *disk.Track, key string) (*opened, error) {
+	sum := blake3.Sum256([]byte(key))
+	track := disk.Track{ID: fmt.Sprintf("%x", sum[:5])}
+	if last != nil && last.ID == track.ID {
+		track = *last
+	}
+	set, err := disk.OpenVMSince(ctx, p.QMP, track)
+	if err != nil {
+		return nil, err
+	}
+	return &opened{set: set, state: sourceState{Track: &set.Track}, reason: set.Lost, at: time.Now()}, nil
+}
+
+func (p *Place) openImages(ctx context.Context, last []imageState) (*opened, error) {
+	paths := p.Images
+	if p.Template != "" {
+		if len(p.Images) != 1 {
+			return nil, errors.New("one image is a copy of a template")
+		}
+		paths = []string{p.Template}
+	}
+	o := &opened{at: time.Now()}
+	for i, path := range paths {
+		s, err := stateOf(path, o.at)
+		if err != nil {
+			o.reason = err.Error()
+			continue
+		}
+		o.state.Images = append(o.state.Images, s)
+		switch {
+		case i >= len(last):
+			o.reason = "there is no earlier scan of " + path
+		case o.reason == "":
+			o.reason = s.since(last[i])
+		}
+	}
+	var err error
+	if p.Template != "" {
+		o.set, err = disk.OpenClone(ctx, p.Images[0], p.Template)
+	} else {
+		o.set, err = disk.OpenImages(ctx, p.Images)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p.Template == "" {
+		o.set.Unchanged()
+	}
+	return o, nil
+}
+
+// quiet says that nothing at all changed on any disk.
+func (o *opened) quiet() bool {
+	if o.reason != "" || len(o.set.Changed) != len(o.set.Disks) {
+		return false
+	}
+	for i := range o.set.Disks {
+		if runs, ok := o.set.Changed[i]; !ok || len(runs) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// still says whether the images are as they were when they were opened.
+func (o *opened) still() bool {
+	return !slices.ContainsFunc(o.state.Images, func(s imageState) bool {
+		now, err := stateOf(s.Path, s.Seen)
+		return err != nil || now != s
+	})
+}
