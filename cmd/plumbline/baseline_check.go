@@ -10,6 +10,7 @@ import (
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/baseline/pkgdb"
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
 
 type baselineCheckFlags struct {
@@ -45,15 +46,19 @@ something could not be compared; 14 and up for errors.`,
 			if err := format.valid(cmd); err != nil {
 				return err
 			}
+			if err := flags.source.since.valid(&flags.source, format.aide()); err != nil {
+				return err
+			}
 			return runBaselineCheck(cmd.Context(), cmd.ErrOrStderr(), &flags, func(c *checked) error {
 				if format.aide() {
 					return format.check(cmd, &flags, c)
 				}
-				return printChanges(cmd.OutOrStdout(), c.report, *flags.output)
+				return printSince(cmd.OutOrStdout(), c.report, c.how, *flags.output)
 			})
 		},
 	}
 	flags.add(cmd)
+	flags.source.since.addCheck(cmd)
 	flags.output = outputFlag(cmd, "text", "json", "ndjson")
 	format.add(cmd)
 	return cmd
@@ -75,8 +80,9 @@ func (flags *baselineCheckFlags) add(cmd *cobra.Command) {
 type checked struct {
 	report *baseline.Report
 	base   *opened
-	snap   *baseline.Snapshot
+	snap   *baseline.Snapshot // nil after a scan that built on the last one
 	began  time.Time
+	how    *vm.How // nil without --incremental
 }
 
 // runBaselineCheck compares and hands the result to use.
@@ -97,6 +103,16 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 		return err
 	}
 	defer b.Close()
+	if flags.source.since.given() {
+		report, how, err := checkSince(ctx, stderr, flags, b, rules)
+		if err != nil {
+			return err
+		}
+		if packages != nil {
+			packages.Explain(report.Changes)
+		}
+		return use(&checked{report: report, base: b, began: began, how: how})
+	}
 	snap, err := captureNow(ctx, stderr, flags, b, rules)
 	if err != nil {
 		return err
@@ -109,7 +125,7 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 	if packages != nil {
 		packages.Explain(report.Changes)
 	}
-	return use(&checked{report, b, snap, began})
+	return use(&checked{report: report, base: b, snap: snap, began: began})
 }
 
 // captureNow reads the machine under the given rules or, without, under those of

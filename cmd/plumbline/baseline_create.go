@@ -43,6 +43,7 @@ func baselineCreateCommand() *cobra.Command {
 		},
 	}
 	flags.source.add(cmd)
+	flags.source.since.add(cmd)
 	flags.key.sign(cmd)
 	fileFlag(cmd, &flags.file)
 	flags.output = outputFlag(cmd, "text", "json", "ndjson")
@@ -67,7 +68,7 @@ func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *bas
 		return err
 	}
 	defer release()
-	src, err := flags.source.open(ctx, stderr)
+	src, err := flags.source.openFor(ctx, stderr, flags.file)
 	if err != nil {
 		return err
 	}
@@ -92,6 +93,7 @@ func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *bas
 	if err := ledger().Raise(header.Lineage, header.Version); err != nil {
 		return fail(exitIO, err)
 	}
+	src.store(snap, header)
 	if flags.format.aide() {
 		err = flags.format.create(stdout, flags, began, snap)
 	} else {

@@ -25,6 +25,7 @@ type sourceFlags struct {
 	progress string
 	limit    string
 	idle     bool
+	since    sinceFlags
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command) {
@@ -51,6 +52,7 @@ type source struct {
 	baseline.Source
 	release func() error
 	stderr  io.Writer
+	tracked *vm.Tracked // nil unless the state of the scan is kept
 }
 
 // close releases the source. What that leaves behind does not change the
@@ -71,19 +73,24 @@ func (s *sourceFlags) open(ctx context.Context, stderr io.Writer) (*source, erro
 		return s.named(t, t.Close, stderr), nil
 	case s.given():
 		files, err := vm.OpenFiles(ctx, s.name, s.vm, s.disks)
-		if errors.Is(err, guest.ErrNoFileSystem) {
-			return nil, failHint(exitIO, err, "ext2, ext3, ext4, XFS and FAT are read, alone or in partitions")
-		}
 		if err != nil {
-			return nil, fail(exitIO, err)
+			return nil, sourceError(err)
 		}
 		return s.named(files, files.Close, stderr), nil
 	}
 	return nil, fail(exitArgument, errNoSource)
 }
 
+// sourceError gives an error of disks its exit code and advice.
+func sourceError(err error) error {
+	if errors.Is(err, guest.ErrNoFileSystem) {
+		return failHint(exitIO, err, "ext2, ext3, ext4, XFS and FAT are read, alone or in partitions")
+	}
+	return fail(exitIO, err)
+}
+
 func (s *sourceFlags) named(src baseline.Source, close func() error, stderr io.Writer) *source {
-	return &source{namedSource{src, s.name}, close, stderr}
+	return &source{Source: namedSource{src, s.name}, release: close, stderr: stderr}
 }
 
 // namedSource gives a machine the name from the command line.
@@ -116,29 +123,11 @@ func readRules(path string) (*filewatch.Rules, error) {
 
 // capture reads a source with a progress line on stderr.
 func (s *sourceFlags) capture(ctx context.Context, stderr io.Writer, src baseline.Source, b *baseline.Baseline, rules *filewatch.Rules) (*baseline.Snapshot, error) {
-	if os.Getenv("GOGC") == "" {
-		// A capture keeps a table of all names and makes much garbage beside it;
-		// a third more memory is worth less than the rest of the machine's.
-		debug.SetGCPercent(30)
-	}
-	if s.idle {
-		if err := readWhenIdle(); err != nil {
-			return nil, fail(exitIO, err)
-		}
-	}
-	limit, err := parseLimit(s.limit)
+	o, stop, err := s.captureOptions(stderr, rules)
 	if err != nil {
 		return nil, err
 	}
-	p, err := newProgress(stderr, s.progress)
-	if err != nil {
-		return nil, err
-	}
-	defer p.stop()
-	o := &baseline.CaptureOptions{Rules: rules, Progress: p.add}
-	if limit != nil {
-		o.Limit = limit.wait
-	}
+	defer stop()
 	if b != nil {
 		if err := o.Follow(b); err != nil {
 			return nil, baselineError("", err)
@@ -149,4 +138,31 @@ func (s *sourceFlags) capture(ctx context.Context, stderr io.Writer, src baselin
 		return nil, baselineError("", err)
 	}
 	return snap, nil
+}
+
+// captureOptions are those of the flags; the caller calls stop in the end.
+func (s *sourceFlags) captureOptions(stderr io.Writer, rules *filewatch.Rules) (o *baseline.CaptureOptions, stop func(), err error) {
+	if os.Getenv("GOGC") == "" {
+		// A capture keeps a table of all names and makes much garbage beside it;
+		// a third more memory is worth less than the rest of the machine's.
+		debug.SetGCPercent(30)
+	}
+	if s.idle {
+		if err := readWhenIdle(); err != nil {
+			return nil, nil, fail(exitIO, err)
+		}
+	}
+	limit, err := parseLimit(s.limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := newProgress(stderr, s.progress)
+	if err != nil {
+		return nil, nil, err
+	}
+	o = &baseline.CaptureOptions{Rules: rules, Progress: p.add}
+	if limit != nil {
+		o.Limit = limit.wait
+	}
+	return o, p.stop, nil
 }

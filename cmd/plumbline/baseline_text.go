@@ -9,6 +9,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
 
 // wireChanges is a whole report in JSON.
@@ -21,17 +22,23 @@ type wireChanges struct {
 	Removed     int                `json:"removed"`
 	Changed     int                `json:"changed"`
 	NotMeasured int                `json:"not_measured"`
+	Scan        *vm.How            `json:"scan,omitempty"` // how, with --incremental
 	Changes     []*baseline.Change `json:"changes"`
 }
 
 // printChanges prints a report and gives its exit code.
 func printChanges(w io.Writer, r *baseline.Report, format string) error {
+	return printSince(w, r, nil, format)
+}
+
+// printSince is printChanges for a scan that may have built on the last one.
+func printSince(w io.Writer, r *baseline.Report, how *vm.How, format string) error {
 	out := bufio.NewWriter(w)
 	var err error
 	switch format {
 	case "json":
 		err = json.NewEncoder(out).Encode(&wireChanges{r.Machine, r.Outcome(), r.Baseline.Version, r.Objects,
-			r.Count(baseline.Added), r.Count(baseline.Removed), r.Count(baseline.Changed), r.Count(baseline.Unmeasured), notNil(r.Changes)})
+			r.Count(baseline.Added), r.Count(baseline.Removed), r.Count(baseline.Changed), r.Count(baseline.Unmeasured), how, notNil(r.Changes)})
 	case "ndjson":
 		encoder := json.NewEncoder(out)
 		for _, c := range r.Changes {

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/remote/agent/vm"
+)
+
+// sinceFlags say that a scan builds on the last one.
+type sinceFlags struct {
+	incremental bool
+	state       string
+	fullEvery   int
+	template    string
+}
+
+const scansPlace = "$XDG_STATE_HOME/plumbline/scans (~/.local/state)"
+
+func (f *sinceFlags) add(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.incremental, "incremental", false, "keep what the next check needs to look only at what changed")
+	cmd.Flags().StringVar(&f.state, "state", "", "keep it under `DIR`; default "+scansPlace)
+	cmd.MarkFlagDirname("state")
+}
+
+func (f *sinceFlags) addCheck(cmd *cobra.Command) {
+	f.add(cmd)
+	cmd.Flag("incremental").Usage = "look only at what changed since the last scan where that is certain, else at everything"
+	cmd.Flags().IntVar(&f.fullEvery, "full-every", 0, "with --incremental, look at everything every `N`th time")
+	cmd.Flags().StringVar(&f.template, "template", "", "the disk is a copy (qcow2) of the template `IMAGE`, which the baseline is of")
+	cmd.MarkFlagFilename("template")
+}
+
+func (f *sinceFlags) given() bool { return f.incremental || f.template != "" }
+
+// valid refuses flags that make no sense together.
+func (f *sinceFlags) valid(s *sourceFlags, whole bool) error {
+	switch {
+	case !f.given() && (f.fullEvery != 0 || f.state != ""):
+		return fail(exitArgument, errors.New("--state and --full-every go with --incremental"))
+	case f.fullEvery < 0:
+		return fail(exitArgument, fmt.Errorf("--full-every %d: want a positive number", f.fullEvery))
+	case f.given() && s.root != "":
+		return failHint(exitArgument, errors.New("changes of a mounted tree cannot be followed"), "name the disk with --disk or the machine with --vm")
+	case f.template != "" && len(s.disks) != 1:
+		return fail(exitArgument, errors.New("--template goes with exactly one --disk"))
+	case f.given() && whole:
+		return fail(exitArgument, errors.New("--format aide needs a whole scan"))
+	}
+	return nil
+}
+
+// dir is where the state of scans of a place against a baseline is.
+func (f *sinceFlags) dir(p *vm.Place, file string) (string, error) {
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return "", fail(exitIO, err)
+	}
+	root := f.state
+	if root == "" {
+		root = filepath.Join(filepath.Dir(ledger().Dir), "scans")
+	}
+	return baseline.LastDir(root, file, p.String()), nil
+}
+
+func (s *sourceFlags) place() vm.Place {
+	return vm.Place{Name: s.name, QMP: s.vm, Images: s.disks, Template: s.since.template}
+}
+
+// checkSince compares as runBaselineCheck does, building on the last scan.
+func checkSince(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags, b *opened, rules *filewatch.Rules) (*baseline.Report, *vm.How, error) {
+	place := flags.source.place()
+	dir, err := flags.source.since.dir(&place, flags.file)
+	if err != nil {
+		return nil, nil, err
+	}
+	if rules == nil {
+		if rules, err = b.Header.ParseRules(); err != nil {
+			return nil, nil, baselineError(flags.file, err)
+		}
+	}
+	options, stop, err := flags.source.captureOptions(stderr, rules)
+	if err != nil {
+		return nil, nil, err
+	}
+	// A scan of what changed is over before its garbage matters; a full one is not.
+	percent := debug.SetGCPercent(400)
+	since := vm.Since{Place: place, Dir: dir, Baseline: b.Baseline, Rules: rules, FullEvery: flags.source.since.fullEvery, Capture: *options}
+	since.OnFull = func(reason string) {
+		debug.SetGCPercent(percent)
+		fmt.Fprintf(stderr, "plumbline: full scan: %s\n", printable(reason))
+	}
+	report, how, err := since.Check(ctx)
+	stop()
+	if err != nil {
+		if errors.Is(err, baseline.ErrOtherMachine) {
+			return nil, nil, baselineError(flags.file, err)
+		}
+		return nil, nil, sourceError(err)
+	}
+	printHow(stderr, how)
+	return report, how, nil
+}
+
+// printHow says on stderr what was looked at; that it is everything was said
+// before.
+func printHow(w io.Writer, how *vm.How) {
+	if !how.Full {
+		fmt.Fprintf(w, "plumbline: incremental scan since %s: %d objects looked at, %d bytes read; last full scan %s\n",
+			how.Since.Format(time.RFC3339), how.Looked, how.Bytes, how.LastFull.Format(time.RFC3339))
+	}
+	for _, v := range how.Whole {
+		fmt.Fprintf(w, "plumbline: full scan of volume %s: %s\n", printable(v.What), printable(v.Reason))
+	}
+	if how.NotKept != "" {
+		fmt.Fprintf(w, "plumbline: the next scan will be full: %s\n", printable(how.NotKept))
+	}
+}
+
+// openFor is open, keeping the state of the scan where --incremental asks for it.
+func (s *sourceFlags) openFor(ctx context.Context, stderr io.Writer, file string) (*source, error) {
+	if !s.since.incremental {
+		if s.since.state != "" {
+			return nil, fail(exitArgument, errors.New("--state goes with --incremental"))
+		}
+		return s.open(ctx, stderr)
+	}
+	if s.root != "" {
+		return nil, s.since.valid(s, false)
+	}
+	place := s.place()
+	dir, err := s.since.dir(&place, file)
+	if err != nil {
+		return nil, err
+	}
+	tracked, err := vm.OpenTracked(ctx, place, dir)
+	if err != nil {
+		return nil, sourceError(err)
+	}
+	return &source{Source: tracked, release: tracked.Close, stderr: stderr, tracked: tracked}, nil
+}
+
+// store keeps the state of the scan of which a baseline was written, where asked.
+func (s *source) store(snap *baseline.Snapshot, h *baseline.Header) {
+	if s.tracked == nil {
+		return
+	}
+	if err := s.tracked.Store(snap, h); err != nil {
+		fmt.Fprintf(s.stderr, "plumbline: the next scan will be full: %v\n", err)
+	}
+}
