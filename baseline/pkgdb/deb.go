@@ -38,7 +38,7 @@ func ReadDeb(r io.Reader) (*Package, error) {
 	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != "!<arch>\n" {
 		return nil, ErrNotPackage
 	}
-	p := &Package{Files: map[string]File{}}
+	p := &Package{Files: map[string]File{}, Voucher: operatorsWord}
 	seen := map[string]bool{}
 	for {
 		name, size, err := arHeader(in)
@@ -65,6 +65,12 @@ func ReadDeb(r io.Reader) (*Package, error) {
 		}
 		if err != nil && err != io.EOF {
 			return nil, fmt.Errorf("read %s: %w", name, err)
+		}
+	}
+	for _, name := range p.conffiles {
+		if f, ok := p.Files[name]; ok {
+			f.Conffile = true
+			p.Files[name] = f
 		}
 	}
 	if !seen["debian-binary"] || !seen["control"] || !seen["data"] || p.Name == "" {
@@ -134,12 +140,17 @@ func members(name string, r io.Reader, visit func(h *tar.Header, content io.Read
 // readControl takes name and version.
 func (p *Package) readControl(name string, r io.Reader) error {
 	return members(name, r, func(h *tar.Header, content io.Reader) error {
-		if path.Clean(h.Name) != "control" {
+		at := path.Clean(h.Name)
+		if at != "control" && at != "conffiles" {
 			return nil
 		}
 		text, err := io.ReadAll(io.LimitReader(content, maxControl))
 		if err != nil {
 			return err
+		}
+		if at == "conffiles" {
+			p.conffiles = strings.Fields(string(text))
+			return nil
 		}
 		for line := range strings.Lines(string(text)) {
 			key, value, _ := strings.Cut(line, ":")

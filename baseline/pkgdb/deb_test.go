@@ -52,14 +52,14 @@ func changed(path string, mode uint16, content string) *baseline.Change {
 
 func TestExplainsWhatAPackageInstalls(t *testing.T) {
 	for _, compression := range []string{"xz", "gzip", "none", "zstd"} {
-		packages, err := Open(deb(t, compression))
+		packages, err := Open(nil, deb(t, compression))
 		if err != nil {
 			t.Fatalf("%s: %v", compression, err)
 		}
 		link := changed("/usr/bin/alias", 0o777, "")
 		link.New.Type, link.New.Link, link.New.BLAKE3 = filewatch.TypeSymlink, "tool", baseline.Digest{}
 		same := []*baseline.Change{changed("/usr/bin/tool", 0o755, "#!/bin/sh\n"), changed("/etc/tool.conf", 0o644, "a=1\n"), link}
-		if n := packages.Explain(same); n != len(same) || same[0].Explained != "package tool 1.2-3" || same[0].Counts() {
+		if n := packages.Explain(same); n != len(same) || same[0].Explained != "package tool 1.2-3 (operator's word, no signature verified)" || same[0].Counts() {
 			t.Errorf("%s: %d explained: %+v", compression, n, same[0])
 		}
 		// Attacks that look like an update.

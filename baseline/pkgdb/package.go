@@ -1,16 +1,23 @@
 // Package pkgdb explains changes by software packages: a file that is what a
 // package contains was changed by installing that package.
 //
-// The packages are files that the verifying side holds and trusts, for example
-// those apt has downloaded and verified. The guest's own package database is
-// not looked at: whoever can change a file can change that too.
+// The packages are files that the verifying side holds. With a keyring, only
+// those count that a trusted key vouches for: a .deb through a repository's
+// signed index, an .rpm through the signature of its header. Without, they are
+// the word of who names them, and are called so.
 //
-// What it does not show: that the package should be installed there.
+// The guest's own package database explains nothing: whoever can change a file
+// can change that too. [Owners] names what it says, as a hint.
+//
+// What it does not show: that the package should be installed there, or that it
+// is the newest.
 package pkgdb
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -23,8 +30,15 @@ import (
 // Package is what one package installs.
 type Package struct {
 	Name, Version string
-	Files         map[string]File // by absolute path
+	// Voucher says who stands for it: a signature, or the operator.
+	Voucher string
+	Files   map[string]File // by absolute path
+
+	conffiles []string
 }
+
+// operatorsWord is the voucher of a package that nothing signs.
+const operatorsWord = "operator's word, no signature verified"
 
 // File is one object of a package.
 type File struct {
@@ -35,49 +49,124 @@ type File struct {
 	Link     string
 	// BLAKE3 and SHA256 are of a regular file's content.
 	BLAKE3, SHA256 baseline.Digest
+	// Conffile: people may edit it, and updates then leave it alone.
+	Conffile bool
+	// OwnerUnknown: the package has names of users that only the guest can
+	// turn into numbers.
+	OwnerUnknown bool
 }
 
 // Packages are those to explain changes with.
-type Packages struct{ byPath map[string][]owned }
+type Packages struct {
+	byPath map[string][]owned
+	// Unused are packages that the keyring does not vouch for.
+	Unused []error
 
-type owned struct {
-	name string
-	file File
+	ring    *Keyring
+	indexed indexed
 }
 
-// Open reads package files, and all packages in directories. ErrNotPackage says
-// which file is none.
-func Open(paths ...string) (*Packages, error) {
-	p := &Packages{byPath: map[string][]owned{}}
-	for _, path := range paths {
-		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() || name != path && filepath.Ext(name) != ".deb" {
-				return err
+type owned struct {
+	name, voucher string
+	file          File
+}
+
+// Open reads package files, and all packages in directories. With a ring, which
+// may be nil, it first reads the signed indexes (InRelease) among them. ErrNotPackage
+// says which file is none.
+func Open(ring *Keyring, paths ...string) (*Packages, error) {
+	p := &Packages{byPath: map[string][]owned{}, ring: ring, indexed: indexed{}}
+	if ring != nil {
+		err := walk(paths, func(name string) error {
+			if !strings.HasSuffix(name, "InRelease") {
+				return nil
 			}
-			return p.open(name)
+			return p.indexed.readRelease(name, ring)
 		})
 		if err != nil {
-			return nil, fmt.Errorf("read packages: %w", err)
+			return nil, err
 		}
 	}
+	err := walk(paths, func(name string) error {
+		err := p.open(name)
+		if errors.Is(err, ErrUnsigned) {
+			p.Unused = append(p.Unused, err)
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
 	if len(p.byPath) == 0 {
-		return nil, errors.New("read packages: there is none")
+		return nil, fmt.Errorf("read packages: none can be used: %w", errors.Join(append(p.Unused, errors.New("no package"))...))
 	}
 	return p, nil
 }
 
+// walk visits the named files, and in directories those that look like packages
+// or their indexes.
+func walk(paths []string, visit func(name string) error) error {
+	for _, path := range paths {
+		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
+			ext := filepath.Ext(name)
+			if err != nil || d.IsDir() || name != path && ext != ".deb" && ext != ".rpm" && !strings.HasSuffix(name, "InRelease") {
+				return err
+			}
+			return visit(name)
+		})
+		if err != nil {
+			return fmt.Errorf("read packages: %w", err)
+		}
+	}
+	return nil
+}
+
 func (p *Packages) open(path string) error {
+	if strings.HasSuffix(path, "InRelease") {
+		return nil
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	pkg, err := ReadDeb(f)
+	pkg, err := p.read(f)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	p.Add(pkg)
 	return nil
+}
+
+// read reads a package of either kind, by its first bytes. A .deb is looked up
+// in the signed indexes by the digest of the very bytes that are read.
+func (p *Packages) read(f io.ReadSeeker) (*Package, error) {
+	magic := make([]byte, len(rpmLeadMagic))
+	if _, err := io.ReadFull(f, magic); err != nil {
+		return nil, ErrNotPackage
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	if string(magic) == string(rpmLeadMagic) {
+		return ReadRPM(f, p.ring)
+	}
+	digest := sha256.New()
+	pkg, err := ReadDeb(io.TeeReader(f, digest))
+	if err != nil {
+		return nil, err
+	}
+	if p.ring == nil {
+		return pkg, nil
+	}
+	if _, err := io.Copy(digest, f); err != nil {
+		return nil, err
+	}
+	if pkg.Voucher = p.indexed[baseline.Digest(digest.Sum(nil))]; pkg.Voucher == "" {
+		return nil, fmt.Errorf("%w: no signed index lists it", ErrUnsigned)
+	}
+	return pkg, nil
 }
 
 // Add adds one package.
@@ -87,7 +176,7 @@ func (p *Packages) Add(pkg *Package) {
 	}
 	for path, file := range pkg.Files {
 		key := merged(path)
-		p.byPath[key] = append(p.byPath[key], owned{pkg.Name + " " + pkg.Version, file})
+		p.byPath[key] = append(p.byPath[key], owned{pkg.Name + " " + pkg.Version, pkg.Voucher, file})
 	}
 }
 
@@ -100,55 +189,4 @@ func merged(path string) string {
 		}
 	}
 	return path
-}
-
-// Explain marks the changes that a package accounts for and says how many.
-func (p *Packages) Explain(changes []*baseline.Change) int {
-	n := 0
-	for _, c := range changes {
-		if name := p.explains(c); name != "" {
-			c.Explained = "package " + name
-			c.Explanation += "; it is what package " + name + " installs"
-			n++
-		}
-	}
-	return n
-}
-
-// explains names the package that contains the change's new state exactly.
-func (p *Packages) explains(c *baseline.Change) string {
-	if c.New == nil || c.Kind == baseline.Unmeasured || c.New.Unread != "" || beyondPackages(c) {
-		return ""
-	}
-	for _, name := range c.New.Names {
-		for _, o := range p.byPath[merged(name)] {
-			if o.file.is(c.New) {
-				return o.name
-			}
-		}
-	}
-	return ""
-}
-
-// beyondPackages says that something changed that no package contains: packages
-// have no xattrs and do not set inode flags.
-func beyondPackages(c *baseline.Change) bool {
-	if c.Kind == baseline.Added {
-		return len(c.New.Xattrs) > 0
-	}
-	return c.Attributes.Has("xattrs")
-}
-
-func (f *File) is(r *baseline.Record) bool {
-	if f.Type != r.Type || f.UID != r.UID || f.GID != r.GID {
-		return false
-	}
-	switch f.Type {
-	case filewatch.TypeSymlink:
-		return f.Link == r.Link
-	case filewatch.TypeFile:
-		same, _ := r.SameContent(f.BLAKE3, f.SHA256)
-		return same && f.Mode == r.Mode && f.Size == r.Size
-	}
-	return false
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -19,6 +21,7 @@ type baselineCheckFlags struct {
 	file, rules string
 	output      *string
 	packages    []string
+	keyrings    []string
 }
 
 func baselineCheckCommand() *cobra.Command {
@@ -32,14 +35,16 @@ An object is known by volume, inode and generation, so a renamed one is one
 change.
 
 With --package, a change that is exactly what a package contains is explained by
-it and does not count. The packages are trusted: name those your package manager
-has verified, never any from the machine that is checked.
+it and does not count. With --keyring only signed packages count: an .rpm by the
+signature in it, a .deb by the repository's InRelease file among those named.
+Without, all count on your word; never name any from the machine that is checked.
 
 The exit code is the sum of 1 (objects added), 2 (removed) and 4 (changed) over
 the changes at level verify or protect; 40 when there is none of them but
 something could not be compared; 14 and up for errors.`,
 		Example: `  plumbline baseline check --disk vm.img -f vm.baseline
   plumbline baseline check --vm /run/vm/qmp.sock -f vm.baseline -o ndjson | jq .path
+  plumbline baseline check --disk vm.img -f vm.baseline --package repository --keyring archive-keyring.gpg
   plumbline baseline check --disk vm.img -f vm.baseline --format aide | mail -s "AIDE report" root`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -71,7 +76,9 @@ func (flags *baselineCheckFlags) add(cmd *cobra.Command) {
 	flags.key.verify(cmd)
 	fileFlag(cmd, &flags.file)
 	cmd.Flags().StringVar(&flags.rules, "rules", "", "`FILE` of rules (TOML); default: those in the baseline")
-	cmd.Flags().StringSliceVar(&flags.packages, "package", nil, "explain changes by this Debian package `FILE`, or all in a directory; trusted")
+	cmd.Flags().StringSliceVar(&flags.packages, "package", nil, "explain changes by this .deb or .rpm `FILE`, or by all in a directory, such as a repository")
+	cmd.Flags().StringSliceVar(&flags.keyrings, "keyring", nil, "use only packages signed by an OpenPGP key in `FILE`; default: all of --package, on your word")
+	cmd.MarkFlagFilename("keyring")
 	cmd.MarkFlagRequired("file")
 	cmd.MarkFlagsOneRequired("disk", "vm", "root")
 }
@@ -92,11 +99,9 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 	if err != nil {
 		return err
 	}
-	var packages *pkgdb.Packages
-	if flags.packages != nil {
-		if packages, err = pkgdb.Open(flags.packages...); err != nil {
-			return fail(exitIO, err)
-		}
+	packages, err := flags.openPackages(stderr)
+	if err != nil {
+		return err
 	}
 	b, err := openBaseline(flags.file, &flags.key, nil)
 	if err != nil {
@@ -126,6 +131,31 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 		packages.Explain(report.Changes)
 	}
 	return use(&checked{report: report, base: b, snap: snap, began: began})
+}
+
+// openPackages reads what --package names; nil without it.
+func (flags *baselineCheckFlags) openPackages(stderr io.Writer) (*pkgdb.Packages, error) {
+	if flags.packages == nil {
+		return nil, nil
+	}
+	var ring *pkgdb.Keyring
+	if flags.keyrings != nil {
+		var err error
+		if ring, err = pkgdb.OpenKeyring(flags.keyrings...); err != nil {
+			return nil, fail(exitConfig, err)
+		}
+	}
+	packages, err := pkgdb.Open(ring, flags.packages...)
+	if errors.Is(err, pkgdb.ErrUnsigned) {
+		return nil, fail(exitData, err)
+	}
+	if err != nil {
+		return nil, fail(exitIO, err)
+	}
+	for _, unused := range packages.Unused {
+		fmt.Fprintf(stderr, "plumbline: package not used: %v\n", unused)
+	}
+	return packages, nil
 }
 
 // captureNow reads the machine under the given rules or, without, under those of

@@ -1,0 +1,142 @@
+package pkgdb
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// Explain marks the changes that a package accounts for and says how many. Of
+// others that have to do with a package it says so in words; they still count.
+func (p *Packages) Explain(changes []*baseline.Change) int {
+	byPath := map[string]*baseline.Change{}
+	for _, c := range changes {
+		byPath[c.Path] = c
+	}
+	n := 0
+	for _, c := range changes {
+		o, how := p.explains(c, byPath)
+		if o == nil {
+			if hint := p.hint(c); hint != "" {
+				c.Explanation += "; " + hint
+			}
+			continue
+		}
+		c.Explained = "package " + o.name + " (" + o.voucher + ")"
+		c.Explanation += "; it is " + how + " package " + o.name
+		n++
+	}
+	return n
+}
+
+// explains names the package that contains the change's new state exactly, and
+// what that is to the package.
+func (p *Packages) explains(c *baseline.Change, changes map[string]*baseline.Change) (o *owned, how string) {
+	if c.New == nil || c.Kind == baseline.Unmeasured || c.New.Unread != "" || beyondPackages(c) {
+		return nil, ""
+	}
+	for _, name := range c.New.Names {
+		if o := p.exactly(name, c); o != nil {
+			return o, "what is installed by"
+		}
+	}
+	name := c.New.Path()
+	switch suffix := path.Ext(name); suffix {
+	case ".dpkg-dist", ".dpkg-new", ".rpmnew":
+		// A new version of a configuration file, put beside one that was edited.
+		if o := p.exactly(strings.TrimSuffix(name, suffix), c); o != nil && o.file.Conffile {
+			return o, "the configuration file, put beside the edited one, of"
+		}
+	case ".dpkg-old", ".rpmsave", ".rpmorig":
+		return p.setAside(name, suffix, c, changes)
+	case ".distrib":
+		// Where dpkg-divert puts files unless told otherwise.
+		if o := p.exactly(strings.TrimSuffix(name, suffix), c); o != nil {
+			return o, "the file, moved aside by dpkg-divert, of"
+		}
+	}
+	return nil, ""
+}
+
+// setAside explains the old version of a configuration file: it is what was
+// there before, and the package's is there now.
+func (p *Packages) setAside(name, suffix string, c *baseline.Change, changes map[string]*baseline.Change) (*owned, string) {
+	now := changes[strings.TrimSuffix(name, suffix)]
+	if now == nil || now.Old == nil || now.New == nil || c.Kind != baseline.Added && c.Old.ID() != now.Old.ID() {
+		return nil, ""
+	}
+	o := p.exactly(now.Path, now)
+	if o == nil || !o.file.Conffile {
+		return nil, ""
+	}
+	same, _ := now.Old.SameContent(c.New.BLAKE3, c.New.SHA256)
+	if !same || now.Old.Type != c.New.Type || now.Old.Mode != c.New.Mode || now.Old.UID != c.New.UID || now.Old.GID != c.New.GID {
+		return nil, ""
+	}
+	return o, "the earlier configuration file, set aside by"
+}
+
+// exactly is the package whose file of that name is the change's new state.
+func (p *Packages) exactly(name string, c *baseline.Change) *owned {
+	for i, o := range p.byPath[merged(name)] {
+		if o.file.is(c) {
+			return &p.byPath[merged(name)][i]
+		}
+	}
+	return nil
+}
+
+// hint says what a package has to do with a change that it does not account for.
+func (p *Packages) hint(c *baseline.Change) string {
+	if c.New == nil {
+		return ""
+	}
+	if in := p.byPath[merged(c.New.Path())]; len(in) > 0 {
+		names := make([]string, len(in))
+		for i, o := range in {
+			names[i] = o.name
+		}
+		kind := "a file"
+		if in[0].file.Conffile {
+			kind = "a configuration file"
+		}
+		return kind + " of package " + strings.Join(slices.Compact(names), ", ") + ", and not as it is there"
+	}
+	if in := p.byPath[merged(c.New.Link)]; strings.HasPrefix(c.New.Path(), "/etc/alternatives/") && len(in) > 0 {
+		return "update-alternatives may have pointed it at a file of package " + in[0].name + ", and so may anyone"
+	}
+	return ""
+}
+
+// beyondPackages says that something changed that no package contains: packages
+// have no xattrs and do not set inode flags. An .rpm's file capabilities are not
+// compared, so they are not explained.
+func beyondPackages(c *baseline.Change) bool {
+	if c.Kind == baseline.Added {
+		return len(c.New.Xattrs) > 0
+	}
+	return c.Attributes.Has("xattrs")
+}
+
+// is says that the change made an object what the package has.
+func (f *File) is(c *baseline.Change) bool {
+	r := c.New
+	owner := f.UID == r.UID && f.GID == r.GID
+	if f.OwnerUnknown {
+		owner = c.Old != nil && c.Old.UID == r.UID && c.Old.GID == r.GID
+	}
+	if f.Type != r.Type || !owner {
+		return false
+	}
+	switch f.Type {
+	case filewatch.TypeSymlink:
+		return f.Link == r.Link
+	case filewatch.TypeFile:
+		same, _ := r.SameContent(f.BLAKE3, f.SHA256)
+		return same && f.Mode == r.Mode && f.Size == r.Size
+	}
+	return false
+}

@@ -1,0 +1,246 @@
+package pkgdb
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+)
+
+// gpg is a throw-away GnuPG home with one key.
+type gpg struct {
+	t                 *testing.T
+	home, fingerprint string
+	public            string // file
+}
+
+func newGPG(t *testing.T, algorithm string) *gpg {
+	t.Helper()
+	home, err := os.MkdirTemp("", "gpg-") // its agent's sockets need a short path
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gpg{t: t, home: home}
+	t.Cleanup(func() {
+		g.run("gpgconf", "--kill", "all")
+		os.RemoveAll(home)
+	})
+	g.run("gpg", "--batch", "--quiet", "--passphrase", "", "--quick-gen-key", "signer <signer@example.org>", algorithm, "sign", "never")
+	for line := range strings.Lines(g.run("gpg", "--with-colons", "--list-keys")) {
+		if f := strings.Split(line, ":"); f[0] == "fpr" {
+			g.fingerprint = f[9]
+		}
+	}
+	g.public = filepath.Join(home, "public.gpg")
+	g.run("gpg", "--batch", "--output", g.public, "--export")
+	return g
+}
+
+func (g *gpg) run(name string, args ...string) string {
+	g.t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "GNUPGHOME="+g.home)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		g.t.Fatalf("%s %q (packages gnupg, rpm): %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+func (g *gpg) ring() *Keyring {
+	g.t.Helper()
+	ring, err := OpenKeyring(g.public)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return ring
+}
+
+// repository is a signed one with a single package.
+func repository(t *testing.T, g *gpg) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(deb(t, "xz"))
+	must(err)
+	must(os.MkdirAll(dir+"/pool", 0o755))
+	must(os.WriteFile(dir+"/pool/tool.deb", data, 0o644))
+	index := fmt.Sprintf("Package: tool\nFilename: pool/tool.deb\nSHA256: %x\nDescription: x\n\n", sha256.Sum256(data))
+	must(os.MkdirAll(dir+"/dists/stable/main/binary-amd64", 0o755))
+	must(os.WriteFile(dir+"/dists/stable/main/binary-amd64/Packages", []byte(index), 0o644))
+	g.run("gzip", "-k", dir+"/dists/stable/main/binary-amd64/Packages")
+	var release strings.Builder
+	release.WriteString("Origin: Test\nSuite: stable\nMD5Sum:\n 00 0 main/binary-amd64/Packages\nSHA256:\n")
+	for _, name := range []string{"Packages", "Packages.gz"} {
+		text, err := os.ReadFile(dir + "/dists/stable/main/binary-amd64/" + name)
+		must(err)
+		fmt.Fprintf(&release, " %x %d main/binary-amd64/%s\n", sha256.Sum256(text), len(text), name)
+	}
+	release.WriteString(" " + strings.Repeat("0", 64) + " 1 main/binary-arm64/Packages\n") // not here
+	must(os.WriteFile(dir+"/dists/stable/Release", []byte(release.String()), 0o644))
+	g.run("gpg", "--batch", "--clearsign", "--output", dir+"/dists/stable/InRelease", dir+"/dists/stable/Release")
+	return dir
+}
+
+// A repository's signature reaches the file of a package, and nothing on the way
+// can be exchanged.
+func TestRepositorySignature(t *testing.T) {
+	for _, algorithm := range []string{"ed25519", "rsa3072"} {
+		g := newGPG(t, algorithm)
+		packages, err := Open(g.ring(), repository(t, g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := changed("/usr/bin/tool", 0o755, "#!/bin/sh\n")
+		packages.Explain([]*baseline.Change{c})
+		if want := "package tool 1.2-3 (signed by " + g.fingerprint + ", Test stable)"; c.Explained != want {
+			t.Errorf("%s: got %q, want %q", algorithm, c.Explained, want)
+		}
+		if algorithm == "ed25519" {
+			repositoryAttacks(t, g)
+		}
+	}
+}
+
+func repositoryAttacks(t *testing.T, g *gpg) {
+	release, index := "dists/stable/InRelease", "dists/stable/main/binary-amd64/Packages"
+	other := newGPG(t, "ed25519")
+	for name, attack := range map[string]func(dir string) (*Packages, error){
+		"another key": func(dir string) (*Packages, error) { return Open(other.ring(), dir) },
+		"index changed": func(dir string) (*Packages, error) {
+			replace(t, dir+"/"+index, "Description: x", "Description: y")
+			return Open(g.ring(), dir)
+		},
+		"release changed": func(dir string) (*Packages, error) {
+			replace(t, dir+"/"+release, "Suite: stable", "Suite: Stable")
+			return Open(g.ring(), dir)
+		},
+		"text after the signature": func(dir string) (*Packages, error) {
+			text, err := os.ReadFile(dir + "/" + release)
+			if err != nil {
+				t.Fatal(err)
+			}
+			replace(t, dir+"/"+release, string(text), string(text)+"SHA256:\n 00 1 x/Packages\n")
+			return Open(g.ring(), dir)
+		},
+		"text before the signature": func(dir string) (*Packages, error) {
+			replace(t, dir+"/"+release, "-----BEGIN PGP SIGNED MESSAGE-----", "SHA256:\n-----BEGIN PGP SIGNED MESSAGE----")
+			return Open(g.ring(), dir)
+		},
+		"no release": func(dir string) (*Packages, error) {
+			if err := os.Remove(dir + "/" + release); err != nil {
+				t.Fatal(err)
+			}
+			return Open(g.ring(), dir)
+		},
+		"package exchanged": func(dir string) (*Packages, error) {
+			data, err := os.ReadFile(deb(t, "gzip"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(dir+"/pool/tool.deb", data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return Open(g.ring(), dir)
+		},
+	} {
+		if p, err := attack(repository(t, g)); !errors.Is(err, ErrUnsigned) {
+			t.Errorf("%s: %v, %v", name, p, err)
+		}
+	}
+	// A foreign package beside a signed one is left out, and named.
+	dir := repository(t, g)
+	data, err := os.ReadFile(deb(t, "none"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/pool/foreign.deb", data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p, err := Open(g.ring(), dir)
+	if err != nil || len(p.Unused) != 1 || !strings.Contains(p.Unused[0].Error(), "foreign.deb") {
+		t.Errorf("%v, %v", p, err)
+	}
+	// The names that apt gives to what it has downloaded.
+	lists := t.TempDir()
+	for from, to := range map[string]string{release: "host_dists_stable_InRelease", index: "host_dists_stable_main_binary-amd64_Packages", "pool/tool.deb": "tool.deb"} {
+		if err := os.Link(filepath.Join(dir, from), filepath.Join(lists, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p, err := Open(g.ring(), lists); err != nil || len(p.byPath) == 0 {
+		t.Errorf("apt's lists: %v, %v", p, err)
+	}
+}
+
+func replace(t *testing.T, path, old, new string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(text), old) {
+		t.Fatalf("%s: %v, no %q", path, err, old)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(text), old, new, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRefusesWhatIsNoKeyring(t *testing.T) {
+	path := t.TempDir() + "/ring"
+	for _, text := range []string{"", "hello", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n-----END PGP PUBLIC KEY BLOCK-----\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if ring, err := OpenKeyring(path); !errors.Is(err, ErrKeyring) {
+			t.Errorf("%q: %v, %v", text, ring, err)
+		}
+	}
+}
+
+// Files that dpkg itself puts beside configuration files.
+func TestConffiles(t *testing.T) {
+	pkg := &Package{Name: "tool", Version: "1", Voucher: "test", Files: map[string]File{}}
+	edited, mine, packaged := changed("/etc/tool.conf", 0o644, "b=2\n"), changed("/etc/tool.conf", 0o644, "mine\n"), changed("/etc/tool.conf", 0o644, "b=2\n")
+	f := File{Type: "file", Mode: 0o644, Size: 4, BLAKE3: edited.New.BLAKE3, Conffile: true}
+	pkg.Files["/etc/tool.conf"] = f
+	f.Conffile = false
+	pkg.Files["/usr/bin/tool"] = f
+	var p Packages
+	p.Add(pkg)
+	at := func(c *baseline.Change, path string) *baseline.Change {
+		c.Path, c.New.Names = path, []string{path}
+		return c
+	}
+	dist := at(changed("", 0o644, "b=2\n"), "/etc/tool.conf.dpkg-dist")
+	packaged.Kind, packaged.Old = baseline.Changed, mine.New
+	old := at(changed("", 0o644, "mine\n"), "/etc/tool.conf.dpkg-old")
+	diverted := at(changed("", 0o644, "b=2\n"), "/usr/bin/tool.distrib")
+	if n := p.Explain([]*baseline.Change{dist, packaged, old, diverted}); n != 4 {
+		t.Errorf("%d explained: %s; %s; %s; %s", n, dist.Explanation, packaged.Explanation, old.Explanation, diverted.Explanation)
+	}
+	// The same names with other content, or beside files that are no
+	// configuration.
+	for _, c := range []*baseline.Change{
+		at(changed("", 0o644, "evil\n"), "/etc/tool.conf.dpkg-dist"), at(changed("", 0o644, "evil\n"), "/etc/tool.conf.dpkg-old"),
+		at(changed("", 0o644, "b=2\n"), "/usr/bin/tool.dpkg-new"), at(changed("", 0o4755, "b=2\n"), "/usr/bin/tool.distrib"),
+		changed("/etc/tool.conf", 0o644, "edited\n"),
+	} {
+		if n := p.Explain([]*baseline.Change{packaged, c}); n != 1 || c.Explained != "" {
+			t.Errorf("%s: %s", c.Path, c.Explained)
+		}
+	}
+	edit := changed("/etc/tool.conf", 0o644, "edited\n")
+	if p.Explain([]*baseline.Change{edit}); !strings.HasSuffix(edit.Explanation, "a configuration file of package tool 1, and not as it is there") {
+		t.Error(edit.Explanation)
+	}
+}
