@@ -23,9 +23,13 @@ type Target struct {
 	Path string `json:"path,omitempty"` // QMP socket or dump file
 }
 
+// Xen is the kind of kernel that is a Xen hypervisor.
+const Xen = "xen"
+
 // Kernel is what the target said it runs: facts read from its memory, believed
 // only as far as the checks bear them out.
 type Kernel struct {
+	Kind     string `json:"kind,omitempty"`      // Xen; empty for Linux
 	Release  string `json:"release,omitempty"`   // as in uname -r
 	BuildID  string `json:"build_id,omitempty"`  // GNU build-id, lower-case hex
 	TextBase string `json:"text_base,omitempty"` // address of _text, "0x..."

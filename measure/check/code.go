@@ -28,6 +28,9 @@ func (c *collector) pointer(path string, at, value mem.Virt) pointer {
 
 // symbol names an address by the target's own tables.
 func (c *collector) symbol(at mem.Virt) string {
+	if c.xen != nil {
+		return c.symbolOfXen(at)
+	}
 	if name, offset, ok := c.profile.Lookup(at); ok {
 		return withOffset(name, offset)
 	}

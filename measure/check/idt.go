@@ -85,6 +85,12 @@ func collectIDT(c *collector) (any, measure.Coverage, error) {
 		at, _ := c.profile.Symbol(name)
 		*into = address(at)
 	}
+	coverage, err := c.idts(&data)
+	return data, coverage, err
+}
+
+// idts takes the tables of all CPUs.
+func (c *collector) idts(data *idtData) (measure.Coverage, error) {
 	var coverage measure.Coverage
 	seen := make(map[mem.Virt]bool)
 	for _, r := range c.registers {
@@ -95,13 +101,13 @@ func collectIDT(c *collector) (any, measure.Coverage, error) {
 		seen[r.IDT.Base] = true
 		raw, err := c.wanted(r.IDT.Base, idtSize)
 		if err != nil {
-			return nil, coverage, fmt.Errorf("CPU %d: %w", r.CPU, err)
+			return coverage, fmt.Errorf("CPU %d: %w", r.CPU, err)
 		}
 		data.Tables = append(data.Tables, idtTable{address(r.IDT.Base), c.gates(r.IDT.Base, raw)})
 		coverage.Bytes += idtSize
 		coverage.Objects += gates
 	}
-	return data, coverage, nil
+	return coverage, nil
 }
 
 // gates decodes a table (Intel SDM vol. 3A, figure 6-8).

@@ -17,6 +17,8 @@ type References struct {
 	Checks []string
 	// Images gives the kernel image the target should run.
 	Images ImageSource
+	// Xen gives the image of the Xen that the target should run, if it runs one.
+	Xen XenSource
 	// Modules gives the modules' files that belong to the image.
 	Modules ModuleSource
 	// Portable are references of clean machines, used where there is no image.
@@ -91,7 +93,7 @@ func Judge(obs *measure.Observations, refs *References) (*measure.Report, error)
 		Kernel: obs.Kernel,
 		Checks: []measure.Check{},
 	}
-	checks, err := selected(refs.Checks)
+	checks, err := selected(refs.Checks, obs.Kernel.Kind)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +110,7 @@ func Judge(obs *measure.Observations, refs *References) (*measure.Report, error)
 
 func newJudging(obs *measure.Observations, refs *References) *judging {
 	j := &judging{obs: obs, refs: refs, asked: make(map[Digest]bool), imageErr: errNoImage}
-	if refs.Images != nil {
+	if refs.Images != nil && obs.Kernel.Kind == "" {
 		j.image, j.imageErr = refs.Images.Image(obs.Kernel.BuildID)
 	}
 	j.code = j.approved()

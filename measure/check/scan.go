@@ -10,6 +10,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/kernel/xen"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 	"github.com/plumbline-sec/plumbline/measure/paging"
 )
@@ -38,8 +39,11 @@ type collector struct {
 	ctx       context.Context
 	machine   Machine
 	registers []mem.Registers // read just before the pause
-	profile   *kernel.Profile
-	space     *paging.Space // of the kernel, translations of the pause remembered
+	profile   *kernel.Profile // nil of a Xen
+	xen       *xen.Profile    // nil of a Linux
+	kind      string          // of target, as [measure.Kernel] has it
+	root      *paging.Space   // of the kernel
+	space     *paging.Space   // the same, translations of the pause remembered
 	pages     Pages
 
 	modules    []kernel.LoadedModule // what could be read, also if modulesErr
@@ -67,8 +71,7 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
-	checks, err := selected(withModules(opts.Checks))
-	if err != nil {
+	if _, err := selected(opts.Checks, ""); err != nil {
 		return nil, err
 	}
 	began := time.Now()
@@ -79,8 +82,14 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 		Nonce:   opts.Nonce,
 		TakenAt: began.UTC(),
 	}
+	profileErr := c.profileOf(ctx, m, opts.Profiles)
+	obs.Kernel.Kind = c.kind
+	checks, err := selected(withModules(opts.Checks), c.kind)
+	if err != nil {
+		return nil, err
+	}
 	obs.Items = make([]measure.Observation, len(checks))
-	if err := c.profileOf(ctx, m, opts.Profiles); err != nil {
+	if err := profileErr; err != nil {
 		for i, check := range checks {
 			obs.Items[i] = notMeasured(check, fmt.Errorf("no profile of the kernel: %w", err))
 		}
@@ -96,12 +105,22 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 
 // scan plans, pauses, and collects.
 func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) error {
-	obs.Kernel = c.profile.Facts()
+	if c.xen != nil {
+		obs.Kernel = c.xen.Facts()
+	} else {
+		obs.Kernel = c.profile.Facts()
+		c.root = c.profile.Space
+	}
 	obs.Kernel.CPUs = len(c.registers)
-	c.space = c.profile.Space.Cached()
-	c.listModules()
+	c.space = c.root.Cached()
+	if c.xen == nil {
+		c.listModules()
+	}
 	for i, check := range checks {
-		if check.plan == nil {
+		if check.kind != c.kind {
+			obs.Items[i] = notMeasured(check, errOtherKind)
+		}
+		if check.plan == nil || check.kind != c.kind {
 			continue
 		}
 		if err := guard(func() error { return check.plan(c) }); err != nil {
@@ -145,6 +164,9 @@ func withModules(names []string) []string {
 	if len(names) == 0 {
 		return nil
 	}
+	if !slices.ContainsFunc(linuxChecks(), func(c check) bool { return slices.Contains(names, c.name) }) {
+		return names
+	}
 	needed := append([]string{modulesName}, names...)
 	if slices.Contains(names, moduleTextName) {
 		needed = append(needed, textName) // which knows where static calls go
@@ -152,11 +174,12 @@ func withModules(names []string) []string {
 	return needed
 }
 
-// selected returns the checks of these names, all for none.
-func selected(names []string) ([]check, error) {
+// selected returns the checks of these names, for none all that are for a kind of
+// target.
+func selected(names []string, kind string) ([]check, error) {
 	all := table()
 	if len(names) == 0 {
-		return all, nil
+		return slices.DeleteFunc(all, func(c check) bool { return c.kind != kind }), nil
 	}
 	for _, name := range names {
 		if !slices.Contains(Names(), name) {
@@ -171,6 +194,10 @@ func selected(names []string) ([]check, error) {
 // a kernel that is not found is sought once more with registers of a pause.
 func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cache) error {
 	profile := func() (err error) {
+		if xen.Runs(m.Memory(), c.registers) {
+			c.kind = measure.Xen
+			return c.profileXen()
+		}
 		c.profile, err = cache.Profile(m.Memory(), c.registers)
 		return err
 	}
@@ -178,7 +205,7 @@ func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cach
 	if c.registers, err = m.Registers(ctx); err != nil {
 		return err
 	}
-	if err = guard(profile); !errors.Is(err, kernel.ErrNoKernel) || ctx.Err() != nil {
+	if err = guard(profile); !errors.Is(err, kernel.ErrNoKernel) && !errors.Is(err, xen.ErrNotXen) || ctx.Err() != nil {
 		return err
 	}
 	resume, pauseErr := m.Pause(ctx)
@@ -212,7 +239,7 @@ func (c *collector) atPause(m Machine) (pause time.Duration, err error) {
 			err = fmt.Errorf("resume: %w", resumeErr)
 		}
 	}()
-	c.space = c.profile.Space.Cached()
+	c.space = c.root.Cached()
 	return 0, guard(func() error { c.take(); return nil })
 }
 

@@ -9,6 +9,7 @@ import (
 // check is one entry of the table.
 type check struct {
 	name string
+	kind string // of target it is for, [measure.Xen]; empty for Linux
 
 	// plan, if any, runs first, while the target runs: it looks up what it
 	// needs and says with c.want which memory must be read at the pause. An
@@ -27,7 +28,9 @@ type check struct {
 }
 
 // table returns all checks in the order in which reports show them.
-func table() []check {
+func table() []check { return append(linuxChecks(), xenChecks()...) }
+
+func linuxChecks() []check {
 	return []check{
 		modulesCheck(),
 		textCheck(),
@@ -48,7 +51,7 @@ func table() []check {
 	}
 }
 
-// Names lists the checks that a scan runs, in order.
+// Names lists all checks, in order: a scan runs those for the kind of its target.
 func Names() []string {
 	var names []string
 	for _, c := range table() {
