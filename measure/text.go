@@ -16,7 +16,11 @@ func (r *Report) WriteText(w io.Writer) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s: %s\n", r.Target, strings.ToUpper(string(r.Outcome)))
 	if k := r.Kernel; k.BuildID != "" {
-		fmt.Fprintf(&b, "kernel %s, build-id %s\n", k.Release, k.BuildID)
+		what := "kernel"
+		if k.Kind == Xen {
+			what = "Xen"
+		}
+		fmt.Fprintf(&b, "%s %s, build-id %s\n", what, k.Release, k.BuildID)
 		fmt.Fprintf(&b, "text at %s (moved by %s), %d-level page tables, %d CPUs\n", k.TextBase, k.Slide, k.Levels, k.CPUs)
 	}
 	fmt.Fprintf(&b, "paused for %.1f ms of %.0f ms", r.PauseMS, r.ElapsedMS)

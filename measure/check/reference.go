@@ -42,6 +42,9 @@ var (
 // NewReference makes a reference from a scan that passed. refs must have the
 // image and the pages.
 func NewReference(obs *measure.Observations, refs *References) (*Reference, error) {
+	if obs.Kernel.Kind != "" {
+		return nil, fmt.Errorf("%w: references are of Linux kernels only", ErrReference)
+	}
 	j := newJudging(obs, refs)
 	text, err := j.expected()
 	if err != nil {

@@ -31,6 +31,7 @@ func xenChecks() []check {
 		xenTablesCheck(),
 		xenHypercallsCheck(),
 		xenRegistersCheck(),
+		xenMSRsCheck(),
 		xenIDTCheck(),
 		xenPageTablesCheck(),
 		xenDomainsCheck(),

@@ -35,7 +35,7 @@ type xenPageTables struct {
 	Image      mem.Phys      `json:"image"`               // where the image lies
 	Executable []mappedRange `json:"executable"`          // all that is executable
 	Writable   []mappedRange `json:"writable_executable"` // those that are writable too
-	User       []mappedRange `json:"user"`                // open to user mode
+	User       []mappedRange `json:"user"`                // marked for user mode, whether or not upper levels are too
 	Aliases    []mappedRange `json:"aliases"`             // writable mappings of text or read-only data
 	Guests     []mappedRange `json:"guests,omitempty"`    // a guest's mappings of the image
 	Foreign    []foreignRoot `json:"foreign,omitempty"`   // CPUs whose part is not Xen's
@@ -127,7 +127,7 @@ func (w *xenWalk) visit(m paging.Mapping) bool {
 	if executable && writable {
 		w.add(&w.data.Writable, m)
 	}
-	if m.Flags&paging.User != 0 {
+	if m.Entry&paging.EntryUser != 0 {
 		w.add(&w.data.User, m)
 	}
 	if writable && overlap(w.protected, m) {

@@ -46,7 +46,7 @@ func judgeXenPageTables(j *judging, raw json.RawMessage, out *measure.Check) err
 	for _, r := range data.User {
 		from, to := slotRange(xenSlotFirst, xenSlotFirst+1)
 		if mem.Virt(r.Start) < from || mem.Virt(r.Start)+mem.Virt(r.Size)-1 > to {
-			say(&out.Findings, r, "memory of Xen is open to user mode")
+			say(&out.Findings, r, "memory of Xen is marked for user mode")
 		}
 	}
 	for _, r := range data.Guests {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/kernel/xen"
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/store"
 )
@@ -27,8 +28,19 @@ type references struct {
 
 type openedImage struct {
 	once  sync.Once
-	image *kernel.Image
+	image *kernel.Image // nil if the file is Xen's
+	xen   *xen.Image    // nil if it is not
 	err   error
+}
+
+// open reads a reference kernel, which is Xen's file or Linux' by its content.
+func (o *openedImage) open(path string) error {
+	o.once.Do(func() {
+		if o.xen, o.err = xen.OpenImage(path); errors.Is(o.err, xen.ErrNotXen) {
+			o.image, o.err = kernel.OpenImage(path, &kernel.ImageOptions{CacheDir: kernel.DefaultCacheDir()})
+		}
+	})
+	return o.err
 }
 
 // openReferences checks that every file that the configuration names is there.
@@ -62,7 +74,7 @@ func (r *references) of(machine string, pages check.PageSource, accepted check.A
 	h := r.config.host(machine)
 	refs := &check.References{Pages: pages, Accepted: accepted}
 	if len(h.Kernels) > 0 {
-		refs.Images = imagesOf{r, h.Kernels}
+		refs.Images, refs.Xen = imagesOf{r, h.Kernels}, imagesOf{r, h.Kernels}
 	}
 	if len(h.Modules) > 0 {
 		refs.Modules = modulesOf{r, h.Modules}
@@ -78,17 +90,31 @@ type imagesOf struct {
 
 // Image implements check.ImageSource.
 func (s imagesOf) Image(buildID string) (*kernel.Image, error) {
+	found, err := s.find(func(o *openedImage) bool { return o.image != nil && o.image.BuildID == buildID })
+	if err != nil {
+		return nil, err
+	}
+	return found.image, nil
+}
+
+// Xen implements check.XenSource.
+func (s imagesOf) Xen(buildID string) (*xen.Image, error) {
+	found, err := s.find(func(o *openedImage) bool { return o.xen != nil && o.xen.BuildID == buildID })
+	if err != nil {
+		return nil, err
+	}
+	return found.xen, nil
+}
+
+func (s imagesOf) find(is func(*openedImage) bool) (*openedImage, error) {
 	var errs []error
 	for _, path := range s.paths {
 		opened := s.r.images[path]
-		opened.once.Do(func() {
-			opened.image, opened.err = kernel.OpenImage(path, &kernel.ImageOptions{CacheDir: kernel.DefaultCacheDir()})
-		})
-		switch {
-		case opened.err != nil:
-			errs = append(errs, fmt.Errorf("%s: %w", path, opened.err))
-		case opened.image.BuildID == buildID:
-			return opened.image, nil
+		switch err := opened.open(path); {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", path, err))
+		case is(opened):
+			return opened, nil
 		default:
 			errs = append(errs, fmt.Errorf("%s: %w", path, kernel.ErrOtherBuild))
 		}

@@ -34,6 +34,16 @@ func StubSlot(page mem.Virt) mem.Virt {
 	return cpu % (mem.PageSize / StubSize) * StubSize
 }
 
+// Unused reports whether all of code is INT3, with which Xen fills stubs.
+func Unused(code []byte) bool {
+	for _, c := range code {
+		if c != 0xcc {
+			return false
+		}
+	}
+	return true
+}
+
 // CheckStub says what is wrong with the first StubEntry bytes of a CPU's stub at
 // an address.
 func (img *Image) CheckStub(at mem.Virt, b []byte) error {
@@ -58,7 +68,7 @@ func (img *Image) CheckStub(at mem.Virt, b []byte) error {
 		stack = top
 		at, b = at+mem.Virt(n), b[n:]
 	}
-	if len(bytes.Trim(b, "\xcc")) != 0 {
+	if !Unused(b) {
 		return fmt.Errorf("code behind the stubs: %x", b)
 	}
 	return nil
@@ -76,7 +86,7 @@ func trampoline(at mem.Virt, b []byte) (n int, target mem.Virt, stack uint64, er
 	}
 	end := len(b) - len(rest) + 28
 	n = (end + 15) &^ 15
-	if n > len(b) || len(bytes.Trim(b[end:n], "\xcc")) != 0 {
+	if n > len(b) || !Unused(b[end:n]) {
 		return 0, 0, 0, errStub
 	}
 	target = at + mem.Virt(end) + mem.Virt(int64(int32(le32(rest[24:]))))
