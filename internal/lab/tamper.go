@@ -20,6 +20,7 @@ type Tamper struct {
 	Doc    string // one line: what is changed and what for an attacker would
 	Check  string // the check meant to notice, by its name in reports; empty for benign ones
 	Benign bool
+	Xen    bool // the subject is the hypervisor of a machine that boots one
 
 	apply func(context.Context, *change) error
 }

@@ -101,7 +101,7 @@ func judgeXenRegisters(_ *judging, raw json.RawMessage, out *measure.Check) erro
 		out.Findings = append(out.Findings, f.protections(&data)...)
 	}
 	if !data.has(xenPAE) || !data.has(xenLM) { // every processor that runs Xen has both
-		return fmt.Errorf("Xen's account of the processor (%08x) does not hold together", data.Capability)
+		return fmt.Errorf("what Xen says of the processor (%08x) does not hold together", data.Capability)
 	}
 	for _, f := range data.CPUs {
 		for _, name := range f.Missing {
