@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
@@ -17,7 +18,7 @@ func (c *collector) owners() ([]owner, []error) {
 	var out []owner
 	var errs []error
 	for _, account := range []func() ([]owner, error){
-		c.ownText, c.moduleText, c.realMode, c.bpfPacks, c.bpfImages, c.probeSlots, c.tracerCode,
+		c.ownText, c.moduleText, c.bpfPacks, c.dynamicOwners,
 	} {
 		found, err := account()
 		out = append(out, found...)
@@ -51,22 +52,6 @@ func (c *collector) moduleText() ([]owner, error) {
 	return out, c.modulesErr
 }
 
-// realMode is the code that other CPUs start in, low in the direct map
-// (arch/x86/realmode/init.c, real_mode_header).
-func (c *collector) realMode() ([]owner, error) {
-	at, ok := c.profile.Symbol("real_mode_header")
-	start, ok1 := c.profile.Symbol("real_mode_blob")
-	end, ok2 := c.profile.Symbol("real_mode_blob_end")
-	if !ok || !ok1 || !ok2 || end < start || end-start > maxOwned {
-		return nil, nil
-	}
-	base, err := c.space.U64(at)
-	if err != nil {
-		return nil, fmt.Errorf("real mode code: %w", err)
-	}
-	return []owner{{"real mode code", address(base), uint64(end - start)}}, nil
-}
-
 // bpfPacks are the blocks that BPF programs share since 5.18 (kernel/bpf/core.c,
 // pack_list). Each is PMD_SIZE for every possible NUMA node, or one page where
 // that could not be had; no node count is read, so one PMD is accepted and what
@@ -93,97 +78,57 @@ func (c *collector) bpfPacks() ([]owner, error) {
 	return out, err
 }
 
-// bpfImages are programs, trampolines and dispatchers (bpf_kallsyms, a list of
-// struct bpf_ksym).
-func (c *collector) bpfImages() ([]owner, error) {
-	head, ok := c.profile.Symbol("bpf_kallsyms")
-	if !ok {
-		return nil, nil
+// dynamicOwners are those whose code linux.dynamic compares, in whole pages.
+func (c *collector) dynamicOwners() ([]owner, error) {
+	d, err := c.dynamicAccounts()
+	if err != nil {
+		return nil, err
 	}
-	var offsets [3]uint64
-	for i, name := range []string{"lnode", "start", "end"} {
-		var err error
-		if offsets[i], err = c.profile.Types.Offset("bpf_ksym", name); err != nil {
-			return nil, fmt.Errorf("bpf images: %w", err)
-		}
-	}
-	entries, err := kernel.List(c.space, head, 1<<16)
 	var out []owner
-	for _, at := range entries {
-		at -= mem.Virt(offsets[0])
-		start, err1 := c.space.U64(at + mem.Virt(offsets[1]))
-		end, err2 := c.space.U64(at + mem.Virt(offsets[2]))
-		if err := errors.Join(err1, err2); err != nil {
-			return out, fmt.Errorf("bpf images: %w", err)
-		}
-		if end > start && end-start <= maxOwned {
-			// Symbols are exact; the memory beneath is whole pages.
-			first := start &^ (mem.PageSize - 1)
-			last := (end + mem.PageSize - 1) &^ (mem.PageSize - 1)
-			out = append(out, owner{"bpf image", address(first), last - first})
-		}
+	add := func(kind string, start address, size uint64) {
+		first := start &^ (mem.PageSize - 1)
+		last := (start + address(min(size, maxOwned)) + mem.PageSize - 1) &^ (mem.PageSize - 1)
+		out = append(out, owner{kind, first, uint64(last - first)})
+	}
+	for _, s := range d.Slots {
+		add("kprobe slots", s.At, mem.PageSize)
+	}
+	for _, t := range d.Tracers {
+		add("ftrace trampoline", t.At, t.Size)
+	}
+	for _, i := range d.Images {
+		add("bpf image", i.Start, uint64(i.End-i.Start))
+	}
+	start, ok1 := c.profile.Symbol("real_mode_blob")
+	end, ok2 := c.profile.Symbol("real_mode_blob_end")
+	if d.RealMode != nil && ok1 && ok2 && end > start && end-start <= maxOwned {
+		add("real mode code", d.RealMode.At, uint64(end-start))
+	}
+	if len(d.Unread) > 0 {
+		err = errors.New(strings.Join(d.Unread, "; "))
 	}
 	return out, err
 }
 
-// probeSlots are the pages that hold copies of probed instructions
-// (kernel/kprobes.c, struct kprobe_insn_cache and kprobe_insn_page).
-func (c *collector) probeSlots() ([]owner, error) {
+// unnamed are ranges that have the form of BPF programs that came as classic BPF
+// and have their own memory, as all have up to 5.17 and large ones since: no
+// list has those. linux.dynamic judges their code.
+func (c *collector) unnamed(ranges []mappedRange) []owner {
+	size, err := c.profile.Types.Size("bpf_binary_header")
+	if err != nil {
+		return nil
+	}
+	unit := uint64(1)
+	if c.profile.Types.Has("bpf_binary_header", "pages") {
+		unit = mem.PageSize
+	}
 	var out []owner
-	for _, name := range []string{"kprobe_insn_slots", "kprobe_optinsn_slots"} {
-		cache, ok := c.profile.Symbol(name)
-		if !ok {
-			continue
-		}
-		pages, err1 := c.profile.Types.Offset("kprobe_insn_cache", "pages")
-		link, err2 := c.profile.Types.Offset("kprobe_insn_page", "list")
-		insns, err3 := c.profile.Types.Offset("kprobe_insn_page", "insns")
-		if err := errors.Join(err1, err2, err3); err != nil {
-			return out, fmt.Errorf("probe slots: %w", err)
-		}
-		entries, err := kernel.List(c.space, cache+mem.Virt(pages), 1<<16)
-		if err != nil {
-			return out, fmt.Errorf("probe slots: %w", err)
-		}
-		for _, at := range entries {
-			page, err := c.space.U64(at - mem.Virt(link) + mem.Virt(insns))
-			if err != nil {
-				return out, fmt.Errorf("probe slots: %w", err)
-			}
-			out = append(out, owner{"kprobe slots", address(page), mem.PageSize})
+	for _, r := range ranges {
+		if n, err := c.space.U32(mem.Virt(r.Start)); err == nil && uint64(n)*unit == r.Size && r.Size > size && r.Size <= maxOwned {
+			out = append(out, owner{"bpf program without a name", r.Start, r.Size})
 		}
 	}
-	return out, nil
-}
-
-// tracerCode are the trampolines of ftrace's users, also of those that trace
-// nothing at the moment: static users keep theirs (kernel/trace/ftrace.c,
-// ftrace_ops_trampoline_list, since 5.8).
-func (c *collector) tracerCode() ([]owner, error) {
-	head, ok := c.profile.Symbol("ftrace_ops_trampoline_list")
-	if !ok {
-		return nil, nil
-	}
-	link, err1 := c.profile.Types.Offset("ftrace_ops", "list")
-	code, err2 := c.profile.Types.Offset("ftrace_ops", "trampoline")
-	length, err3 := c.profile.Types.Offset("ftrace_ops", "trampoline_size")
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, fmt.Errorf("ftrace trampolines: %w", err)
-	}
-	entries, err := kernel.List(c.space, head, 1<<16)
-	var out []owner
-	for _, at := range entries {
-		at -= mem.Virt(link)
-		start, err1 := c.space.U64(at + mem.Virt(code))
-		size, err2 := c.space.U64(at + mem.Virt(length))
-		if err := errors.Join(err1, err2); err != nil {
-			return out, fmt.Errorf("ftrace trampolines: %w", err)
-		}
-		if start != 0 && size <= maxOwned {
-			out = append(out, owner{"ftrace trampoline", address(start), (size + mem.PageSize - 1) &^ (mem.PageSize - 1)})
-		}
-	}
-	return out, err
+	return out
 }
 
 // maxTrapped bounds how much unowned memory is read, in pages.

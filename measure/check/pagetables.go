@@ -21,9 +21,9 @@ import (
 //
 // Proves: that measured text cannot be changed without changing page tables,
 // and that kernel code outside of measured text runs only where BPF, probes and
-// tracers put it. Trusts: the kernel's own accounts of those (what lies in their
-// memory is another matter), and the symbols that bound text. It cannot see
-// what a CPU still has in its TLB, nor tables of processes that did not run.
+// tracers put it. Trusts: the kernel's own accounts of those (linux.dynamic
+// compares what lies in their memory), and the symbols that bound text. It cannot
+// see what a CPU still has in its TLB, nor tables of processes that did not run.
 const pageTablesName = "linux.pagetables"
 
 func pageTablesCheck() check {
@@ -105,6 +105,7 @@ func collectPageTables(c *collector) (any, measure.Coverage, error) {
 		w.data.Incomplete = err.Error()
 	}
 	w.data.Owners = append(w.data.Owners, c.trapped(unownedRanges(w.data.Executable, w.data.Owners))...)
+	w.data.Owners = append(w.data.Owners, c.unnamed(unownedRanges(w.data.Executable, w.data.Owners))...)
 	return w.data, measure.Coverage{Objects: w.data.Pages, Bytes: w.mapped}, nil
 }
 

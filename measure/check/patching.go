@@ -40,10 +40,14 @@ type constantFact struct {
 }
 
 type kprobeFact struct {
+	Probe  address `json:"probe"` // its struct kprobe
 	At     address `json:"at"`
 	Opcode byte    `json:"opcode"`
+	Slot   address `json:"slot,omitempty"`
 	Jump   address `json:"jump,omitempty"`
 	Copied []byte  `json:"copied,omitempty"`
+
+	Optimized bool `json:"optimized,omitempty"`
 }
 
 type trampolineFact struct {
@@ -92,7 +96,7 @@ func (d *patchingData) facts() kernel.PatchFacts {
 		f.Constants[v.Name] = uint64(v.Value)
 	}
 	for _, k := range d.Kprobes {
-		f.Kprobes = append(f.Kprobes, kernel.Kprobe{Addr: mem.Virt(k.At), Opcode: k.Opcode, Jump: mem.Virt(k.Jump), Copied: k.Copied})
+		f.Kprobes = append(f.Kprobes, kernel.Kprobe{At: mem.Virt(k.Probe), Addr: mem.Virt(k.At), Opcode: k.Opcode, Slot: mem.Virt(k.Slot), Jump: mem.Virt(k.Jump), Copied: k.Copied, Optimized: k.Optimized})
 	}
 	for _, t := range d.Trampolines {
 		f.Trampolines = append(f.Trampolines, kernel.Trampoline{Start: mem.Virt(t.At), Size: t.Size, Ops: mem.Virt(t.Ops), Func: mem.Virt(t.Func)})

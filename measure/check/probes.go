@@ -1,6 +1,7 @@
 package check
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -42,8 +43,9 @@ func (c *collector) kprobes(d *patchingData) error {
 
 // kprobeLayout holds offsets in struct kprobe and struct optimized_kprobe.
 type kprobeLayout struct {
-	addr, opcode, flags uint64
-	copied, slot        uint64 // of an optimized one; slot 0 if the kernel has none
+	addr, opcode, insn, handler, flags uint64
+	aggregate                          uint64 // the handler of those that may be optimized; 0 if the kernel has none
+	copied, slot                       uint64 // of these
 }
 
 // kprobeOptimized is KPROBE_FLAG_OPTIMIZED (include/linux/kprobes.h).
@@ -53,10 +55,13 @@ func (c *collector) kprobeLayout() (l kprobeLayout, err error) {
 	for _, f := range []struct {
 		into *uint64
 		name string
-	}{{&l.addr, "addr"}, {&l.opcode, "opcode"}, {&l.flags, "flags"}} {
+	}{{&l.addr, "addr"}, {&l.opcode, "opcode"}, {&l.handler, "pre_handler"}, {&l.flags, "flags"}} {
 		if *f.into, err = c.profile.Types.Offset("kprobe", f.name); err != nil {
 			return l, err
 		}
+	}
+	if l.insn, err = c.profile.Types.Offset("kprobe", "ainsn", "insn"); err != nil {
+		return l, err
 	}
 	if !c.profile.Types.Has("optimized_kprobe", "optinsn", "insn") {
 		return l, nil
@@ -64,8 +69,12 @@ func (c *collector) kprobeLayout() (l kprobeLayout, err error) {
 	if l.copied, err = c.profile.Types.Offset("optimized_kprobe", "optinsn", "copied_insn"); err != nil {
 		return l, err
 	}
-	l.slot, err = c.profile.Types.Offset("optimized_kprobe", "optinsn", "insn")
-	return l, err
+	if l.slot, err = c.profile.Types.Offset("optimized_kprobe", "optinsn", "insn"); err != nil {
+		return l, err
+	}
+	aggregate, _ := c.profile.Symbol("aggr_pre_handler")
+	l.aggregate = uint64(aggregate)
+	return l, nil
 }
 
 func (c *collector) kprobe(l kprobeLayout, at mem.Virt) (k kprobeFact, next uint64, err error) {
@@ -80,18 +89,20 @@ func (c *collector) kprobe(l kprobeLayout, at mem.Virt) (k kprobeFact, next uint
 	if err := c.space.Read(opcode[:], at+mem.Virt(l.opcode)); err != nil {
 		return k, 0, err
 	}
-	k = kprobeFact{At: address(addr), Opcode: opcode[0]}
-	flags, err := c.space.U32(at + mem.Virt(l.flags))
-	if err != nil || flags&kprobeOptimized == 0 || l.slot == 0 {
+	insn, err1 := c.space.U64(at + mem.Virt(l.insn))
+	handler, err2 := c.space.U64(at + mem.Virt(l.handler))
+	k = kprobeFact{Probe: address(at), At: address(addr), Opcode: opcode[0], Slot: address(insn)}
+	if err := errors.Join(err1, err2); err != nil || l.aggregate == 0 || handler != l.aggregate {
 		return k, next, err
 	}
 	k.Copied = make([]byte, 4)
 	if err := c.space.Read(k.Copied, at+mem.Virt(l.copied)); err != nil {
 		return k, 0, err
 	}
-	jump, err := c.space.U64(at + mem.Virt(l.slot))
-	k.Jump = address(jump)
-	return k, next, err
+	jump, err1 := c.space.U64(at + mem.Virt(l.slot))
+	flags, err2 := c.space.U32(at + mem.Virt(l.flags))
+	k.Jump, k.Optimized = address(jump), flags&kprobeOptimized != 0
+	return k, next, errors.Join(err1, err2)
 }
 
 // trampolines reads the list of ftrace's users (kernel/trace/ftrace.c,

@@ -168,8 +168,11 @@ func withModules(names []string) []string {
 		return names
 	}
 	needed := append([]string{modulesName}, names...)
-	if slices.Contains(names, moduleTextName) {
-		needed = append(needed, textName) // which knows where static calls go
+	if slices.Contains(names, moduleTextName) || slices.Contains(names, dynamicName) {
+		needed = append(needed, textName) // which knows where static calls and probes go
+	}
+	if slices.Contains(names, dynamicName) {
+		needed = append(needed, moduleTextName) // of which slots hold copies
 	}
 	return needed
 }

@@ -37,6 +37,7 @@ func linuxChecks() []check {
 		rodataCheck(),
 		moduleTextCheck(),
 		moduleRodataCheck(),
+		dynamicCheck(),
 		tablesCheck(),
 		vdsoCheck(),
 		registersCheck(),

@@ -13,17 +13,14 @@ import (
 // changed by the kernel itself at a place and to a value that the file allows.
 //
 // Proves: that the kernel's code is that of the image, with the alternatives,
-// static calls, tracing and probes that this kernel's own tables name. Trusts:
-// the image. The target's memory is believed only to choose among encodings
+// static calls, tracing and probes that this kernel's own tables name. What the
+// jumps of tracing and probes lead to is for linux.dynamic. Trusts: the image. The target's memory is believed only to choose among encodings
 // that the image allows: which function a static call or pv_ops has (it must be
 // one of expected text), where probes are registered. An attacker can still
 // make a static call or a paravirt operation call another function of expected
 // text by changing its pointer too, switch a static branch, or register a
 // probe or tracer: those are reported as notes.
 const textName = "linux.text"
-
-// maxTrampoline bounds the code of one trampoline, in bytes; real ones have 400.
-const maxTrampoline = 1 << 16
 
 func textCheck() check {
 	return check{name: textName, collect: collectText, judge: judgeText}
@@ -33,9 +30,7 @@ func textCheck() check {
 type textData struct {
 	Text     region       `json:"text"` // [_text, _etext)
 	Patching patchingData `json:"patching"`
-	// Trampolines are the pages of ftrace's trampolines, in the order of the facts.
-	Trampolines []region `json:"trampolines,omitempty"`
-	CPU         string   `json:"cpu,omitempty"` // vendor, family, model and stepping, which decide how text is patched
+	CPU      string       `json:"cpu,omitempty"` // vendor, family, model and stepping, which decide how text is patched
 }
 
 func collectText(c *collector) (any, measure.Coverage, error) {
@@ -45,16 +40,6 @@ func collectText(c *collector) (any, measure.Coverage, error) {
 	}
 	data := textData{Text: text, Patching: c.patching(), CPU: c.cpuModel()}
 	coverage := text.coverage()
-	for _, t := range data.Patching.Trampolines {
-		r, err := c.region("ftrace trampoline", mem.Virt(t.At), mem.Virt(t.At)+mem.Virt(min(t.Size, maxTrampoline)))
-		if err != nil {
-			return nil, coverage, err
-		}
-		data.Trampolines = append(data.Trampolines, r)
-		coverage.Bytes += r.coverage().Bytes
-		coverage.Objects += r.coverage().Objects
-		coverage.Total += r.coverage().Total
-	}
 	return data, coverage, nil
 }
 
@@ -97,39 +82,7 @@ func judgeText(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if err != nil {
 		return err
 	}
-	if err := j.explain(want.env.Kernel(), &data.Text, out); err != nil {
-		return err
-	}
-	return j.explainTrampolines(&data, out)
-}
-
-// explainTrampolines judges the code that ftrace made.
-func (j *judging) explainTrampolines(data *textData, out *measure.Check) error {
-	facts := data.Patching.facts().Trampolines
-	if len(facts) != len(data.Trampolines) {
-		return fmt.Errorf("observation is malformed: %d trampolines, code of %d", len(facts), len(data.Trampolines))
-	}
-	for i, t := range facts {
-		r := &data.Trampolines[i]
-		if err := r.validate(); err != nil {
-			return err
-		}
-		if mem.Virt(r.Start) != t.Start {
-			return fmt.Errorf("the trampoline at %v was read at %v", t.Start, r.Start)
-		}
-		code, ok := j.read(r, t.Start, r.pages()*mem.PageSize)
-		if !ok {
-			return fmt.Errorf("the trampoline at %v could not be read", t.Start)
-		}
-		if code == nil {
-			continue // its bytes are asked for
-		}
-		out.Findings = append(out.Findings, j.differences(j.text.env.ExplainTrampoline(t, code, func(at mem.Virt, n int) []byte {
-			b, _ := j.read(&data.Text, at, n)
-			return b
-		}))...)
-	}
-	return nil
+	return j.explain(want.env.Kernel(), &data.Text, out)
 }
 
 // read returns memory that lies in a region: nil if bytes are asked for, not ok

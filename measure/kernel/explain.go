@@ -173,24 +173,23 @@ func (x *explainer) across(start, end, lo int, seen []byte) []byte {
 }
 
 // withoutProbes returns the page with the instructions that registered kprobes
-// replaced put back, and notes them.
+// replaced put back, and notes them. What is in the slots of optimized ones is
+// for ExplainSlots to say.
 func (x *explainer) withoutProbes(lo int, seen, want []byte) []byte {
-	out := seen
+	out := x.env.withoutProbes(x.text.Start+mem.Virt(lo), seen)
 	for _, k := range x.env.facts.Kprobes {
-		off := uint64(k.Addr-x.text.Start) - uint64(lo)
-		if off >= uint64(len(seen)) || seen[off] == want[off] {
+		off := int64(k.Addr-x.text.Start) - int64(lo)
+		if off <= -5 || off >= int64(len(seen)) {
 			continue
 		}
-		if seen[off] != opInt3 {
-			// The jump of an optimized kprobe goes to a slot whose code is not
-			// compared with anything: it stays a finding.
-			continue
+		from, to := max(off, 0), min(off+5, int64(len(seen)))
+		switch n := changed(seen[from:to], out[from:to]); {
+		case n == 0: // disabled, or ftrace's
+		case off >= 0 && seen[off] == opInt3:
+			x.note(uint64(k.Addr), seen[off:off+1], "breakpoint of a registered kprobe")
+		default:
+			x.note(uint64(x.text.Start)+uint64(lo)+uint64(from), seen[from:to], "jump of an optimized kprobe to its slot")
 		}
-		x.note(uint64(k.Addr), seen[off:off+1], "breakpoint of a registered kprobe")
-		if &out[0] == &seen[0] {
-			out = bytes.Clone(seen)
-		}
-		out[off] = k.Opcode
 	}
 	return out
 }

@@ -182,9 +182,13 @@ func patches() map[string]patched {
 		"kprobe that lies about what it replaced": {file: []byte{0x55, 0x48}, table: func(*testKernel, uint64) {},
 			facts:   PatchFacts{Kprobes: []Kprobe{{Addr: mem.Virt(at + testSlide), Opcode: 0x56}}},
 			refuses: [][]byte{{0xcc, 0x48}}},
-		"jump of an optimized kprobe to what the target lists": {file: []byte{1, 2, 3, 4, 5}, table: func(*testKernel, uint64) {},
-			facts:   PatchFacts{Kprobes: []Kprobe{{Addr: mem.Virt(at + testSlide), Opcode: 1, Jump: 0xffffffffc0002000, Copied: []byte{2, 3, 4, 5}}}},
-			refuses: [][]byte{jump(at+testSlide, 0xffffffffc0002000), jump(at+testSlide, 0xffffc90000123450)}},
+		"jump of an optimized kprobe": {file: []byte{1, 2, 3, 4, 5}, table: func(*testKernel, uint64) {}, note: "jump of an optimized kprobe to its slot",
+			facts:    PatchFacts{Kprobes: []Kprobe{{Addr: mem.Virt(at + testSlide), Opcode: 1, Jump: 0xffffffffc0002000, Copied: []byte{2, 3, 4, 5}}}},
+			explains: [][]byte{jump(at+testSlide, 0xffffffffc0002000), {0xcc}},
+			refuses:  [][]byte{jump(at+testSlide, 0xffffffffc0002001), call(at+testSlide, 0xffffffffc0002000), jump(at+testSlide, 0xffffc90000123450)}},
+		"jump of an optimized kprobe that lies about what it replaced": {file: []byte{1, 2, 3, 4, 5}, table: func(*testKernel, uint64) {},
+			facts:   PatchFacts{Kprobes: []Kprobe{{Addr: mem.Virt(at + testSlide), Opcode: 1, Jump: 0xffffffffc0002000, Copied: []byte{2, 3, 4, 6}}}},
+			refuses: [][]byte{jump(at+testSlide, 0xffffffffc0002000)}},
 		"no site": {file: []byte{0x55, 0x48}, table: func(*testKernel, uint64) {}, refuses: [][]byte{{0x54, 0x48}, {0xcc, 0x48}}},
 	}
 }

@@ -23,12 +23,15 @@ type PatchFacts struct {
 
 // Kprobe is a probe from the kernel's table of them.
 type Kprobe struct {
+	At     mem.Virt // its struct kprobe
 	Addr   mem.Virt
-	Opcode byte // first byte of the instruction that its breakpoint replaced
-	// Jump and Copied are of an optimized probe: five bytes became a jump to
-	// Jump, and Copied are the last four of what they were.
-	Jump   mem.Virt
-	Copied []byte
+	Opcode byte     // first byte of the instruction that its breakpoint replaced
+	Slot   mem.Virt // with the copy of that instruction; 0 where ftrace has the probe
+	// Jump and Copied are of a probe that can be optimized: five bytes become a
+	// jump to Jump, and Copied are the last four of what they were.
+	Jump      mem.Virt
+	Copied    []byte
+	Optimized bool // the jump is there, or soon will be
 }
 
 // Trampoline is executable memory that the kernel made for one user of ftrace.

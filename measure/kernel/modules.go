@@ -101,6 +101,10 @@ const (
 	modulesLast  mem.Virt = 0xffff_ffff_feff_ffff
 )
 
+// ModuleArea is where modules, and all other code that is made at run time, live:
+// from the first address to before the second.
+func ModuleArea() (from, to mem.Virt) { return modulesFirst, modulesLast + 1 }
+
 // Modules lists the loaded modules, in the order of the kernel's list. The list
 // is read while the target may be changing it: a list that does not hold
 // together is an error with what was found so far.
