@@ -113,8 +113,8 @@ func (d *dynamicJudge) code(c *dynamicCode) {
 		// Nobody's, up to where somebody's begins.
 		next := end
 		for _, begin := range d.begins() {
-			if begin > at && begin < next {
-				next = begin &^ (mem.PageSize - 1)
+			if begin &^= mem.PageSize - 1; begin > at && begin < next {
+				next = begin
 			}
 		}
 		d.unnamed(c, at, next)
@@ -144,7 +144,9 @@ func (d *dynamicJudge) begins() []address {
 		out = append(out, t.At)
 	}
 	for _, i := range d.data.Images {
-		out = append(out, i.Start)
+		if i.Trampoline {
+			out = append(out, i.Start)
+		}
 	}
 	return out
 }

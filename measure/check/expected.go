@@ -49,7 +49,19 @@ func (j *judging) makeExpected() *expectedText {
 			return t
 		}
 	}
-	t.env = kernel.NewExpected(j.image, slide, facts.Patching.facts())
+	patching := facts.Patching.facts()
+	var dynamic dynamicData
+	if item := j.obs.Item(dynamicName); item != nil && item.Data != nil {
+		if t.err = decode(item.Data, &dynamic); t.err != nil {
+			return t
+		}
+	}
+	for _, i := range dynamic.Images {
+		if i.Trampoline {
+			patching.Images = append(patching.Images, kernel.BPFImage{Name: i.Name, Start: mem.Virt(i.Start), Size: uint64(i.End - i.Start)})
+		}
+	}
+	t.env = kernel.NewExpected(j.image, slide, patching)
 	// The list has the newest first; what a module needs was loaded before it.
 	for _, m := range slices.Backward(j.code.modules) {
 		if t.modules[m.Name] != nil || t.why[m.Name] != nil {

@@ -97,7 +97,11 @@ func (c *collector) dynamicOwners() ([]owner, error) {
 		add("ftrace trampoline", t.At, t.Size)
 	}
 	for _, i := range d.Images {
-		add("bpf image", i.Start, uint64(i.End-i.Start))
+		kind := "bpf image"
+		if i.Trampoline {
+			kind = bpfTrampoline
+		}
+		add(kind, i.Start, uint64(i.End-i.Start))
 	}
 	start, ok1 := c.profile.Symbol("real_mode_blob")
 	end, ok2 := c.profile.Symbol("real_mode_blob_end")
@@ -109,6 +113,9 @@ func (c *collector) dynamicOwners() ([]owner, error) {
 	}
 	return out, err
 }
+
+// bpfTrampoline is the kind of owner of code of BPF that is no program.
+const bpfTrampoline = "bpf trampoline"
 
 // unnamed are ranges that have the form of BPF programs that came as classic BPF
 // and have their own memory, as all have up to 5.17 and large ones since: no

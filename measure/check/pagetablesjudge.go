@@ -30,6 +30,11 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 		})
 	}
 	for _, r := range data.Writable {
+		if j.keptWritable(data.Owners, r) {
+			out.Notes = append(out.Notes, measure.Finding{Address: r.Start.String(), Observed: fmt.Sprintf("%d bytes", r.Size),
+				Explanation: "this kernel keeps the memory of BPF's trampolines both writable and executable"})
+			continue
+		}
 		report(r, "memory of the kernel is both writable and executable")
 	}
 	for _, r := range data.Aliases {
@@ -58,6 +63,27 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 		return fmt.Errorf("%d page tables could not be read, first %s", len(data.Lost), data.Lost[0])
 	}
 	return nil
+}
+
+// keptWritable reports whether a range is of BPF's trampolines and dispatchers, on
+// a kernel that leaves those writable: one before 5.18, which came with memory
+// that programs share (kernel/bpf/trampoline.c, "Keep image as writeable").
+func (j *judging) keptWritable(owners []owner, r mappedRange) bool {
+	if j.code.symbols != nil {
+		if _, later := j.code.symbols.Address("pack_list"); later {
+			return false
+		}
+	}
+	var trampolines []owner
+	for _, o := range owners {
+		if o.Kind == "bpf programs" { // shared: by the target's own symbols a later kernel
+			return false
+		}
+		if o.Kind == bpfTrampoline {
+			trampolines = append(trampolines, o)
+		}
+	}
+	return len(unownedRanges([]mappedRange{r}, trampolines)) == 0
 }
 
 // unownedRanges returns what of the ranges no owner has, in whole pages.

@@ -159,6 +159,15 @@ func (c *collector) listModules() {
 	}
 }
 
+// judgedBy are the checks whose facts others need: where static calls and probes
+// go, whose instructions slots hold copies of, what code BPF has.
+var judgedBy = map[string][]string{
+	textName:       {dynamicName},
+	moduleTextName: {textName, dynamicName},
+	dynamicName:    {textName, moduleTextName},
+	pointersName:   {textName, dynamicName},
+}
+
 // withModules adds to the checks asked for what others judge by.
 func withModules(names []string) []string {
 	if len(names) == 0 {
@@ -168,11 +177,10 @@ func withModules(names []string) []string {
 		return names
 	}
 	needed := append([]string{modulesName}, names...)
-	if slices.Contains(names, moduleTextName) || slices.Contains(names, dynamicName) {
-		needed = append(needed, textName) // which knows where static calls and probes go
-	}
-	if slices.Contains(names, dynamicName) {
-		needed = append(needed, moduleTextName) // of which slots hold copies
+	for name, by := range judgedBy {
+		if slices.Contains(names, name) {
+			needed = append(needed, by...)
+		}
 	}
 	return needed
 }

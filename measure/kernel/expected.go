@@ -180,7 +180,40 @@ func (e *Expected) tracer(addr uint64) (string, bool) {
 			return "traced by ftrace: call to the trampoline of " + e.symbol(uint64(t.Func)), true
 		}
 	}
+	if image, ok := e.bpfImage(addr, "bpf_trampoline_"); ok {
+		return "traced by BPF: call to " + image.Name, true
+	}
 	return "", false
+}
+
+// bpfImage finds BPF's trampoline or dispatcher that starts at addr. Some have
+// two halves, of which one is in use. What they do is for ExplainJIT to say.
+func (e *Expected) bpfImage(addr uint64, kind string) (BPFImage, bool) {
+	for _, i := range e.facts.Images {
+		if off := addr - uint64(i.Start); strings.HasPrefix(i.Name, kind) && (off == 0 || off == i.Size/2) {
+			return i, true
+		}
+	}
+	return BPFImage{}, false
+}
+
+// dispatcherKey is the start of the names of the keys of static calls that BPF
+// points at its dispatchers (include/linux/bpf.h, DEFINE_BPF_DISPATCHER).
+const dispatcherKey = "__SCK__bpf_dispatcher_"
+
+// Dispatches reports whether the key of a static call is one that BPF may point
+// at code of its own, and function is such code.
+func (e *Expected) Dispatches(key, function uint64) bool {
+	_, ok := e.bpfImage(function, "bpf_dispatcher_")
+	return ok && strings.HasPrefix(e.nameAt(key), dispatcherKey)
+}
+
+// dispatched reports whether a function is one that BPF's dispatcher replaces by a
+// jump at its entry, as before static calls (up to 6.1), and target is that.
+func (e *Expected) dispatched(at, target uint64) bool {
+	name, _, ok := e.Lookup(at)
+	_, is := e.bpfImage(target, "bpf_dispatcher_")
+	return ok && is && strings.HasPrefix(name, "bpf_dispatcher_") && strings.HasSuffix(name, "_func")
 }
 
 // symbol formats an address as name+offset.

@@ -19,6 +19,16 @@ type PatchFacts struct {
 	Kprobes   []Kprobe
 	// Trampolines are those of ftrace.
 	Trampolines []Trampoline
+	// Images are BPF's trampolines and dispatchers, which its list names.
+	Images []BPFImage
+}
+
+// BPFImage is code of BPF that kernel text may call: a trampoline in front of a
+// function, or the dispatcher behind a static call.
+type BPFImage struct {
+	Name  string // "bpf_trampoline_..." or "bpf_dispatcher_..."
+	Start mem.Virt
+	Size  uint64 // bytes
 }
 
 // Kprobe is a probe from the kernel's table of them.

@@ -270,7 +270,8 @@ func constantName(table string) string {
 // (arch/x86/kernel/static_call.c, __static_call_transform). Where the key is not
 // known each of these is allowed.
 func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
-	function, known := x.env.facts.StaticCalls[x.env.keyOf(x.text, s)]
+	key := x.env.keyOf(x.text, s)
+	function, known := x.env.facts.StaticCalls[key]
 	none := !known || function == 0
 	if len(seen) == 6 && seen[0] == 0x0f && seen[1]&0xf0 == 0x80 {
 		target := at + 6 + uint64(int64(rel32(seen[2:])))
@@ -299,6 +300,10 @@ func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
 	op, target, ok := branchTarget(seen, at)
 	if !ok || len(seen) != 5 {
 		return out
+	}
+	if known && function == target && x.env.Dispatches(key, target) && (op == opJump) == tail {
+		x.note(at, seen, "static call to BPF's dispatcher")
+		out = append(out, seen)
 	}
 	if x.calls(function, known, target) && (op == opJump) == tail || none && tail && op == opJump && x.env.returnThunk(target) {
 		out = append(out, seen)
@@ -362,6 +367,10 @@ func (x *explainer) trace(at uint64, seen []byte) [][]byte {
 	}
 	out := [][]byte{nop(5)}
 	op, target, ok := branchTarget(seen, at)
+	if ok && op == opJump && x.env.dispatched(at, target) {
+		x.note(at, seen, "jump to BPF's dispatcher")
+		return append(out, seen)
+	}
 	if !ok || op != opCall {
 		return out
 	}
