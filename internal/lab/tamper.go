@@ -27,7 +27,7 @@ type Tamper struct {
 
 // Tampers lists the corpus.
 func Tampers() []Tamper {
-	return slices.Concat(textTampers, dataTampers, tableTampers, registerTampers, msrTampers, pageTampers,
+	return slices.Concat(textTampers, dynamicTampers, dataTampers, tableTampers, registerTampers, msrTampers, pageTampers,
 		pointerTampers, hidingTampers, fileTampers, benignChanges)
 }
 
@@ -138,7 +138,7 @@ type undoStep struct {
 	Script string `json:"script,omitempty"`
 }
 
-// write stores data at a kernel virtual address.
+// write stores data at a kernel virtual address, where other data must be.
 func (c *change) write(ctx context.Context, address uint64, data []byte) error {
 	mem, err := c.memory(ctx)
 	if err != nil {
@@ -150,6 +150,19 @@ func (c *change) write(ctx context.Context, address uint64, data []byte) error {
 	}
 	if string(old) == string(data) {
 		return fmt.Errorf("memory at %#x already is %x", address, data)
+	}
+	return c.put(ctx, address, data)
+}
+
+// put stores data at a kernel virtual address, whatever is there.
+func (c *change) put(ctx context.Context, address uint64, data []byte) error {
+	mem, err := c.memory(ctx)
+	if err != nil {
+		return err
+	}
+	old := make([]byte, len(data))
+	if err := mem.read(address, old); err != nil {
+		return err
 	}
 	if err := c.record(undoStep{Address: address, Bytes: old}); err != nil {
 		return err

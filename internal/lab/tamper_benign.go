@@ -26,6 +26,34 @@ var benignChanges = []Tamper{
 			echo '-:lab_probe' >> kprobe_events`),
 	},
 	{
+		Name: "kprobe-optimized", Benign: true,
+		Doc:   "put a kprobe into the middle of a function, which becomes a jump",
+		apply: script(probeInside, noProbeInside),
+	},
+	{
+		Name: "kretprobe", Benign: true,
+		Doc: "put a probe where a function returns",
+		apply: script(`set -e
+			cd /sys/kernel/tracing
+			echo 'r:lab_return vfs_read' >> kprobe_events
+			echo 1 > events/kprobes/lab_return/enable`,
+			`cd /sys/kernel/tracing
+			[ -e events/kprobes/lab_return ] || exit 0
+			echo 0 > events/kprobes/lab_return/enable
+			echo '-:lab_return' >> kprobe_events`),
+	},
+	{
+		Name: "function-graph", Benign: true,
+		Doc: "trace calls and returns of some functions",
+		apply: script(`set -e
+			cd /sys/kernel/tracing
+			echo 'vfs_*' > set_ftrace_filter
+			echo function_graph > current_tracer`,
+			`cd /sys/kernel/tracing
+			echo nop > current_tracer
+			echo > set_ftrace_filter`),
+	},
+	{
 		Name: "module-load", Benign: true,
 		Doc:   "load a module of the kernel package",
 		apply: script(`modprobe dummy`, `modprobe -r dummy`),
@@ -37,12 +65,8 @@ var benignChanges = []Tamper{
 	},
 	{
 		Name: "bpf-attach", Benign: true,
-		Doc: "attach a BPF program, compiled to machine code, to the network",
-		apply: script(`set -e
-			sysctl -q -w net.core.bpf_jit_enable=1
-			tc qdisc add dev lo clsact
-			tc filter add dev lo ingress bpf bytecode '1,6 0 0 4294967295'`,
-			`tc qdisc del dev lo clsact 2>/dev/null || true`),
+		Doc:   "attach a BPF program, compiled to machine code, to the network",
+		apply: attachBPF,
 	},
 	{
 		Name: "tracepoint", Benign: true,
@@ -79,3 +103,10 @@ var benignChanges = []Tamper{
 		apply: script(`echo scratch > /tmp/lab-scratch`, `rm -f /tmp/lab-scratch`),
 	},
 }
+
+// attachBPF is of a kind of program that is on none of the kernel's lists.
+var attachBPF = script(`set -e
+	sysctl -q -w net.core.bpf_jit_enable=1
+	tc qdisc add dev lo clsact
+	tc filter add dev lo ingress bpf bytecode '1,6 0 0 4294967295'`,
+	`tc qdisc del dev lo clsact 2>/dev/null || true`)

@@ -112,7 +112,7 @@ func (d *dynamicJudge) branches() {
 		return false
 	})
 	d.find(found)
-	d.out.Notes = append(d.out.Notes, d.differences(notes)...)
+	d.out.Notes = append(d.out.Notes, d.outside(notes)...)
 }
 
 func (d *dynamicJudge) odd(at address, code []byte, explanation string) {

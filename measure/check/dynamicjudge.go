@@ -209,7 +209,18 @@ func (d *dynamicJudge) realMode(c *dynamicCode) {
 }
 
 func (d *dynamicJudge) find(list []kernel.Difference) {
-	d.out.Findings = append(d.out.Findings, d.differences(list)...)
+	d.out.Findings = append(d.out.Findings, d.outside(list)...)
+}
+
+// outside are findings or notes about memory that no symbol covers.
+func (d *dynamicJudge) outside(list []kernel.Difference) []measure.Finding {
+	out := d.differences(list)
+	for i, f := range list {
+		if !d.env.Kernel().Contains(f.Addr) {
+			out[i].Symbol = ""
+		}
+	}
+	return out
 }
 
 func (d *dynamicJudge) summary() []string {

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -26,7 +28,17 @@ import (
 var (
 	shared = sync.OnceValues(func() (*lab.Machine, error) {
 		sharedUsed = true
-		return lab.Start(context.Background(), lab.Options{Log: os.Stderr})
+		files, err := os.MkdirTemp("", "plumbline-files-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(files)
+		build := exec.Command("go", "build", "-o", filepath.Join(files, "bpfload"), "../../internal/lab/bpfload")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("build bpfload: %w: %s", err, out)
+		}
+		return lab.Start(context.Background(), lab.Options{Log: os.Stderr, Files: files})
 	})
 	sharedUsed bool
 )
@@ -185,7 +197,7 @@ func TestBenignChanges(t *testing.T) {
 }
 
 // needFiles names the checks that compare with the kernel's files.
-var needFiles = []string{"linux.text", "linux.rodata", "linux.tables", "linux.vdso", "linux.pointers", "modules.text", "modules.rodata"}
+var needFiles = []string{"linux.text", "linux.rodata", "linux.tables", "linux.vdso", "linux.pointers", "modules.text", "modules.rodata", "linux.dynamic"}
 
 // Without the kernel's files what needs them is not measured, and the rest is.
 func TestWithoutFiles(t *testing.T) {

@@ -99,6 +99,9 @@ func (t *Text) holds(addr uint64) bool {
 	return addr >= uint64(t.Start) && addr-uint64(t.Start) < uint64(t.Pages)*mem.PageSize
 }
 
+// Contains reports whether an address is in the text's pages.
+func (t *Text) Contains(at mem.Virt) bool { return t.holds(uint64(at)) }
+
 // approved reports whether a function of an expected text starts at addr.
 func (e *Expected) approved(addr uint64) bool {
 	t := e.textOf(addr)

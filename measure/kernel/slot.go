@@ -132,12 +132,9 @@ func (s *slot) judge(optimized bool) string {
 // is single-stepped and stands alone.
 func (s *slot) judgeSingle() string {
 	if s.owner != nil {
-		length := maxInsn
-		if n := s.length(); n > 0 {
-			length = n
-		}
-		for n := 1; n <= length; n++ {
-			ends := s.jumpsTo(n) == uint64(s.owner.Addr)+uint64(n) || n == length && s.length() > 0
+		length := s.length()
+		for n := 1; n <= maxInsn; n++ {
+			ends := s.jumpsTo(n) == uint64(s.owner.Addr)+uint64(n) || n == length && s.stops(n) || length == 0 && s.trapsAt(n)
 			if ends && s.copies(s.owner.Addr, n, 0) {
 				return ""
 			}
@@ -168,6 +165,16 @@ func (s *slot) length() int {
 		return 0
 	}
 	return inst.Len
+}
+
+func (s *slot) trapsAt(off int) bool { return off < len(s.code) && s.code[off] == opInt3 }
+
+// stops reports whether nothing runs on behind an instruction that is
+// single-stepped. Kernels that step by the processor's trap flag leave there
+// what the slot held before.
+func (s *slot) stops(off int) bool {
+	_, byFlag := s.env.image.Symbols.Address("kprobe_debug_handler")
+	return s.trapsAt(off) || byFlag && (off >= len(s.code) || isFilling(s.code[off:]) || s.jumpsTo(off) == 0)
 }
 
 // jumpsTo returns where a jump at an offset goes, 0 if there is none.
@@ -202,33 +209,29 @@ func (s *slot) copies(from mem.Virt, n, off int) bool {
 	if original == nil {
 		return true // asked for
 	}
-	original = s.env.withoutProbes(from, original)
-	if bytes.Equal(original, s.code[off:off+n]) {
-		return true
-	}
-	s.expected = original
-	return movedCopy(original, s.code[off:off+n], uint32(uint64(from)-uint64(s.start)-uint64(off)))
+	s.expected = movedTo(s.env.withoutProbes(from, original), uint32(uint64(from)-uint64(s.start)-uint64(off)))
+	return bytes.Equal(s.expected, s.code[off:off+n])
 }
 
-// movedCopy reports whether a copy of instructions has, besides equal bytes,
-// only operands relative to RIP, each grown by how far it was moved
-// (__copy_instruction).
-func movedCopy(original, copied []byte, delta uint32) bool {
-	reach := make([]bool, len(original)+5)
-	reach[0] = true
-	for i := range original {
-		if !reach[i] {
-			continue
+// movedTo returns a copy of instructions with the operands that are relative to
+// RIP grown by how far it was moved (__copy_instruction). What does not decode
+// has none that probes copy: they refuse what they cannot decode either.
+func movedTo(code []byte, delta uint32) []byte {
+	out := bytes.Clone(code)
+	for off := 0; off < len(code); {
+		inst, err := x86asm.Decode(code[off:], 64)
+		if err != nil || inst.Op == 0 {
+			break
 		}
-		if original[i] == copied[i] {
-			reach[i+1] = true
+		for _, arg := range inst.Args {
+			if m, ok := arg.(x86asm.Mem); ok && m.Base == x86asm.RIP && inst.PCRel == 4 {
+				at := out[off+inst.PCRelOff:]
+				binary.LittleEndian.PutUint32(at, binary.LittleEndian.Uint32(at)+delta)
+			}
 		}
-		if i+4 <= len(original) && relativeOperand(original, i) &&
-			binary.LittleEndian.Uint32(original[i:])+delta == binary.LittleEndian.Uint32(copied[i:]) {
-			reach[i+4] = true
-		}
+		off += inst.Len
 	}
-	return reach[len(original)]
+	return out
 }
 
 // withoutProbes returns text at an address with the bytes that registered

@@ -51,7 +51,7 @@ var kinds = []kind{
 	}},
 	{"kprobe inside", func() ([]io.Closer, error) {
 		return with(ebpf.Kprobe, "", 0, returnsZero, func(p *ebpf.Program) (io.Closer, error) {
-			return link.Kprobe("do_exit", p, &link.KprobeOptions{Offset: 5})
+			return insideOf("do_exit", p)
 		})
 	}},
 	{"kretprobe", func() ([]io.Closer, error) {
@@ -92,6 +92,17 @@ var kinds = []kind{
 	}},
 	{"socket filter", func() ([]io.Closer, error) { return with(ebpf.SocketFilter, "", 0, tailCalls(), nothing) }},
 	{"atomics", func() ([]io.Closer, error) { return with(ebpf.SocketFilter, "", 0, arithmetic, nothing) }},
+}
+
+// insideOf probes the first place behind a function's entry that can be: others
+// are between instructions.
+func insideOf(function string, p *ebpf.Program) (held io.Closer, err error) {
+	for offset := uint64(5); offset < 40; offset++ {
+		if held, err = link.Kprobe(function, p, &link.KprobeOptions{Offset: offset}); err == nil {
+			return held, nil
+		}
+	}
+	return nil, err
 }
 
 func tracing(p *ebpf.Program) (io.Closer, error) {
