@@ -163,7 +163,7 @@ func (c *collector) dynamicCode(d *dynamicData) error {
 			return errDynamicBytes
 		}
 		room -= r.Size
-		code, err := c.region("dynamic code", mem.Virt(r.Start), mem.Virt(r.Start)+mem.Virt(r.Size))
+		code, err := c.textRegion("dynamic code", mem.Virt(r.Start), mem.Virt(r.Start)+mem.Virt(r.Size))
 		d.Code = append(d.Code, dynamicCode{code, pack})
 		return err
 	}

@@ -100,13 +100,15 @@ func (d *dynamicJudge) add(name string, at address, code []byte, trampoline bool
 	d.images = append(d.images, &kernel.JIT{Name: name, Start: mem.Virt(at), Code: code, Trampoline: trampoline})
 }
 
-// branches judges all of BPF's code: it branches into itself.
+// branches judges all of BPF's code: it branches into itself. Memory that holds
+// INT3 holds nothing.
 func (d *dynamicJudge) branches() {
 	found, notes := d.env.ExplainJIT(d.images, func(at mem.Virt) bool {
 		for i := range d.data.Code {
 			c := &d.data.Code[i]
 			if at >= mem.Virt(c.Start) && at < c.page(c.pages()) {
-				return true
+				b, ok := d.read(&c.region, at, 1)
+				return !ok || len(b) == 0 || b[0] != 0xcc
 			}
 		}
 		return false

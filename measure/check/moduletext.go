@@ -50,7 +50,7 @@ func collectModuleText(c *collector) (any, measure.Coverage, error) {
 			return nil, coverage, errModuleBytes
 		}
 		room -= area.Size
-		r, err := c.region(m.Name, area.Start, area.End())
+		r, err := c.textRegion(m.Name, area.Start, area.End())
 		if err != nil {
 			return nil, coverage, err
 		}

@@ -92,6 +92,10 @@ func (r *region) validate() error {
 // keeps their bytes for the scan. A page that is not mapped has no digest; it
 // is for the judging half to say whether it should have been.
 func (c *collector) region(name string, start, end mem.Virt) (region, error) {
+	return c.readRegion(name, start, end, c.space.Read)
+}
+
+func (c *collector) readRegion(name string, start, end mem.Virt, read func([]byte, mem.Virt) error) (region, error) {
 	first := start &^ (mem.PageSize - 1)
 	n := (uint64(end-first) + mem.PageSize - 1) / mem.PageSize
 	if end < start || n > maxRegion {
@@ -103,7 +107,7 @@ func (c *collector) region(name string, start, end mem.Virt) (region, error) {
 		if err := c.ctx.Err(); err != nil {
 			return region{}, err
 		}
-		c.readPages(&r, bytes, from, min(from+hashedAtOnce, r.pages()))
+		c.readPages(&r, bytes, from, min(from+hashedAtOnce, r.pages()), read)
 	}
 	return r, nil
 }
@@ -113,9 +117,9 @@ func (c *collector) region(name string, start, end mem.Virt) (region, error) {
 const hashedAtOnce = 64
 
 // readPages reads and hashes pages from to to of a region.
-func (c *collector) readPages(r *region, bytes []byte, from, to int) {
+func (c *collector) readPages(r *region, bytes []byte, from, to int, read func([]byte, mem.Virt) error) {
 	for i := from; i < to; {
-		run := c.readRun(bytes[i*mem.PageSize:to*mem.PageSize], r.page(i))
+		run := readRun(bytes[i*mem.PageSize:to*mem.PageSize], r.page(i), read)
 		if run == 0 {
 			i++
 			continue
@@ -131,9 +135,9 @@ func (c *collector) readPages(r *region, bytes []byte, from, to int) {
 
 // readRun reads pages from an address on, up to the first that cannot be read,
 // and returns how many there were.
-func (c *collector) readRun(p []byte, at mem.Virt) (pages int) {
+func readRun(p []byte, at mem.Virt, read func([]byte, mem.Virt) error) (pages int) {
 	for ; len(p) > 0; p, at, pages = p[mem.PageSize:], at+mem.PageSize, pages+1 {
-		if c.space.Read(p[:mem.PageSize], at) != nil {
+		if read(p[:mem.PageSize], at) != nil {
 			break
 		}
 	}

@@ -3,6 +3,7 @@ package check
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -33,14 +34,27 @@ type textData struct {
 	CPU      string       `json:"cpu,omitempty"` // vendor, family, model and stepping, which decide how text is patched
 }
 
+// collectText reads what the kernel patches by, the text, and the former again:
+// text belongs to it only if it is the same.
 func collectText(c *collector) (any, measure.Coverage, error) {
-	text, err := c.between("text", "_text", "_etext")
-	if err != nil {
-		return nil, measure.Coverage{}, err
+	from, ok1 := c.profile.Symbol("_text")
+	to, ok2 := c.profile.Symbol("_etext")
+	if !ok1 || !ok2 {
+		return nil, measure.Coverage{}, fmt.Errorf("%w: no _text or _etext", kernel.ErrNoSymbols)
 	}
-	data := textData{Text: text, Patching: c.patching(), CPU: c.cpuModel()}
-	coverage := text.coverage()
-	return data, coverage, nil
+	before := c.patching()
+	for range dynamicRetries {
+		text, err := c.textRegion("text", from, to)
+		if err != nil {
+			return nil, measure.Coverage{}, err
+		}
+		after := c.patching()
+		if reflect.DeepEqual(before, after) {
+			return textData{Text: text, Patching: after, CPU: c.cpuModel()}, text.coverage(), nil
+		}
+		before = after
+	}
+	return nil, measure.Coverage{}, errChanging
 }
 
 // between reads the pages between two symbols.

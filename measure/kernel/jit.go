@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/arch/x86/x86asm"
 
@@ -59,10 +60,10 @@ func (e *Expected) ExplainJIT(images []*JIT, mapped func(mem.Virt) bool) (findin
 	slices.SortFunc(swept, func(a, b *jitCode) int { return int(int64(a.Start) - int64(b.Start)) })
 	for _, code := range swept {
 		for _, b := range code.branches {
-			switch why := e.leads(code, b, swept, mapped); why {
-			case "":
-			case gone:
-				notes = append(notes, code.difference(b.from, "a branch of BPF's code into memory that is gone"))
+			switch why := e.leads(code, b, swept, mapped); {
+			case why == "":
+			case why == gone, e.unused(code, b.from):
+				notes = append(notes, code.difference(b.from, "a branch of BPF's code, no longer used, to what is gone"))
 			default:
 				findings = append(findings, code.difference(b.from, why))
 			}
@@ -168,6 +169,29 @@ func (e *Expected) leads(c *jitCode, b jitBranch, all []*jitCode, mapped func(me
 		return gone
 	}
 	return "a branch of BPF's code goes to no start of a function of approved text: to " + e.symbol(b.to)
+}
+
+// unused reports whether code lies in the half of an image that is not in use:
+// what it went to may be gone and others be there. A dispatcher's are chosen by
+// the key of its static call; before 5.12 (and so while the kernel single-stepped
+// probes by the trap flag) trampolines had halves too, as dispatchers before
+// static calls, and nothing but the text that goes there tells.
+func (e *Expected) unused(c *jitCode, from uint64) bool {
+	half := uint64(len(c.Code)) / 2
+	start := uint64(c.Start)
+	if from-start >= half {
+		start += half
+	}
+	if c.Trampoline && strings.HasPrefix(c.Name, "bpf_dispatcher_") {
+		for key, function := range e.facts.StaticCalls {
+			if function == start && strings.HasPrefix(e.nameAt(key), dispatcherKey) {
+				return false
+			}
+		}
+		return true
+	}
+	_, old := e.image.Symbols.Address("kprobe_debug_handler")
+	return old && c.Trampoline && strings.HasPrefix(c.Name, "bpf_trampoline_")
 }
 
 // inThunk reports whether addr is in one of the arrays of thunks whose elements
