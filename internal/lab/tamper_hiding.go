@@ -21,6 +21,11 @@ var hidingTampers = []Tamper{
 		Doc:   "take a process off the list of processes",
 		apply: hideProcess,
 	},
+	{
+		Name: "process-hidden-asleep", Check: "linux.processes",
+		Doc:   "take a sleeping process off the list of processes and out of the table of their numbers",
+		apply: hideProcessEverywhere,
+	},
 }
 
 // hideModule loads two modules with a third between them, so that the list
@@ -95,6 +100,39 @@ func hideProcess(ctx context.Context, c *change) error {
 		err := c.mem.read(entry-tasks+number, raw[:])
 		return uint64(binary.LittleEndian.Uint32(raw[:])) == pid, err
 	})
+}
+
+// hideProcessEverywhere hides a process as hideProcess does, and from those who
+// look for its number.
+func hideProcessEverywhere(ctx context.Context, c *change) error {
+	if err := hideProcess(ctx, c); err != nil {
+		return err
+	}
+	// What was unlinked is where the first step that wrote memory says: behind
+	// the entry before it.
+	var task uint64
+	for _, step := range c.undo {
+		if step.Address != 0 && task == 0 {
+			task = binary.LittleEndian.Uint64(step.Bytes) // what "next" was
+		}
+	}
+	list, err := c.offset(ctx, "task_struct", "tasks")
+	if err != nil {
+		return err
+	}
+	number, err := c.offset(ctx, "task_struct", "thread_pid")
+	if err != nil {
+		return err
+	}
+	tasks, err := c.offset(ctx, "pid", "tasks")
+	if err != nil {
+		return err
+	}
+	pid, err := c.mem.readWord(task - list + number)
+	if err != nil {
+		return err
+	}
+	return c.write(ctx, pid+tasks, word(0)) // PIDTYPE_PID
 }
 
 // maxList bounds a walk along a list of the guest.

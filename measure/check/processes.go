@@ -7,17 +7,20 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 )
 
 // linux.processes: the kernel's list of processes with their threads, its table
-// of process numbers and what its CPUs run all show the same tasks.
+// of process numbers, what its CPUs run and have queued, and the tasks that lie
+// in its memory, wherever nothing leads, all show the same tasks.
 //
-// Proves: that no process hides in one of these views and shows in another.
-// Trusts: that each view is the kernel's own. A process that took itself out of
-// the list and the table both shows only while it runs, so one scan may miss it.
+// Proves: that no process hides in one of these views and shows in another: one
+// that left the list and the table, running or asleep, still lies in memory.
+// Trusts: that each view is the kernel's own. It cannot see a task whose memory
+// is not from the cache of tasks, or that looks freed, while it does not run.
 const processesName = "linux.processes"
 
 func processesCheck() check {
@@ -29,6 +32,9 @@ type processesData struct {
 	Listed   int        `json:"listed"`   // tasks on the list
 	Numbered int        `json:"numbered"` // tasks with a number
 	Running  int        `json:"running"`  // tasks on a CPU
+	Queued   int        `json:"queued"`   // tasks that wait for one
+	InMemory int        `json:"in_memory"`
+	Blind    []string   `json:"blind,omitempty"` // views that this kernel does not give, and why
 	Unlisted []taskFact `json:"unlisted,omitempty"`
 }
 
@@ -77,13 +83,21 @@ func collectProcesses(c *collector) (any, measure.Coverage, error) {
 	return data, measure.Coverage{Objects: int64(data.Listed)}, nil
 }
 
-// compareProcesses reads the three views once.
+// compareProcesses reads the views once.
 func (c *collector) compareProcesses() (processesData, map[taskFact]bool, error) {
 	listed, err1 := c.profile.Tasks()
 	numbered, err2 := c.profile.TasksByPID()
 	running, err3 := c.profile.RunningTasks()
+	queued, blindQueues := c.profile.QueuedTasks()
+	inMemory, blindMemory := c.profile.TasksInMemory()
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return processesData{}, nil, err
+	}
+	var blind []string
+	for _, err := range []error{blindQueues, blindMemory} {
+		if err != nil {
+			blind = append(blind, err.Error())
+		}
 	}
 	found := make(map[taskFact]bool)
 	missing := func(shown []kernel.Task, by string, from []kernel.Task, in string) {
@@ -100,11 +114,15 @@ func (c *collector) compareProcesses() (processesData, map[taskFact]bool, error)
 			}
 		}
 	}
-	const list, numbers, cpus = "list of processes", "table of process numbers", "CPUs"
+	const list, numbers = "list of processes", "table of process numbers"
 	missing(numbered, numbers, listed, list)
 	missing(listed, list, numbered, numbers)
-	missing(running, cpus, append(listed, numbered...), list)
-	return processesData{Listed: len(listed), Numbered: len(numbered), Running: len(running)}, found, nil
+	known := slices.Concat(listed, numbered)
+	missing(running, "CPUs", known, list)
+	missing(queued, "run queues", known, list)
+	missing(inMemory, "memory", known, list)
+	return processesData{Listed: len(listed), Numbered: len(numbered), Running: len(running),
+		Queued: len(queued), InMemory: len(inMemory), Blind: blind}, found, nil
 }
 
 func judgeProcesses(_ *judging, raw json.RawMessage, out *measure.Check) error {
@@ -114,6 +132,9 @@ func judgeProcesses(_ *judging, raw json.RawMessage, out *measure.Check) error {
 	}
 	if data.Listed == 0 || data.Numbered == 0 {
 		return errNotObserved
+	}
+	if len(data.Blind) > 0 {
+		out.Reason = "not seen: " + strings.Join(data.Blind, "; ")
 	}
 	for _, t := range data.Unlisted {
 		out.Findings = append(out.Findings, measure.Finding{

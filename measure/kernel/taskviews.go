@@ -1,0 +1,85 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// TasksInMemory finds live tasks among all that memory holds of their kind: the
+// slabs of task_struct_cachep. A task counts if it is referred to (usage), has
+// not ended, and has a number; idle tasks have none. Freed ones are left out by
+// the same.
+func (p *Profile) TasksInMemory() ([]Task, error) {
+	t, err := p.tasks()
+	if err != nil {
+		return nil, fmt.Errorf("tasks in memory: %w", err)
+	}
+	usage, err1 := p.Types.Offset("task_struct", "usage")
+	exit, err2 := p.Types.Offset("task_struct", "exit_state")
+	stack, err3 := p.Types.Offset("task_struct", "stack")
+	cache, err4 := p.SlabCache("task_struct_cachep")
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return nil, fmt.Errorf("tasks in memory: %w", err)
+	}
+	places, err := p.SlabObjects(cache)
+	if err != nil {
+		return nil, fmt.Errorf("tasks in memory: %w", err)
+	}
+	var out []Task
+	for _, at := range places[0] {
+		references, err1 := p.Space.U32(at + mem.Virt(usage))
+		state, err2 := p.Space.U32(at + mem.Virt(exit))
+		kernelStack, err3 := p.Space.U64(at + mem.Virt(stack))
+		if errors.Join(err1, err2, err3) != nil || int32(references) <= 0 || state != 0 || kernelStack>>47 == 0 {
+			continue
+		}
+		// Its stack is there as long as it can run.
+		if _, err := p.Space.U64(mem.Virt(kernelStack)); err != nil {
+			continue
+		}
+		task, err := t.read(at)
+		if err == nil && task.PID > 0 && task.TGID > 0 {
+			out = append(out, task)
+		}
+	}
+	return out, nil
+}
+
+// QueuedTasks lists what waits to run on each CPU by its run queue: normal tasks
+// by the list that the scheduler balances by (struct rq, cfs_tasks, with tasks
+// linked by se.group_node), and real-time ones by theirs. Those of deadlines and
+// extensions of the scheduler are not on these lists.
+func (p *Profile) QueuedTasks() ([]Task, error) {
+	t, err := p.tasks()
+	if err != nil {
+		return nil, fmt.Errorf("run queues: %w", err)
+	}
+	queues, ok := p.Symbol("runqueues")
+	list, err1 := p.Types.Offset("rq", "cfs_tasks")
+	link, err2 := p.Types.Offset("task_struct", "se", "group_node")
+	bases, err3 := p.PerCPU()
+	if err := errors.Join(err1, err2, err3); !ok || err != nil {
+		return nil, fmt.Errorf("run queues: %w: no runqueues (%w)", ErrNoSymbols, err)
+	}
+	var out []Task
+	for _, base := range bases {
+		head := base + queues + mem.Virt(list)
+		if first, err := p.Space.U64(head); err != nil || first == 0 {
+			continue // a CPU that is not there
+		}
+		nodes, err := List(p.Space, head, maxTasks)
+		if err != nil {
+			return out, fmt.Errorf("run queues: %w", err)
+		}
+		for _, at := range nodes {
+			task, err := t.read(at - mem.Virt(link))
+			if err != nil {
+				return out, fmt.Errorf("run queues: %w", err)
+			}
+			out = append(out, task)
+		}
+	}
+	return out, nil
+}
