@@ -69,6 +69,12 @@ var benignChanges = []Tamper{
 		apply: attachBPF,
 	},
 	{
+		Name: "sniffer", Benign: true,
+		Doc: "open a packet socket and a raw one, and listen to all packets of a device",
+		apply: script(`set -e; ip link set eth0 promisc on; `+openSockets, `ip link set eth0 promisc off
+			`+closeSockets),
+	},
+	{
 		Name: "tracepoint", Benign: true,
 		Doc: "enable the scheduler's tracepoints, which patches their jump labels and calls",
 		apply: script(`echo 1 > /sys/kernel/tracing/events/sched/enable`,

@@ -48,6 +48,7 @@ func linuxChecks() []check {
 		syscallsCheck(),
 		pointersCheck(),
 		processesCheck(),
+		socketsCheck(),
 		kvmCheck(),
 	}
 }
