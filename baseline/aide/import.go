@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,6 +21,11 @@ import (
 type Options struct {
 	// Root is put before the paths of included files.
 	Root string
+	// Outputs is a directory with what programs have printed, by the programs'
+	// names: read where AIDE would run the program.
+	Outputs string
+	// Defines are macros from outside, like AIDE's --before.
+	Defines map[string]string
 	// Hostname is what @@if hostname is compared with.
 	Hostname string
 }
@@ -47,6 +53,8 @@ type Config struct {
 	positive []rule
 	branches []branch // open @@if
 	depth    int
+	prefix   string // of the rules of an @@include
+	blind    bool   // a program was left out
 }
 
 // rule is one selection line.
@@ -74,6 +82,7 @@ func Import(path string, o *Options) (*Config, error) {
 		o = &Options{}
 	}
 	c := &Config{options: o, defines: map[string]string{}, groups: builtin()}
+	maps.Copy(c.defines, o.Defines)
 	if err := c.file(path); err != nil {
 		return nil, fmt.Errorf("import %s: %w", path, err)
 	}
@@ -214,9 +223,9 @@ func (c *Config) macro(line, file string, n int) error {
 	case "undef":
 		delete(c.defines, rest)
 	case "include":
-		return c.include(rest, file, n)
+		return c.include(rest, file, n, false)
 	case "x_include":
-		c.xInclude(rest, file, n)
+		return c.include(rest, file, n, true)
 	case "x_include_setenv":
 		// Nothing is run.
 	default:
@@ -261,12 +270,13 @@ func (c *Config) condition(word, rest string) (bool, error) {
 
 var reference = regexp.MustCompile(`@@\{([A-Za-z0-9_]+)\}`)
 
-// expand replaces @@{NAME}.
+// expand replaces @@{NAME}. AIDE takes what is not defined for empty, and so does
+// this unless a program that might have defined it was left out.
 func (c *Config) expand(s string) (string, error) {
 	var missing string
 	out := reference.ReplaceAllStringFunc(s, func(ref string) string {
 		value, ok := c.defines[ref[3:len(ref)-1]]
-		if !ok {
+		if !ok && c.blind {
 			missing = ref
 		}
 		return value
@@ -280,41 +290,57 @@ func (c *Config) expand(s string) (string, error) {
 	return out, nil
 }
 
-// include reads a file, or the files of a directory whose name matches.
-func (c *Config) include(rest, file string, n int) error {
+// include reads a file, or the files of a directory whose name matches, with a
+// prefix for their rules. What is executable is a program only to @@x_include.
+func (c *Config) include(rest, file string, n int, programs bool) error {
 	if c.depth++; c.depth > maxInclude {
 		return errors.New("@@include is nested too deeply")
 	}
 	defer func() { c.depth-- }()
+	rest, err := c.expand(rest)
+	if err != nil {
+		c.refuse(file, n, "@@include "+rest, err.Error())
+		return nil
+	}
+	read := func(path string, info fs.FileInfo) error {
+		if programs && info.Mode()&0o111 != 0 {
+			return c.program(path, file, n)
+		}
+		return c.file(path)
+	}
 	fields := strings.Fields(rest)
 	switch len(fields) {
 	case 1:
-		return c.file(filepath.Join(c.options.Root, fields[0]))
-	case 2:
-		return c.directory(fields[0], fields[1], func(path string, _ fs.FileInfo) error { return c.file(path) })
+		path := filepath.Join(c.options.Root, fields[0])
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		return read(path, info)
+	case 2, 3:
+		outer := c.prefix
+		if len(fields) == 3 {
+			c.prefix += fields[2]
+		}
+		defer func() { c.prefix = outer }()
+		return c.directory(fields[0], fields[1], read)
 	}
-	c.refuse(file, n, "@@include "+rest, "a rule prefix is not supported")
+	c.refuse(file, n, "@@include "+rest, "want a file, or a directory, an expression and a prefix")
 	return nil
 }
 
-// xInclude reads what is not executable, and refuses to run the rest by name.
-func (c *Config) xInclude(rest, file string, n int) {
-	const reason = "a program that AIDE would run here; run it yourself and include what it prints"
-	fields := strings.Fields(rest)
-	if len(fields) != 2 {
-		c.refuse(file, n, "@@x_include "+rest, reason)
-		return
-	}
-	err := c.directory(fields[0], fields[1], func(path string, info fs.FileInfo) error {
-		if info.Mode()&0o111 != 0 {
-			c.refuse(path, 0, path, reason)
-			return nil
+// program reads what a program has printed, where that was saved. Nothing is
+// run: the configuration may come from the machine that is checked.
+func (c *Config) program(path, file string, n int) error {
+	if c.options.Outputs != "" {
+		saved := filepath.Join(c.options.Outputs, filepath.Base(path))
+		if _, err := os.Stat(saved); err == nil {
+			return c.file(saved)
 		}
-		return c.file(path)
-	})
-	if err != nil {
-		c.refuse(file, n, "@@x_include "+rest, err.Error())
 	}
+	c.blind = true
+	c.refuse(file, n, path, "a program that AIDE would run here; run it yourself and give what it prints with --aide-outputs")
+	return nil
 }
 
 func (c *Config) directory(dir, pattern string, visit func(string, fs.FileInfo) error) error {

@@ -103,6 +103,30 @@ func TestSelectsWhatAIDESelects(t *testing.T) {
 	}
 }
 
+// Saved output takes a program's place, and then what is not defined is empty.
+func TestSavedOutputs(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/conf.d/10_program", "#!/bin/sh\n")
+	if err := os.Chmod(dir+"/conf.d/10_program", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir+"/outputs/10_program", "@@define A alpha\n/from/program p\n")
+	write(t, dir+"/conf.d/20_plain", "/@@{A}@@{B}/@@{C} p\n!/gone$\n!/dir$ d\n")
+	write(t, dir+"/aide.conf", "@@x_include "+dir+"/conf.d ^[a-z0-9_]+$ /prefix\n/after p\n")
+	c, err := Import(dir+"/aide.conf", &Options{Outputs: dir + "/outputs", Defines: map[string]string{"C": "gamma"}})
+	if err != nil || len(c.Refused) > 0 {
+		t.Fatalf("%v, %v", err, c.Refused)
+	}
+	var got []string
+	for _, r := range append(c.negative, c.positive...) {
+		got = append(got, r.regex)
+	}
+	want := []string{"^(?:/prefix/gone(?:/|$))", "^(?:/prefix/dir$)", "^(?:/prefix/from/program)", "^(?:/prefix/alpha/gamma)", "^(?:/after)"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestGroups(t *testing.T) {
 	c := &Config{groups: builtin()}
 	for expression, want := range map[string]string{
@@ -152,7 +176,7 @@ func TestRefusals(t *testing.T) {
 	for _, r := range c.Refused {
 		got = append(got, fmt.Sprintf("%s:%d", filepath.Base(r.File), r.Line))
 	}
-	if diff := cmp.Diff([]string{"10_program:0", "aide.conf:2", "aide.conf:3", "aide.conf:4", "aide.conf:5", "aide.conf:6", "aide.conf:7"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"aide.conf:1", "aide.conf:2", "aide.conf:3", "aide.conf:4", "aide.conf:5", "aide.conf:6", "aide.conf:7"}, got); diff != "" {
 		t.Errorf("%s\n%v", diff, c.Refused)
 	}
 	if _, err := os.Stat(dir + "/ran"); err == nil {

@@ -20,7 +20,7 @@ func (c *Config) selection(line, file string, n int) error {
 		line = line[1:]
 	}
 	if kind == '-' {
-		return errors.New("non-recursive negative selection is not supported")
+		return errors.New("there are no such rules in AIDE 0.18")
 	}
 	fields := split(line)
 	r := rule{equal: kind == '=', where: fmt.Sprintf("%s:%d", file, n)}
@@ -34,15 +34,19 @@ func (c *Config) selection(line, file string, n int) error {
 		}
 		rest = rest[1:]
 	}
-	r.regex = "^(?:" + fields[0] + ")"
+	r.regex = "^(?:" + c.prefix + fields[0] + ")"
 	if r.equal {
 		r.regex += "$"
 	}
 	if _, err := regexp.Compile(r.regex); err != nil {
 		return fmt.Errorf("regular expression is not in RE2's language: %w", err)
 	}
-	r.node = strings.Count(literal(fields[0]), "/")
+	r.node = strings.Count(literal(c.prefix+fields[0]), "/")
 	if kind == '!' {
+		if r.types == nil {
+			// Without a type, what is below a directory that matches goes too.
+			r.regex = "^(?:" + belowToo(c.prefix+fields[0]) + ")"
+		}
 		c.negative = append(c.negative, r)
 		return nil
 	}
@@ -102,13 +106,48 @@ func split(line string) []string {
 	return out
 }
 
-// literal is the directory that an expression surely begins with.
+// literal is the directory whose rules AIDE counts an expression among: it takes
+// the text up to the first of ( ^ $ ? * [ for a path, "." and all.
 func literal(regex string) string {
-	prefix := regex
-	if i := strings.IndexAny(regex, `\.*+?()[]{}^$|`); i >= 0 {
-		prefix = regex[:i]
+	var prefix strings.Builder
+	for i := 0; i < len(regex) && strings.IndexByte("(^$?*[", regex[i]) < 0; i++ {
+		if regex[i] == '\\' {
+			i++
+		}
+		if i < len(regex) {
+			prefix.WriteByte(regex[i])
+		}
 	}
-	return prefix[:strings.LastIndexByte(prefix, '/')+1]
+	return prefix.String()[:strings.LastIndexByte(prefix.String(), '/')+1]
+}
+
+// belowToo lets an expression that ends at the end of a path match what is below
+// that path as well.
+func belowToo(regex string) string {
+	var b strings.Builder
+	class := false
+	for i := 0; i < len(regex); i++ {
+		switch ch := regex[i]; {
+		case ch == '\\' && i+1 < len(regex):
+			b.WriteString(regex[i : i+2])
+			i++
+			continue
+		case class && ch == '[' && strings.Contains(regex[i:], ":]"):
+			end := i + strings.Index(regex[i:], ":]") + 2 // [:digit:]
+			b.WriteString(regex[i:end])
+			i = end - 1
+			continue
+		case ch == '[':
+			class = true
+		case ch == ']':
+			class = false
+		case ch == '$' && !class:
+			b.WriteString("(?:/|$)")
+			continue
+		}
+		b.WriteByte(regex[i])
+	}
+	return b.String()
 }
 
 // TOML gives the configuration as rules. AIDE looks at negative selections

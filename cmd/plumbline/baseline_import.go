@@ -18,6 +18,7 @@ func baselineImportCommand() *cobra.Command {
 cannot be said in rules is named on standard error: programs that AIDE would
 run, attributes that are not kept, variables that such programs would define.`,
 		Example: `  plumbline baseline import /etc/aide/aide.conf > rules.toml
+  /etc/aide/aide.conf.d/10_aide_hostname > outputs/10_aide_hostname; plumbline baseline import --aide-outputs outputs /etc/aide/aide.conf > rules.toml
   plumbline baseline import --aide-root copy copy/etc/aide/aide.conf > rules.toml`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -38,6 +39,8 @@ run, attributes that are not kept, variables that such programs would define.`,
 		},
 	}
 	cmd.Flags().StringVar(&o.Root, "aide-root", "", "`DIR` to put before the paths of included files")
+	cmd.Flags().StringVar(&o.Outputs, "aide-outputs", "", "`DIR` with what the programs that AIDE would run have printed, by their names")
+	cmd.Flags().StringToStringVar(&o.Defines, "define", nil, "define the macro `NAME=VALUE` first")
 	cmd.Flags().StringVar(&o.Hostname, "hostname", "", "`NAME` that @@if hostname is compared with; default: this machine's")
 	return cmd
 }
