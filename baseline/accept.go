@@ -14,6 +14,9 @@ import (
 // ErrNothingAccepted: no change was chosen.
 var ErrNothingAccepted = errors.New("no change matches")
 
+// ErrPartial: a chosen change is of an object that was not read whole.
+var ErrPartial = errors.New("not read whole, so nobody can call it right")
+
 // Decision is what someone calls right, and why.
 type Decision struct {
 	Time      time.Time
@@ -24,8 +27,9 @@ type Decision struct {
 }
 
 // Accept writes the next version of a baseline in which the chosen changes are
-// right. A change that could not be measured cannot be chosen. The decision is
-// kept in the header.
+// right. A change that could not be measured cannot be chosen, and one of an
+// object that was not read whole is ErrPartial: what was not read would be
+// accepted unseen. The decision is kept in the header.
 func Accept(b *Baseline, chosen []*Change, d *Decision, out io.Writer, key sign.Signer) (*Header, error) {
 	if d.Author == "" || d.Reason == "" {
 		return nil, errors.New("accept: a decision needs an author and a reason")
@@ -33,6 +37,11 @@ func Accept(b *Baseline, chosen []*Change, d *Decision, out io.Writer, key sign.
 	chosen = slices.DeleteFunc(slices.Clone(chosen), func(c *Change) bool { return c.Kind == Unmeasured })
 	if len(chosen) == 0 {
 		return nil, ErrNothingAccepted
+	}
+	for _, c := range chosen {
+		if c.Partial {
+			return nil, fmt.Errorf("accept: %s: %w", filewatch.EscapePath(c.Path), ErrPartial)
+		}
 	}
 	header := b.Header
 	header.Version++

@@ -3,10 +3,13 @@ package baseline
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
 )
 
 func TestAcceptTakesChosenChangesOnly(t *testing.T) {
@@ -72,5 +75,34 @@ func TestLedgerNeverForgets(t *testing.T) {
 	}
 	if _, err := l.Version("ab"); err == nil {
 		t.Fatal("a damaged ledger reads as no version")
+	}
+}
+
+// What was not read is not accepted unseen.
+func TestRefusesToAcceptWhatWasNotRead(t *testing.T) {
+	for name, damage := range map[string]func(now *files){
+		"unreadable content, new mode": func(now *files) {
+			now.objects[13].Mode = 0o4755
+			now.objects[13].damage = errors.New("bad block")
+		},
+		"unreadable new file": func(now *files) {
+			now.put(90, "x", "/etc/new")
+			now.objects[90].damage = errors.New("bad block")
+		},
+		"gone, in a volume with gaps": func(now *files) {
+			delete(now.objects, 11)
+			now.gaps = []filewatch.Gap{{Volume: now.volume, What: "/etc", Reason: "damaged directory"}}
+		},
+	} {
+		k, now := key(t), tree()
+		b := open(t, write(t, snapshot(t, tree(), nil), k), k)
+		damage(now)
+		report, err := Compare(b, snapshot(t, now, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Accept(b, report.Changes, &Decision{Author: "a", Reason: "r"}, io.Discard, k); !errors.Is(err, ErrPartial) {
+			t.Errorf("%s: %v of %v", name, err, brief(report))
+		}
 	}
 }

@@ -34,6 +34,9 @@ type Change struct {
 	Suspicious []Pattern
 	// Explained names the package or acceptance that accounts for the change.
 	Explained string
+	// Partial: not all that the rules ask of the object could be read, so that
+	// nobody can call the change right.
+	Partial bool
 	// Diff is what changed in a file's text, as "diff -u" shows it; NoDiff says
 	// why there is none where the content changed.
 	Diff, NoDiff string
@@ -109,6 +112,7 @@ func (c *Change) MarshalJSON() ([]byte, error) {
 		Explanation string          `json:"explanation"`
 		Suspicious  []Pattern       `json:"suspicious,omitempty"`
 		Explained   string          `json:"explained,omitempty"`
+		Partial     bool            `json:"partial,omitempty"`
 		Diff        string          `json:"diff,omitempty"`
 		NoDiff      string          `json:"diff_reason,omitempty"`
 		Volume      string          `json:"volume,omitempty"`
@@ -116,7 +120,7 @@ func (c *Change) MarshalJSON() ([]byte, error) {
 		Type        filewatch.Type  `json:"type,omitempty"`
 	}{Path: filewatch.EscapePath(c.Path), Change: c.Kind, Attributes: c.Attributes, Level: c.Level, Rule: c.Rule,
 		Explanation: c.Explanation, Suspicious: c.Suspicious, Explained: c.Explained,
-		Diff: c.Diff, NoDiff: c.NoDiff}
+		Partial: c.Partial, Diff: c.Diff, NoDiff: c.NoDiff}
 	if r := c.state(); r != nil {
 		w.Volume, w.Inode, w.Type = r.Volume, r.Inode, r.Type
 	}

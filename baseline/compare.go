@@ -340,6 +340,7 @@ func logStem(name string) string {
 func (c *comparer) removed(old *Record) {
 	change := oneSided(c.rules, Removed, old, nil)
 	if change != nil && c.blind[old.Volume] {
+		change.Partial = true
 		change.Explanation += fmt.Sprintf(" (parts of volume %s could not be read)", old.Volume)
 	}
 	c.add(change)

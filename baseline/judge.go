@@ -74,6 +74,7 @@ func Judge(rules *filewatch.Rules, path string, want *Record, got *Observed) *Ch
 		c.Kind, c.Explanation = Unmeasured, reason
 		return c
 	}
+	c.Partial = reason != ""
 	c.Suspicious = suspicious(want, &got.Record)
 	c.Explanation = explain(c)
 	textDiff(c, rule.Sealed)
@@ -90,6 +91,7 @@ func oneSided(rules *filewatch.Rules, kind Kind, old, new *Record) *Change {
 		return nil
 	}
 	c := &Change{Path: r.Path(), Kind: kind, Level: rule.Level, Rule: rule.Name, Old: old, New: new}
+	c.Partial = new != nil && new.Unread != ""
 	c.Suspicious = suspicious(old, new)
 	c.Explanation = explain(c)
 	textDiff(c, rule.Sealed)

@@ -138,6 +138,8 @@ func baselineError(path string, err error) error {
 		return fail(exitData, err)
 	case errors.Is(err, filewatch.ErrRules):
 		return fail(exitConfig, err)
+	case errors.Is(err, baseline.ErrPartial):
+		return failHint(exitIncomplete, err, "mend what keeps it from being read, or choose others with --path")
 	case errors.Is(err, baseline.ErrNothingAccepted):
 		return failHint(exitArgument, err, "run plumbline baseline check to see the changes")
 	}

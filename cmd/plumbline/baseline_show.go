@@ -199,6 +199,9 @@ func printRecord(out io.Writer, r *baseline.Record) {
 	}
 }
 
+// historyLines is how many changes of a decision are printed.
+const historyLines = 20
+
 // printHeader prints what a verified baseline is.
 func printHeader(w io.Writer, b *baseline.Baseline, format string) error {
 	h := b.Header
@@ -211,6 +214,14 @@ func printHeader(w io.Writer, b *baseline.Baseline, format string) error {
 	fmt.Fprintf(w, "%d objects on volumes %q\n", h.Objects, h.Machine.Volumes)
 	for _, a := range h.Accepted {
 		fmt.Fprintf(w, "version %d: %d changes accepted by %s: %s\n", a.Version, len(a.Changes), printable(a.Author), printable(a.Reason))
+		fmt.Fprintf(w, "           %s, %s\n", a.Time.Format("2006-01-02 15:04:05 UTC"), printable(a.Selection))
+		for i, change := range a.Changes {
+			if i == historyLines {
+				fmt.Fprintf(w, "           and %d more: -o json has them all\n", len(a.Changes)-i)
+				break
+			}
+			fmt.Fprintf(w, "           %s\n", printable(change))
+		}
 	}
 	return nil
 }
