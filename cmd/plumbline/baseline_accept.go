@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ type baselineAcceptFlags struct {
 	all            bool
 	since, until   string
 	reason, author string
+	output         *string
 }
 
 func baselineAcceptCommand() *cobra.Command {
@@ -44,6 +46,7 @@ they narrow each other.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBaselineAccept(cmd, &flags) },
 	}
 	flags.check.add(cmd)
+	flags.output = outputFlag(cmd, "text", "json", "ndjson")
 	f := cmd.Flags()
 	f.StringSliceVar(&flags.paths, "path", nil, "changes of this path or `GLOB`")
 	f.BoolVar(&flags.all, "all", false, "every change")
@@ -92,13 +95,25 @@ func (flags *baselineAcceptFlags) accept(cmd *cobra.Command, done *checked, choo
 	if err := ledger().Raise(header.Lineage, header.Version); err != nil {
 		return fail(exitIO, err)
 	}
+	return flags.print(cmd.OutOrStdout(), header, len(report.Changes))
+}
+
+// print says what was accepted.
+func (flags *baselineAcceptFlags) print(w io.Writer, header *baseline.Header, found int) error {
 	last := header.Accepted[len(header.Accepted)-1]
-	for _, change := range last.Changes {
-		fmt.Fprintf(cmd.OutOrStdout(), "accepted %s\n", printable(change))
+	left := found - len(last.Changes)
+	switch *flags.output {
+	case "json", "ndjson":
+		return json.NewEncoder(w).Encode(struct {
+			baseline.Acceptance
+			Left int `json:"left"` // changes that were not chosen
+		}{last, left})
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s: version %d, %d changes accepted, %d left\n", flags.check.file, header.Version,
-		len(last.Changes), len(report.Changes)-len(last.Changes))
-	return nil
+	for _, change := range last.Changes {
+		fmt.Fprintf(w, "accepted %s\n", printable(change))
+	}
+	_, err := fmt.Fprintf(w, "%s: version %d, %d changes accepted, %d left\n", flags.check.file, header.Version, len(last.Changes), left)
+	return err
 }
 
 func (f *baselineAcceptFlags) who() string {

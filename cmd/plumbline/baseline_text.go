@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/plumbline-sec/plumbline/baseline"
@@ -81,9 +82,27 @@ func printChangesText(w io.Writer, r *baseline.Report) {
 		fmt.Fprintf(w, "             %s\n", printable(c.Explanation))
 		printDiff(w, c)
 	}
+	printLegend(w, r.Changes)
 	fmt.Fprintf(w, "%s: %d objects compared with version %d: %d added, %d removed, %d changed, %d not measured\n",
 		r.Outcome(), r.Objects, r.Baseline.Version, r.Count(baseline.Added), r.Count(baseline.Removed),
 		r.Count(baseline.Changed), r.Count(baseline.Unmeasured))
+}
+
+// legend says what the names of attributes mean that do not say it themselves.
+var legend = []struct{ name, words string }{
+	{"blake3", "digest of the content"}, {"sha256", "digest of the content"}, {"nlink", "number of hard links"},
+	{"mtime", "when the content was last written"}, {"ctime", "when the inode was last changed"}, {"rdev", "device number, major:minor"},
+	{"generation", "which use of the inode number this is"}, {"flags", "as lsattr shows them"},
+	{"xattrs", "extended attributes, ACLs and capabilities among them, in base64"}, {"growing", "the old content, of a file that may only grow"},
+}
+
+// printLegend explains the attributes that the report has.
+func printLegend(w io.Writer, changes []*baseline.Change) {
+	for _, entry := range legend {
+		if slices.ContainsFunc(changes, func(c *baseline.Change) bool { return c.Attributes.Has(entry.name) }) {
+			fmt.Fprintf(w, "legend: %-10s %s\n", entry.name, entry.words)
+		}
+	}
 }
 
 // printDiff shows a change of text, or says why it does not. Lines come from the
