@@ -118,7 +118,8 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 		}
 		return use(&checked{report: report, base: b, began: began, how: how})
 	}
-	snap, err := captureNow(ctx, stderr, flags, b, rules)
+	var owners pkgdb.Owners
+	snap, err := captureNow(ctx, stderr, flags, b, rules, &owners)
 	if err != nil {
 		return err
 	}
@@ -130,6 +131,7 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 	if packages != nil {
 		packages.Explain(report.Changes)
 	}
+	owners.Hint(report.Changes)
 	return use(&checked{report: report, base: b, snap: snap, began: began})
 }
 
@@ -160,7 +162,7 @@ func (flags *baselineCheckFlags) openPackages(stderr io.Writer) (*pkgdb.Packages
 
 // captureNow reads the machine under the given rules or, without, under those of
 // the baseline.
-func captureNow(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags, b *opened, rules *filewatch.Rules) (*baseline.Snapshot, error) {
+func captureNow(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags, b *opened, rules *filewatch.Rules, owners *pkgdb.Owners) (*baseline.Snapshot, error) {
 	src, err := flags.source.open(ctx, stderr)
 	if err != nil {
 		return nil, err
@@ -174,5 +176,5 @@ func captureNow(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags
 			return nil, baselineError(flags.file, err)
 		}
 	}
-	return flags.source.capture(ctx, stderr, src, b.Baseline, rules)
+	return flags.source.capture(ctx, stderr, owners.Watch(src), b.Baseline, rules)
 }
