@@ -3,6 +3,7 @@ package verifier
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -406,7 +407,8 @@ func (v *Verifier) acceptFile(ctx context.Context, m *machine, r *reviewEntry, a
 	if err != nil {
 		return nil, err
 	}
-	change := &baseline.Change{Path: string(r.Path), Kind: baseline.Changed, Old: old, New: r.Object}
+	change := &baseline.Change{Path: string(r.Path), Kind: baseline.Changed, Old: old, New: r.Object,
+		Partial: r.Object != nil && r.Object.Unread != ""}
 	switch {
 	case change.Old == nil:
 		change.Kind = baseline.Added
@@ -417,6 +419,9 @@ func (v *Verifier) acceptFile(ctx context.Context, m *machine, r *reviewEntry, a
 	header, err := baseline.Accept(files.base.file, []*baseline.Change{change}, &baseline.Decision{
 		Time: v.now(), Author: author, Reason: reason, Selection: "the path " + filewatch.EscapePath(string(r.Path)), Tool: tool,
 	}, &out, v.signer.key)
+	if errors.Is(err, baseline.ErrPartial) {
+		return nil, apiError(409, remote.CodeConflict, err.Error(), "a scan that reads it whole makes it acceptable")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("accept %s: %w", r.ID, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/remote"
 )
@@ -163,6 +164,18 @@ func TestAcceptedChangeIsTheNextBaseline(t *testing.T) {
 	r.violations(t, 1)
 	_, err = r.client.Decide(t.Context(), "0000", remote.Decision{Accept: true, Reason: "x"})
 	wantAPIError(t, "unknown item", err, 404, remote.CodeNotFound)
+}
+
+// What a scan could not read is not called right by accepting what it could.
+func TestRefusesToAcceptWhatWasNotRead(t *testing.T) {
+	r, w := watched(t, file("/etc/motd", 1, "hello"))
+	unread := file("/etc/motd", 1, "hello")
+	unread.Mode, unread.Unread, unread.BLAKE3 = 0o4755, "bad block", baseline.Digest{}
+	w.settle(w.event(filewatch.OpChmod, file("/etc/motd", 1, "x")), unread)
+	r.violations(t, 1)
+	_, err := r.client.Decide(t.Context(), r.machine(t, "vm1").Review[0].ID, remote.Decision{Accept: true, Reason: "change 4712"})
+	wantAPIError(t, "not read whole", err, 409, remote.CodeConflict)
+	r.violations(t, 1)
 }
 
 func TestRejectedChangeStaysAViolation(t *testing.T) {
