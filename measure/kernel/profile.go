@@ -34,6 +34,7 @@ type Profile struct {
 
 	symbolDigest string       // in hex
 	moduleTypes  *moduleTypes // shared by copies of the profile
+	derived      *derived     // shared by copies of the profile
 }
 
 // NewProfile makes the profile of the kernel whose memory and registers are
@@ -53,7 +54,7 @@ func newProfile(l *located) (*Profile, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNoSymbols, err)
 	}
 	p := &Profile{Base: l.base, End: l.end, Phys: l.phys, Slide: uint64(l.base - linkBase), Symbols: symbols,
-		moduleTypes: &moduleTypes{by: make(map[[32]byte]*Types)}}
+		moduleTypes: &moduleTypes{by: make(map[[32]byte]*Types)}, derived: &derived{by: make(map[any]any)}}
 	if err := p.validateSymbols(); err != nil {
 		return nil, err
 	}

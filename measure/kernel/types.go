@@ -89,18 +89,23 @@ func (t *Types) Member(structure string, path ...string) (Member, error) {
 	if err != nil {
 		return Member{}, err
 	}
+	return MemberOf(s, path...)
+}
+
+// MemberOf returns a member of a structure by its path.
+func MemberOf(s *btf.Struct, path ...string) (Member, error) {
 	m := Member{Type: s}
 	for _, name := range path {
 		at, ok := findMember(m.Type, name, 0)
 		if !ok {
-			return Member{}, fmt.Errorf("struct %s: %s: %w", structure, name, ErrNoMember)
+			return Member{}, fmt.Errorf("struct %s: %s: %w", s.Name, name, ErrNoMember)
 		}
 		m.Offset += at.Offset
 		m.Type = at.Type
 	}
 	size, err := btf.Sizeof(m.Type)
 	if err != nil {
-		return Member{}, fmt.Errorf("struct %s: %w", structure, err)
+		return Member{}, fmt.Errorf("struct %s: %w", s.Name, err)
 	}
 	m.Size = uint64(size)
 	return m, nil

@@ -1,0 +1,151 @@
+package graph
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+)
+
+// Pointer is what a walk found of one function: all pointers to one address.
+type Pointer struct {
+	Value uint64 // where they point
+	Count int64  // how many there are
+	At    uint64 // where the first is stored
+	Path  string // how that was reached, such as "task 812 (bash).files->fdt->fd[3]->f_op->read_iter"
+}
+
+// Cache is how much of one cache of the slab allocator a walk reached.
+type Cache struct {
+	Name, Type string
+	Reached    int64 // objects
+	Live       int64 // as the allocator counts them
+	Pointers   int64 // to functions and to tables of them, in each
+}
+
+// Result of a walk.
+type Result struct {
+	Pointers []Pointer // by value, ascending
+	Programs []Pointer // the same of BPF programs, whose code may have no symbol
+	Objects  int64     // visited
+	Pages    int64     // read, of 4 KiB
+	// Reached are fields that are pointers to functions or to tables of them,
+	// in objects that were visited; Known are those in all objects that are
+	// known to live: the visited ones, and the rest of the caches of one type.
+	Reached, Known int64
+	Filled         int64    // of Reached: not null
+	Caches         []Cache  // of one type, by name
+	Untyped        int64    // live objects of other caches
+	NotWalked      []string // and why, with counts
+	// Limited says that the walk came to one of its limits: there is more than
+	// a machine has, or memory that claims so.
+	Limited bool
+}
+
+type schemaKey struct{}
+
+// Walk collects the pointers to functions that are reached from a kernel's
+// roots; modules are the loaded ones. What a pointer leads to is looked at once,
+// so the work is bounded by what lives, and by the limits above.
+func Walk(ctx context.Context, p *kernel.Profile, modules []kernel.LoadedModule) (*Result, error) {
+	schema := p.Derived(schemaKey{}, func() any { return newSchema(p) }).(*Schema)
+	w := &walker{
+		reader: newReader(p.Space), ctx: ctx, profile: p, schema: schema,
+		seen: newVisited(), fields: newVisited(), targets: make(map[uint64]*target, 1<<13),
+		programs: make(map[uint64]*target), stacks: make(map[uint64]bool),
+		why: make(map[string]int64), example: make(map[string]string),
+	}
+	w.pid, _ = p.Types.Offset("task_struct", "pid")
+	w.comm, _ = p.Types.Offset("task_struct", "comm")
+	w.stack, _ = p.Types.Offset("task_struct", "stack")
+	w.task, _ = schema.Struct("task_struct")
+	slabs, err := newAllocator(p, w.reader, func(cache string) *Type { return cacheType(p, schema, modules, cache) })
+	if err != nil {
+		w.why[err.Error()]++
+	}
+	w.areas = newAreas(p, slabs)
+	w.start(modules)
+	if err := w.run(); err != nil {
+		return nil, err
+	}
+	return w.result(), nil
+}
+
+// cacheType returns the type of a cache's objects, nil if there is no one.
+func cacheType(p *kernel.Profile, schema *Schema, modules []kernel.LoadedModule, cache string) *Type {
+	c, ok := cacheTypes[cache]
+	if !ok {
+		c.typ = cache
+	}
+	if c.module != "" {
+		i := slices.IndexFunc(modules, func(m kernel.LoadedModule) bool { return m.Name == c.module })
+		if i >= 0 {
+			types, err := p.ModuleTypes(&modules[i])
+			if err != nil {
+				return nil
+			}
+			schema = schema.module(types)
+		} // else it is built in
+	}
+	t, err := schema.Struct(c.typ)
+	if err != nil {
+		return nil
+	}
+	return t
+}
+
+// newSchema returns the schema of a kernel.
+func newSchema(p *kernel.Profile) *Schema {
+	s := NewSchema(p.Types, nil)
+	s.symbols = named(p.Symbols)
+	return s
+}
+
+// found returns targets in order.
+func (w *walker) found(targets map[uint64]*target) []Pointer {
+	var out []Pointer
+	for value, t := range targets {
+		out = append(out, Pointer{Value: value, Count: t.count, At: t.at, Path: w.path(t.node, t.field.name)})
+	}
+	slices.SortFunc(out, func(a, b Pointer) int { return cmp.Compare(a.Value, b.Value) })
+	return out
+}
+
+func (w *walker) result() *Result {
+	r := &Result{Objects: int64(len(w.nodes)), Pages: int64(len(w.pages)), Filled: w.filled, Reached: int64(w.fields.used)}
+	r.Pointers, r.Programs = w.found(w.targets), w.found(w.programs)
+	if n := w.areas.contradicted; n > 0 {
+		w.why["walked against the allocator: pointers to objects that it says are others"] = n
+	}
+	r.Limited = w.limited || w.exhausted()
+	r.Known = r.Reached
+	if w.areas.slabs != nil {
+		for _, c := range w.areas.slabs.caches {
+			if c.typ == nil {
+				r.Untyped += max(c.live, 0)
+				continue
+			}
+			each := int64(c.typ.pointers)
+			r.Reached += c.reached * each
+			r.Known += max(c.live, c.reached) * each
+			r.Caches = append(r.Caches, Cache{c.name, c.typ.Name, c.reached, c.live, each})
+		}
+	}
+	slices.SortFunc(r.Caches, func(a, b Cache) int { return cmp.Compare(a.Name, b.Name) })
+	for _, what := range slices.Sorted(maps.Keys(w.why)) {
+		line := fmt.Sprintf("%s (%d)", what, w.why[what])
+		if first := w.example[what]; first != "" {
+			line += ", such as " + first
+		}
+		r.NotWalked = append(r.NotWalked, line)
+	}
+	if len(w.lacks) > 0 {
+		r.NotWalked = append(r.NotWalked, "variables that this kernel does not have, or several of: "+strings.Join(w.lacks, " "))
+	}
+	r.NotWalked = append(r.NotWalked, w.schema.Missing()...)
+	return r
+}

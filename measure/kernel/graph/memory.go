@@ -1,0 +1,120 @@
+package graph
+
+import (
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+)
+
+// areas tells what lies at an address.
+type areas struct {
+	perCPUStart, perCPUEnd uint64 // where pointers to per-CPU memory lie
+	profile                *kernel.Profile
+	slabs                  *allocator // nil if nothing is known of it
+
+	textStart, textEnd uint64
+	initStart, initEnd uint64 // freed after boot
+	within             map[holdsKey]bool
+	contradicted       int64 // pointers to what the allocator says is something else
+}
+
+type holdsKey struct {
+	outer, inner *Type
+	at           uint64
+}
+
+func newAreas(p *kernel.Profile, slabs *allocator) *areas {
+	m := &areas{profile: p, slabs: slabs, within: make(map[holdsKey]bool)}
+	for name, into := range map[string]*uint64{
+		"_stext": &m.textStart, "_etext": &m.textEnd, "__init_begin": &m.initStart, "__init_end": &m.initEnd,
+	} {
+		at, _ := p.Symbol(name)
+		*into = uint64(at)
+	}
+	m.perCPU()
+	return m
+}
+
+// perCPU finds where pointers to per-CPU memory lie. Up to 6.14 they are no
+// addresses of the kernel; since then they are what the variable's address would
+// be in the image (arch/x86/kernel/vmlinux.lds.S), whatever lies there.
+func (m *areas) perCPU() {
+	start, ok1 := m.profile.Symbol("__per_cpu_start")
+	unit, ok2 := m.profile.Symbol("pcpu_unit_size") // mm/percpu.c
+	if !ok1 || !ok2 || !high(uint64(start)) {
+		return
+	}
+	if size, err := m.profile.Space.U32(unit); err == nil {
+		m.perCPUStart, m.perCPUEnd = uint64(start), uint64(start)+uint64(size)
+	}
+}
+
+// lies says which object lies at an address that a pointer to t has: where it
+// starts and what it is. Where the allocator knows it as a part of something
+// larger, it is that; else it is what the pointer says. t is nil for a void
+// pointer, which only the allocator can tell. ok is false where no object can be.
+func (m *areas) lies(at uint64, t *Type) (uint64, *Type, bool) {
+	switch {
+	case at >= m.textStart && at < m.textEnd, at >= m.initStart && at < m.initEnd, at >= m.perCPUStart && at < m.perCPUEnd:
+		return 0, nil, false
+	}
+	if m.slabs == nil {
+		return at, t, t != nil
+	}
+	s := m.slabs.find(at)
+	if s == nil || at < s.start {
+		return at, t, t != nil
+	}
+	start, c := s.slot(at), s.cache
+	if c.typ != nil && (t == nil && !c.merged || t != nil && m.has(c.typ, at-start, t)) {
+		return start, c.typ, true
+	}
+	if t != nil && (c.typ != nil && !c.merged || at-start+t.end > c.size) {
+		m.contradicted++
+	}
+	return at, t, t != nil
+}
+
+// has reports whether outer has a structure of type inner at an offset.
+func (m *areas) has(outer *Type, at uint64, inner *Type) bool {
+	if outer == inner && at == 0 {
+		return true
+	}
+	key := holdsKey{outer, inner, at}
+	known, ok := m.within[key]
+	if !ok {
+		known = embeds(outer.source, at, inner, 0)
+		m.within[key] = known
+	}
+	return known
+}
+
+func embeds(outer btf.Type, at uint64, inner *Type, depth int) bool {
+	if depth > maxNesting {
+		return false
+	}
+	outer = bare(outer)
+	var members []btf.Member
+	switch t := outer.(type) {
+	case *btf.Struct:
+		if at == 0 && t.Name == inner.Name && uint64(t.Size) == inner.Size {
+			return true
+		}
+		members = t.Members
+	case *btf.Union:
+		members = t.Members
+	case *btf.Array:
+		size, err := btf.Sizeof(t.Type)
+		return err == nil && size > 0 && at/uint64(size) < uint64(t.Nelems) && embeds(t.Type, at%uint64(size), inner, depth+1)
+	default:
+		return false
+	}
+	for _, member := range members {
+		offset := uint64(member.Offset.Bytes())
+		size, err := btf.Sizeof(member.Type)
+		if err == nil && at >= offset && at-offset < uint64(size) && embeds(member.Type, at-offset, inner, depth+1) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,106 @@
+package graph
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+	"github.com/plumbline-sec/plumbline/measure/paging"
+)
+
+// maxPages bounds what one walk reads: 256 MiB.
+const maxPages = 1 << 16
+
+var errTooMuch = errors.New("walk reads too many pages")
+
+// reader reads each page of a target once.
+type reader struct {
+	space *paging.Space
+	pages map[uint64][]byte // by page number; nil if unreadable
+	near  [256]nearPage     // in front of pages
+	spill []byte            // for what crosses a page
+	arena []byte            // pages to hand out
+}
+
+type nearPage struct {
+	number uint64 // plus one: zero is none
+	bytes  []byte
+}
+
+func newReader(space *paging.Space) *reader {
+	return &reader{space: space.Cached(), pages: make(map[uint64][]byte, 1<<13)}
+}
+
+// page returns the page that holds at, read when first asked for.
+func (r *reader) page(at uint64) ([]byte, error) {
+	number := at / mem.PageSize
+	near := &r.near[number%uint64(len(r.near))]
+	if near.number == number+1 {
+		return near.bytes, nil
+	}
+	bytes, ok := r.pages[number]
+	if !ok {
+		if len(r.pages) >= maxPages {
+			return nil, errTooMuch
+		}
+		if len(r.arena) < mem.PageSize {
+			r.arena = make([]byte, 256*mem.PageSize)
+		}
+		bytes = r.arena[:mem.PageSize:mem.PageSize]
+		if err := r.space.Read(bytes, mem.Virt(at&^(mem.PageSize-1))); err != nil {
+			bytes = nil
+		} else {
+			r.arena = r.arena[mem.PageSize:]
+		}
+		r.pages[number] = bytes
+	}
+	if bytes == nil {
+		return nil, fmt.Errorf("page at %#x: %w", at, mem.ErrNotMapped)
+	}
+	*near = nearPage{number + 1, bytes}
+	return bytes, nil
+}
+
+// read returns size bytes at an address, good until the next call.
+func (r *reader) read(at, size uint64) ([]byte, error) {
+	page, err := r.page(at)
+	if err != nil {
+		return nil, err
+	}
+	into := at % mem.PageSize
+	if size <= mem.PageSize-into {
+		return page[into:][:size], nil
+	}
+	if at+size < at {
+		return nil, fmt.Errorf("%d bytes at %#x: %w", size, at, paging.ErrNotCanonical)
+	}
+	r.spill = append(r.spill[:0], page[into:]...)
+	for next := at - into + mem.PageSize; uint64(len(r.spill)) < size; next += mem.PageSize {
+		if page, err = r.page(next); err != nil {
+			return nil, err
+		}
+		r.spill = append(r.spill, page[:min(uint64(len(page)), size-uint64(len(r.spill)))]...)
+	}
+	return r.spill, nil
+}
+
+func (r *reader) u64(at uint64) (uint64, error) {
+	b, err := r.read(at, 8)
+	if err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint64(b), nil
+}
+
+func (r *reader) u32(at uint64) (uint32, error) {
+	b, err := r.read(at, 4)
+	if err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint32(b), nil
+}
+
+// high reports whether an address is in the kernel's half of the address space,
+// with 4 or 5 levels of page tables.
+func high(at uint64) bool { return at>>56 == 0xff }

@@ -1,0 +1,314 @@
+package graph
+
+import (
+	"context"
+	"encoding/binary"
+	"strconv"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// Limits of one walk. A machine with 1 GiB that just booted has about 60,000
+// objects; each takes 48 bytes here.
+const (
+	maxObjects  = 1 << 20
+	maxRoot     = 1 << 19 // objects reached from one root
+	maxDepth    = 1 << 16 // of objects that lead to each other; lists by ->next count
+	maxElements = 1 << 20 // of one container
+	maxSteps    = 4 << 20 // elements of all containers, and nodes on the way to them
+	maxTargets  = 1 << 18 // distinct functions
+)
+
+// node is an object that was reached.
+type node struct {
+	at     uint64
+	typ    *Type
+	field  *field // of the parent, that led here; nil for a root
+	parent int32  // -1 for a root
+	index  int32  // in the container, -1 if it is none
+	depth  int32
+	root   int32
+	name   string // of a root
+	typed  *cache // whose slot it is
+}
+
+// walker is one walk.
+type walker struct {
+	*reader
+	ctx     context.Context
+	profile *kernel.Profile
+	schema  *Schema
+	areas   *areas
+
+	nodes    []node
+	seen     *visited
+	fields   *visited // code and tables of objects that are not of typed caches
+	targets  map[uint64]*target
+	programs map[uint64]*target
+	perRoot  []int32
+	why      map[string]int64 // what was not walked
+	lacks    []string         // roots that the kernel does not have
+
+	at      int32 // whose container is being walked
+	held    *field
+	example map[string]string // by why: the path of the first
+	steps   int64
+	limited bool // something was over a limit
+
+	filled int64
+
+	task             *Type           // struct task_struct
+	pid, comm, stack uint64          // offsets in it
+	stacks           map[uint64]bool // of tasks that were visited, by stackShift
+}
+
+// anyType stands for the type of a field: a set of fields needs none.
+var anyType = &Type{}
+
+// target is a value that pointers to functions have.
+type target struct {
+	count int64
+	node  int32
+	field *field
+	at    uint64
+}
+
+// push queues an object that was not visited.
+func (w *walker) push(n node) {
+	if n.typ == nil || len(n.typ.fields) == 0 || !high(n.at) || n.at&7 != 0 {
+		return
+	}
+	if len(w.nodes) >= maxObjects || n.depth > maxDepth || w.perRoot[n.root] >= maxRoot {
+		w.why["objects over the limit of a walk"]++
+		w.limited = true
+		return
+	}
+	if !w.seen.add(n.at, n.typ) {
+		return
+	}
+	w.perRoot[n.root]++
+	w.nodes = append(w.nodes, n)
+}
+
+// run visits all that was queued, breadth first.
+func (w *walker) run() error {
+	for i := 0; i < len(w.nodes); i++ {
+		if i%4096 == 0 && w.ctx.Err() != nil {
+			return w.ctx.Err()
+		}
+		w.object(int32(i))
+	}
+	return nil
+}
+
+// object looks at the fields of one object.
+func (w *walker) object(i int32) {
+	n := w.nodes[i]
+	t := n.typ
+	if t == w.task {
+		if stack, err := w.u64(n.at + w.stack); err == nil {
+			w.stacks[stack>>stackShift] = true
+		}
+	}
+	raw, err := w.read(n.at+t.low, t.end-t.low)
+	if err != nil {
+		w.why["objects in memory that could not be read"]++
+		return
+	}
+	if uint64(len(raw)) > mem.PageSize-(n.at+t.low)%mem.PageSize {
+		raw = append([]byte(nil), raw...) // the walk reads on while it looks at them
+	}
+	for j := range t.fields {
+		f := &t.fields[j]
+		if f.when != nil && !w.holds(f.when, n.at) {
+			continue
+		}
+		if f.kind == container {
+			w.contained(i, &n, f)
+			continue
+		}
+		value := binary.LittleEndian.Uint64(raw[uint64(f.at)-t.low:])
+		switch f.kind {
+		case code:
+			w.function(i, &n, f, n.at+uint64(f.at), value)
+		case table:
+			w.counted(&n, n.at+uint64(f.at), value)
+			w.push(node{at: value, typ: f.to, field: f, parent: i, index: -1, depth: n.depth + 1, root: n.root})
+		case object, anything:
+			w.follow(i, &n, f, value)
+		}
+	}
+	w.unions(&n)
+	w.promote(i, &n)
+}
+
+// stackShift is log2 of a kernel stack's size and alignment (arch/x86/include/
+// asm/page_64_types.h, THREAD_SIZE_ORDER). What a function keeps on its stack is
+// not cleared before: members that it did not set hold what others left there.
+const stackShift = 14
+
+// follow queues what a pointer leads to.
+func (w *walker) follow(i int32, n *node, f *field, value uint64) {
+	if !high(value) || value&7 != 0 || f.to != nil && (len(f.to.fields) == 0 || w.seen.has(value, f.to)) {
+		return
+	}
+	if w.stacks[value>>stackShift] {
+		w.why["structures on the stacks of tasks"]++
+		return
+	}
+	at, t, ok := w.areas.lies(value, f.to)
+	if !ok {
+		return
+	}
+	w.push(node{at: at, typ: t, field: f, parent: i, index: -1, depth: n.depth + 1, root: n.root, typed: w.typed(at, t)})
+}
+
+// typed returns the cache whose object at is, if it is of the cache's type.
+func (w *walker) typed(at uint64, t *Type) *cache {
+	if w.areas.slabs == nil {
+		return nil
+	}
+	if s := w.areas.slabs.find(at); s != nil && s.cache.typ == t && at >= s.start && s.slot(at) == at {
+		return s.cache
+	}
+	return nil
+}
+
+// element queues an element of a container.
+func (w *walker) element(i int32, n *node, f *field, at uint64, index int) {
+	at, t, ok := w.areas.lies(at, f.held.elem)
+	if !ok {
+		return
+	}
+	w.push(node{at: at, typ: t, field: f, parent: i, index: int32(index), depth: n.depth + 1, root: n.root, typed: w.typed(at, t)})
+}
+
+// function notes a pointer to a function.
+func (w *walker) function(i int32, n *node, f *field, at, value uint64) {
+	w.counted(n, at, value)
+	if value == 0 {
+		return
+	}
+	targets := w.targets
+	if f.program {
+		targets = w.programs
+	}
+	if known := targets[value]; known != nil {
+		known.count++
+		return
+	}
+	if len(targets) >= maxTargets {
+		w.why["functions over the limit of a walk"]++
+		w.limited = true
+		return
+	}
+	targets[value] = &target{1, i, f, at}
+}
+
+// counted notes a field for the coverage. An object of a typed cache is visited
+// once; others may lie in each other.
+func (w *walker) counted(n *node, at, value uint64) {
+	if n.typed == nil {
+		w.fields.add(at, anyType)
+	}
+	if value != 0 {
+		w.filled++
+	}
+}
+
+func (w *walker) unions(n *node) {
+	if n.typed != nil {
+		n.typed.reached++
+	}
+	if n.typ.unions > 0 {
+		w.why["members of unions that nothing tells apart"] += int64(n.typ.unions)
+	}
+}
+
+// holds reports whether a condition is met.
+func (w *walker) holds(c *condition, at uint64) bool {
+	raw, err := w.read(at+uint64(c.at), c.size)
+	if err != nil {
+		return false
+	}
+	var padded [8]byte
+	copy(padded[:], raw)
+	value := binary.LittleEndian.Uint64(padded[:])
+	if c.symbol != "" {
+		return value != 0 && value == w.address(c.symbol)
+	}
+	return (value&c.mask == c.equals) != c.not
+}
+
+// address returns a symbol of the kernel, 0 if it has none, or several and not
+// one of them global.
+func (w *walker) address(name string) uint64 { return w.schema.symbols[name] }
+
+// promote queues the larger structure in which an object lies.
+func (w *walker) promote(i int32, n *node) {
+	for k := range n.typ.promotions {
+		p := &n.typ.promotions[k]
+		value, err := w.u64(n.at + p.member)
+		if err != nil || value == 0 || value != w.address(p.symbol) {
+			continue
+		}
+		at := n.at - p.into
+		w.push(node{at: at, typ: p.as, field: &p.field, parent: i, index: -1, depth: n.depth + 1, root: n.root, typed: w.typed(at, p.as)})
+		return
+	}
+}
+
+// path names a field of an object by how it was reached.
+func (w *walker) path(i int32, last string) string {
+	parts := make([]string, 0, 16)
+	for depth := 0; i >= 0; depth++ {
+		n := &w.nodes[i]
+		sep := "."
+		if n.field != nil && (n.field.kind == table || n.field.kind == object || n.field.kind == anything) {
+			sep = "->"
+		}
+		if last != "" {
+			parts = append(parts, sep+last)
+		}
+		if label := w.label(n); label != "" {
+			parts = append(parts, label)
+			break
+		}
+		if depth == 12 {
+			parts = append(parts, n.typ.Name+" …")
+			break
+		}
+		last = ""
+		if n.field != nil {
+			last = n.field.name
+			if n.index >= 0 {
+				last += "[" + strconv.Itoa(int(n.index)) + "]"
+			}
+		}
+		i = n.parent
+	}
+	var b strings.Builder
+	for k := len(parts) - 1; k >= 0; k-- {
+		b.WriteString(parts[k])
+	}
+	return b.String()
+}
+
+// label names an object that people know by more than its path.
+func (w *walker) label(n *node) string {
+	if n.parent < 0 {
+		return n.name
+	}
+	if n.typ != w.task {
+		return ""
+	}
+	number, err1 := w.u32(n.at + w.pid)
+	name, err2 := w.read(n.at+w.comm, 16)
+	if w.pid == 0 || w.comm == 0 || err1 != nil || err2 != nil {
+		return ""
+	}
+	text, _, _ := strings.Cut(string(name), "\x00")
+	return "task " + strconv.Itoa(int(int32(number))) + " (" + text + ")"
+}
