@@ -47,6 +47,7 @@ func linuxChecks() []check {
 		pageTablesCheck(),
 		syscallsCheck(),
 		pointersCheck(),
+		objectsCheck(),
 		processesCheck(),
 		socketsCheck(),
 		kvmCheck(),

@@ -1,0 +1,268 @@
+package check
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/kernel/graph"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// linux.objects: each pointer to a function in the kernel's objects, static and
+// allocated, as far as they are reached from its global variables through the
+// types of its BTF, is empty or the start of a function of approved text: of the
+// kernel, of a module, or of code that the kernel itself made and accounts for.
+// How far that is, is measured: pointers in objects that were visited, of those
+// in all objects that are known to live.
+//
+// Proves: that no pointer that was reached leads out of approved text or into
+// the middle of a function, at the time it was read. Trusts: linux.text and
+// modules.text for what the functions do; the target's types for where pointers
+// are; the target's account of BPF programs and trampolines. Cannot see: objects
+// that were not reached, members of unions that nothing tells apart, and a
+// proper function exchanged for another. See docs/kernel-objects.md.
+const objectsName = "linux.objects"
+
+func objectsCheck() check {
+	return check{name: objectsName, collect: collectObjects, judge: judgeObjects}
+}
+
+// objectsData are the facts of linux.objects.
+type objectsData struct {
+	Targets []targetFact `json:"targets"`
+	// Programs are addresses of the code of BPF programs. That of classic BPF
+	// has no symbol: it is somewhere in Packs.
+	Programs []targetFact `json:"programs,omitempty"`
+	Made     []madeFact   `json:"made,omitempty"`  // code that the kernel made
+	Packs    []owner      `json:"packs,omitempty"` // memory in which it makes that of BPF programs
+	Caches   []cacheFact  `json:"caches,omitempty"`
+	Untyped  int64        `json:"untyped,omitempty"` // live objects of caches of no one type
+	Filled   int64        `json:"filled"`            // pointers that are not null
+	// Changed are pointers that a second reading did not find again.
+	Changed int `json:"changed,omitempty"`
+	// Loading are modules that pointers lead to and that the list, read before,
+	// did not have.
+	Loading   []string `json:"loading,omitempty"`
+	NotWalked []string `json:"not_walked,omitempty"`
+	// Limited says that there was more than a walk looks at.
+	Limited bool `json:"limited,omitempty"`
+}
+
+// targetFact is an address that pointers to functions have, with the first of
+// them.
+type targetFact struct {
+	pointer
+	Count int64 `json:"count"`
+}
+
+// madeFact is code that the kernel made at run time, by its own account.
+type madeFact struct {
+	Kind  string  `json:"kind"`
+	Start address `json:"start"`
+}
+
+// cacheFact is a cache of the slab allocator whose objects have one type.
+type cacheFact struct {
+	Name    string `json:"name"`
+	Reached int64  `json:"reached"`
+	Live    int64  `json:"live"`
+	Fields  int64  `json:"fields"` // pointers in each
+}
+
+// objectReadings is how often a pointer that looks wrong has to be found: the
+// target runs while it is read, and may free and reuse what is being read.
+const objectReadings = 3
+
+func collectObjects(c *collector) (any, measure.Coverage, error) {
+	var data objectsData
+	var suspects map[suspect]bool
+	var r *graph.Result
+	var err error
+	for reading := range objectReadings {
+		found, loading, walkErr := c.walkObjects(&data, &r)
+		if walkErr != nil {
+			return nil, measure.Coverage{}, walkErr
+		}
+		if suspects == nil {
+			suspects = found
+		}
+		for s := range suspects {
+			if !found[s] {
+				delete(suspects, s)
+				data.Changed++
+			}
+		}
+		data.Loading = loading
+		if len(suspects) == 0 && (reading > 0 || len(found) == 0) {
+			break
+		}
+	}
+	data.facts(c, r, suspects)
+	if data.Packs, err = c.bpfPacks(); err != nil {
+		data.NotWalked = append(data.NotWalked, err.Error())
+	}
+	return data, measure.Coverage{Bytes: r.Pages * mem.PageSize, Objects: r.Reached, Total: r.Known}, nil
+}
+
+// suspect is a pointer that does not lead to the start of something that the
+// target's own tables know.
+type suspect struct{ at, value uint64 }
+
+// walkObjects walks once and returns what looks wrong, and modules that were
+// loaded meanwhile.
+func (c *collector) walkObjects(data *objectsData, into **graph.Result) (map[suspect]bool, []string, error) {
+	modules, err := c.profile.Modules()
+	if err != nil {
+		modules = c.modules
+	}
+	r, err := graph.Walk(c.ctx, c.profile, modules)
+	if err != nil {
+		return nil, nil, err
+	}
+	*into = r
+	// A module that was being unloaded may be back, where it was.
+	maps.DeleteFunc(c.symbols, func(_ mem.Virt, s symbolsOrError) bool { return s.err != nil })
+	data.Made = c.madeCode()
+	made := make(map[uint64]bool, len(data.Made))
+	for _, m := range data.Made {
+		made[uint64(m.Start)] = true
+	}
+	found := make(map[suspect]bool)
+	var loading []string
+	for _, p := range r.Pointers {
+		if made[p.Value] || isStart(c.symbol(mem.Virt(p.Value))) {
+			continue
+		}
+		if name, ok := c.loadedSince(modules, mem.Virt(p.Value)); ok {
+			loading = append(loading, name)
+			continue
+		}
+		found[suspect{p.At, p.Value}] = true
+	}
+	return found, loading, nil
+}
+
+// loadedSince names the module that holds an address, if the scan's own list of
+// modules, which pointers are judged by, does not have it.
+func (c *collector) loadedSince(now []kernel.LoadedModule, at mem.Virt) (string, bool) {
+	for i := range now {
+		if !now[i].Holds(at) {
+			continue
+		}
+		for k := range c.modules {
+			if c.modules[k].At == now[i].At && c.modules[k].Name == now[i].Name {
+				return "", false
+			}
+		}
+		return now[i].Name, true
+	}
+	return "", false
+}
+
+// facts turns the last walk into facts. Pointers that looked wrong once and did
+// not last are left out: they were never there, or are no more.
+func (d *objectsData) facts(c *collector, r *graph.Result, suspects map[suspect]bool) {
+	made := make(map[uint64]bool, len(d.Made))
+	for _, m := range d.Made {
+		made[uint64(m.Start)] = true
+	}
+	for _, p := range r.Pointers {
+		fact := targetFact{c.pointer(p.Path, mem.Virt(p.At), mem.Virt(p.Value)), p.Count}
+		if made[p.Value] || isStart(fact.Symbol) || suspects[suspect{p.At, p.Value}] {
+			d.Targets = append(d.Targets, fact)
+		}
+	}
+	for _, one := range r.Caches {
+		if one.Live > 0 && one.Pointers > 0 {
+			d.Caches = append(d.Caches, cacheFact{one.Name, one.Reached, one.Live, one.Pointers})
+		}
+	}
+	for _, p := range r.Programs {
+		d.Programs = append(d.Programs, targetFact{c.pointer(p.Path, mem.Virt(p.At), mem.Virt(p.Value)), p.Count})
+	}
+	d.Untyped, d.Filled, d.NotWalked, d.Limited = r.Untyped, r.Filled, r.NotWalked, r.Limited
+}
+
+func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
+	var data objectsData
+	if err := decode(raw, &data); err != nil {
+		return err
+	}
+	if j.code.err != nil {
+		return j.code.err
+	}
+	if len(data.Targets) == 0 {
+		return errNotObserved
+	}
+	made := make(map[address]bool, len(data.Made))
+	for _, m := range data.Made {
+		made[m.Start] = true
+	}
+	for _, t := range data.Targets {
+		if made[t.Value] && !j.code.kernel.contains(t.Value) {
+			continue
+		}
+		problem := j.lands(t.pointer)
+		if problem == "" {
+			continue
+		}
+		if j.code.broken != nil && !j.code.kernel.contains(t.Value) {
+			return j.code.broken // it may be a module that the list does not show
+		}
+		problem = "the pointer " + problem
+		if t.Count > 1 {
+			problem += fmt.Sprintf("; %d other pointers have the same value", t.Count-1)
+		}
+		out.Findings = append(out.Findings, j.finding(t.pointer, "the start of a function", problem))
+	}
+	for _, p := range data.Programs {
+		if problem := j.program(&data, made, p); problem != "" {
+			out.Findings = append(out.Findings, j.finding(p.pointer, "the code of a BPF program", problem))
+		}
+	}
+	if data.Limited {
+		return errors.New("there are more objects than a walk looks at")
+	}
+	out.Reason = data.remark(out.Coverage, j.trusts())
+	return nil
+}
+
+// program says what is wrong with the code of a BPF program: it has to be a
+// function of the kernel (an interpreter), code that the kernel keeps a symbol
+// of, or somewhere in the memory where it makes such code.
+func (j *judging) program(data *objectsData, made map[address]bool, p targetFact) string {
+	problem := j.lands(p.pointer)
+	if problem == "" || made[p.Value] {
+		return ""
+	}
+	for _, pack := range data.Packs {
+		if p.Value >= pack.Start && uint64(p.Value-pack.Start) < pack.Size {
+			return ""
+		}
+	}
+	return "the code of a BPF program " + problem + ", nor is it where the kernel makes such code"
+}
+
+// remark says how much was reached and what was not walked.
+func (d *objectsData) remark(c measure.Coverage, trusts string) string {
+	parts := []string{fmt.Sprintf("reached %d of %d pointers to functions and their tables in objects known to live, %d of them set, to %d functions; %d live objects of general caches count only where reached",
+		c.Objects, c.Total, d.Filled, len(d.Targets), d.Untyped)}
+	if d.Changed > 0 {
+		parts = append(parts, fmt.Sprintf("%d changed while they were read", d.Changed))
+	}
+	if len(d.Loading) > 0 {
+		parts = append(parts, "not judged, as it was loaded during the scan: "+strings.Join(d.Loading, ", "))
+	}
+	if len(d.NotWalked) > 0 {
+		parts = append(parts, "not walked: "+strings.Join(d.NotWalked, ", "))
+	}
+	if trusts != "" {
+		parts = append(parts, trusts)
+	}
+	return strings.Join(parts, "; ")
+}
