@@ -28,7 +28,7 @@ type Tamper struct {
 // Tampers lists the corpus.
 func Tampers() []Tamper {
 	return slices.Concat(textTampers, dynamicTampers, dataTampers, tableTampers, registerTampers, msrTampers, pageTampers,
-		pointerTampers, hidingTampers, socketTampers, fileTampers, benignChanges)
+		pointerTampers, heapTampers, hidingTampers, socketTampers, fileTampers, benignChanges)
 }
 
 var (

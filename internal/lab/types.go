@@ -79,3 +79,13 @@ func (c *change) loadTypes(ctx context.Context) error {
 	c.types, err = btf.LoadSpecFromReader(bytes.NewReader(raw))
 	return err
 }
+
+// size returns the size of a kernel structure in bytes; offset has loaded the
+// types.
+func (c *change) size(structure string) (int, error) {
+	var at *btf.Struct
+	if err := c.types.TypeByName(structure, &at); err != nil {
+		return 0, err
+	}
+	return int(at.Size), nil
+}
