@@ -94,10 +94,17 @@ func Capture(ctx context.Context, src Source, o *CaptureOptions) (*Snapshot, err
 		o = &CaptureOptions{}
 	}
 	c := &capture{o: o, snap: &Snapshot{rules: o.Rules, growing: o.growing, sorter: newSorter(o.TempDir)}}
-	c.hashers.New = func() any { return newHasher() }
-	gaps, err := src.Scan(ctx, c.want, func(obj *filewatch.Object, names []string, content io.Reader, damage error) error {
+	return c.run(ctx, src, func(visit VisitFunc) ([]filewatch.Gap, error) { return src.Scan(ctx, c.want, visit) })
+}
+
+// run is the capture of what scan visits.
+func (c *capture) run(ctx context.Context, src Source, scan func(VisitFunc) ([]filewatch.Gap, error)) (*Snapshot, error) {
+	gaps, err := scan(func(obj *filewatch.Object, names []string, content io.Reader, damage error) error {
 		return c.visit(ctx, obj, names, content, damage)
 	})
+	if err == nil {
+		err = c.settle()
+	}
 	if err != nil {
 		c.snap.Close()
 		return nil, err
@@ -108,12 +115,42 @@ func Capture(ctx context.Context, src Source, o *CaptureOptions) (*Snapshot, err
 }
 
 type capture struct {
-	o       *CaptureOptions
-	hashers sync.Pool
+	o *CaptureOptions
 	// reuse, if not nil, gives the record whose content an object still has.
 	reuse func(filewatch.ID) *Record
-	mu    sync.Mutex // guards the counters of snap
+	mu    sync.Mutex // guards idle and the counters of snap
+	idle  []*hasher
 	snap  *Snapshot
+}
+
+// hasher takes one that nobody uses.
+func (c *capture) hasher() *hasher {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := len(c.idle) - 1
+	if last < 0 {
+		return newHasher(c.snap.sorter.add)
+	}
+	h := c.idle[last]
+	c.idle = c.idle[:last]
+	return h
+}
+
+func (c *capture) putBack(h *hasher) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = append(c.idle, h)
+}
+
+// settle waits for no one: all hashers are idle. It takes the records that wait
+// in them.
+func (c *capture) settle() error {
+	for _, h := range c.idle {
+		if err := h.flush(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *capture) want(o *filewatch.Object, names []string) bool {
@@ -136,8 +173,8 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 		// The way fsck names what no directory does.
 		r.Names = []string{fmt.Sprintf("#%d", obj.Inode)}
 	}
-	h := c.hashers.Get().(*hasher)
-	defer c.hashers.Put(h)
+	h := c.hasher()
+	defer c.putBack(h)
 	var read int64
 	switch {
 	case damage != nil:
@@ -160,8 +197,7 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 		c.o.Progress(read)
 	}
 	c.count(&r, read)
-	h.encoded = appendRecord(h.encoded[:0], &r, &h.scratch)
-	return c.snap.sorter.add(h.encoded)
+	return h.put(&r)
 }
 
 // takeOver fills the digests from an earlier record of the same content.

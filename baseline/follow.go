@@ -3,7 +3,6 @@ package baseline
 import (
 	"bytes"
 	"context"
-	"io"
 	"slices"
 	"sync"
 
@@ -40,7 +39,6 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, o *CaptureOptio
 		return nil, err
 	}
 	c := &capture{o: &options, snap: &Snapshot{rules: o.Rules, growing: options.growing, sorter: newSorter(o.TempDir)}}
-	c.hashers.New = func() any { return newHasher() }
 	var reused sync.Map
 	c.reuse = func(id filewatch.ID) *Record {
 		if r, ok := reused.Load(id); ok {
@@ -70,15 +68,11 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, o *CaptureOptio
 		}
 		return false
 	}
-	gaps, err := src.ScanTouched(ctx, want, func(obj *filewatch.Object, names []string, content io.Reader, damage error) error {
-		return c.visit(ctx, obj, names, content, damage)
-	})
+	snap, err := c.run(ctx, src, func(visit VisitFunc) ([]filewatch.Gap, error) { return src.ScanTouched(ctx, want, visit) })
 	if err != nil {
-		c.snap.Close()
 		return nil, err
 	}
-	u.snap = c.snap
-	u.snap.Machine, u.snap.Gaps = src.Machine(), gaps
+	u.snap = snap
 	return u, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/internal/twinsha"
 )
 
 // hasher has what one worker needs to digest and encode one object after the
@@ -18,7 +19,8 @@ type hasher struct {
 	ctx        context.Context
 	limit      func(context.Context, int) error
 	blake3     *blake3.Hasher
-	sha256     hash.Hash
+	sha256     hash.Hash // nil when twins is there
+	twins      *twins
 	withBLAKE3 bool
 	withSHA    bool
 	old        *prefix // nil when the object's old content is of no interest
@@ -28,13 +30,23 @@ type hasher struct {
 	buf        []byte // for contents that cannot write themselves
 	scratch    []byte
 	encoded    []byte
+	add        func(encoded []byte) error
 }
 
-func newHasher() *hasher { return &hasher{blake3: blake3.New(), sha256: sha256.New()} }
+// newHasher gives its encoded records to add.
+func newHasher(add func([]byte) error) *hasher {
+	h := &hasher{blake3: blake3.New(), add: add}
+	if twinsha.Available() {
+		h.twins = &twins{}
+	} else {
+		h.sha256 = sha256.New()
+	}
+	return h
+}
 
 // sum fills the digests the rule asks for and returns how much it read. A
 // content that is shorter than the object's size is an error: it was cut while
-// it was read, or the source lies.
+// it was read, or the source lies. After sum comes put.
 func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (int64, error) {
 	h.read, h.text = 0, h.text[:0]
 	h.withBLAKE3 = check&(filewatch.AttrContent|filewatch.AttrGrowing) != 0
@@ -43,7 +55,9 @@ func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (
 		h.blake3.Reset()
 	}
 	if h.withSHA {
-		h.sha256.Reset()
+		if err := h.beginSHA(); err != nil {
+			return 0, err
+		}
 	}
 	if err := h.copy(content); err != nil {
 		return h.read, fmt.Errorf("read content after %d bytes: %w", h.read, err)
@@ -56,9 +70,49 @@ func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (
 		h.blake3.Sum(r.BLAKE3[:0])
 	}
 	if h.withSHA {
-		h.sha256.Sum(r.SHA256[:0])
+		h.endSHA(&r.SHA256)
 	}
 	return h.read, nil
+}
+
+func (h *hasher) beginSHA() error {
+	if h.twins == nil {
+		h.sha256.Reset()
+		return nil
+	}
+	if h.twins.full() {
+		if err := h.flush(); err != nil {
+			return err
+		}
+	}
+	h.twins.begin()
+	return nil
+}
+
+func (h *hasher) endSHA(sum *Digest) {
+	if h.twins == nil {
+		h.sha256.Sum(sum[:0])
+		return
+	}
+	h.twins.end(sum)
+}
+
+// put encodes the record, which waits for its SHA-256 or is given on.
+func (h *hasher) put(r *Record) error {
+	var at int
+	h.encoded, at = encodeRecord(h.encoded[:0], r, &h.scratch)
+	if h.twins != nil && h.twins.wait(h.encoded, at, r.SHA256) {
+		return nil
+	}
+	return h.add(h.encoded)
+}
+
+// flush gives on what waits.
+func (h *hasher) flush() error {
+	if h.twins == nil {
+		return nil
+	}
+	return h.twins.flush(h.add)
 }
 
 func (h *hasher) copy(content io.Reader) error {
@@ -90,7 +144,11 @@ func (h *hasher) Write(piece []byte) (int, error) {
 	if h.withBLAKE3 {
 		h.blake3.Write(piece)
 	}
-	if h.withSHA {
+	switch {
+	case !h.withSHA:
+	case h.twins != nil:
+		h.twins.write(piece)
+	default:
 		h.sha256.Write(piece)
 	}
 	h.read += int64(len(piece))

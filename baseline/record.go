@@ -73,17 +73,23 @@ const (
 // volume and inode, so that comparing the bytes after the length prefixes gives
 // the order of a baseline: path, volume, inode.
 func appendRecord(b []byte, r *Record, scratch *[]byte) []byte {
+	b, _ = encodeRecord(b, r, scratch)
+	return b
+}
+
+// encodeRecord is appendRecord, and says where in b the SHA-256 is.
+func encodeRecord(b []byte, r *Record, scratch *[]byte) (encoded []byte, sha256 int) {
 	body := appendBytes((*scratch)[:0], r.Names[0])
 	body = appendBytes(body, r.Volume)
 	body = binary.BigEndian.AppendUint64(body, r.Inode)
 	body = binary.BigEndian.AppendUint32(body, r.Generation)
-	body = appendObject(body, r)
+	body, sha256 = appendObject(body, r)
 	*scratch = body
 	b = binary.AppendUvarint(b, uint64(len(body)))
-	return append(b, body...)
+	return append(b, body...), len(b) + sha256
 }
 
-func appendObject(b []byte, r *Record) []byte {
+func appendObject(b []byte, r *Record) (out []byte, sha256 int) {
 	has := r.presence()
 	b = append(b, typeCode(r.Type))
 	b = binary.AppendUvarint(b, has)
@@ -119,6 +125,7 @@ func appendObject(b []byte, r *Record) []byte {
 	if has&hasBLAKE3 != 0 {
 		b = append(b, r.BLAKE3[:]...)
 	}
+	sha256 = len(b)
 	if has&hasSHA256 != 0 {
 		b = append(b, r.SHA256[:]...)
 	}
@@ -132,7 +139,7 @@ func appendObject(b []byte, r *Record) []byte {
 	for _, name := range r.Names[1:] {
 		b = appendBytes(b, name)
 	}
-	return b
+	return b, sha256
 }
 
 func (r *Record) presence() uint64 {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -28,7 +29,8 @@ type Guest struct {
 	// Mounts are the volumes that can be read, in the order of their mount
 	// points.
 	Mounts []Mount
-	// Workers is how many contents are read at once; default: two.
+	// Workers is how many contents are read at once; default: one per core, at
+	// least two and at most four.
 	Workers int
 	// Remember makes Scan keep what [Guest.Follow] needs later; see Memory.
 	Remember bool
@@ -49,7 +51,7 @@ type Mount struct {
 
 // New finds the mount points. It fails when no volume can be read.
 func New(d *volume.Disk) (*Guest, error) {
-	g := &Guest{Workers: 2}
+	g := &Guest{Workers: min(4, max(2, runtime.GOMAXPROCS(0)))}
 	var readable []*volume.Volume
 	var reasons []string
 	for _, v := range d.Volumes {
