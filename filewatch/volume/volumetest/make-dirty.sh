@@ -2,7 +2,8 @@
 # make-dirty.sh DIR NAME MKFS ARGS... : makes DIR/NAME.img.zst, a file system
 # copied in the middle of writes, and DIR/NAME.txt, what the kernel shows after
 # it replayed the journal of that copy. Needs root, a loop device and a kernel
-# that mounts the family. FAST=1 keeps to what fast commits hold.
+# that mounts the family. FAST=1 keeps to what fast commits hold; DEEP=1 makes
+# the deepest structures instead, and copies after the unmount.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1 name=$2
@@ -14,9 +15,15 @@ mkdir "$work/mnt"
 truncate -s "${SIZE:-64M}" "$work/img"
 TEST_DIR=1 TEST_DEV=1 QA_CHECK_FS=1 "$@" "$work/img" >/dev/null
 mount -o "loop${OPTIONS:-}" "$work/img" "$work/mnt"
-"$work/kernel" storm "$work/mnt"
-cp --sparse=always "$work/img" "$work/copy"
-umount "$work/mnt"
+if [ -n "${DEEP:-}" ]; then
+	"$work/kernel" deep "$work/mnt"
+	umount "$work/mnt"
+	cp --sparse=always "$work/img" "$work/copy"
+else
+	"$work/kernel" storm "$work/mnt"
+	cp --sparse=always "$work/img" "$work/copy"
+	umount "$work/mnt"
+fi
 zstd -q -19 -f "$work/copy" -o "$out/$name.img.zst"
 mount -o loop "$work/copy" "$work/mnt"
 umount "$work/mnt"

@@ -109,6 +109,12 @@ func TestLogReplay(t *testing.T) {
 	}
 }
 
+// Trees of several levels, values and names beyond one block, shared, unwritten
+// and sparse: as the kernel shows them.
+func TestDeep(t *testing.T) {
+	volumetest.CheckLines(t, volumetest.One(t, volumetest.Unpack(t, "testdata/deep.img.zst")), "testdata/deep.txt")
+}
+
 // Version 5 has checksums on all metadata; version 4 has none, and the log of an
 // image copied in the middle of writes is as hostile as the rest.
 func TestDamage(t *testing.T) {

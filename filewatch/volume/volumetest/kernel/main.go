@@ -4,6 +4,7 @@
 // testdata that readers are compared with:
 //
 //	kernel storm DIR    makes, changes and removes files, with fsync now and then
+//	kernel deep DIR     makes what needs the deepest structures
 //	kernel list DIR     lists everything as the kernel shows it
 package main
 
@@ -29,12 +30,14 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) != 3 {
-		log.Fatal("usage: kernel storm|list DIR")
+		log.Fatal("usage: kernel storm|deep|list DIR")
 	}
 	var err error
 	switch os.Args[1] {
 	case "storm":
 		err = storm(os.Args[2])
+	case "deep":
+		err = deep(os.Args[2])
 	case "list":
 		err = list(os.Args[2])
 	}
