@@ -1,6 +1,7 @@
 package ext4_test
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -30,4 +31,26 @@ func TestFastCommitReplay(t *testing.T) {
 		t.Fatalf("replayed %q: the image has no fast commits", v.Replayed)
 	}
 	volumetest.CheckLines(t, v, "testdata/fast.txt", "new", "old")
+}
+
+// A journal on another device is not needed when it is clean, and without it
+// nothing is read when it is not. The journal's own device is named as such.
+func TestExternalJournal(t *testing.T) {
+	img := makeImage(t, extTree(false), "16M", "-t", "ext4", "-O", "^has_journal")
+	debugfs(t, img, "ssv journal_dev 0x801", "ssv journal_uuid 6f1c3a2e-1111-4111-8111-000000000002")
+	debugfsFeatures(t, img, "has_journal")
+	volumetest.Check(t, volumetest.One(t, img), extTree(false), extFeatures)
+	debugfsFeatures(t, img, "needs_recovery")
+	volumetest.Refused(t, img, "journal is on another device and needs replay")
+	device := filepath.Join(volumetest.Dir(t), "journal")
+	volumetest.Tool(t, "mke2fs", "-q", "-F", "-O", "journal_dev", device, "8M")
+	volumetest.Refused(t, device, "journal device")
+}
+
+// debugfsFeatures sets features; debugfs prints them all.
+func debugfsFeatures(t *testing.T, img string, names string) {
+	t.Helper()
+	if out := volumetest.Tool(t, "debugfs", "-w", "-R", "feature "+names, img); !strings.Contains(out, names) {
+		t.Fatalf("features are %s", out)
+	}
 }

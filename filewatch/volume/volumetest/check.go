@@ -3,6 +3,7 @@ package volumetest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -72,6 +73,17 @@ func One(tb testing.TB, name string) *volume.Volume {
 		tb.Fatalf("image %s has volumes %+v, want one", name, d.Volumes[0])
 	}
 	return d.Volumes[0]
+}
+
+// Refused opens an image of one volume that cannot be read right, and wants the
+// reason in words.
+func Refused(t *testing.T, img, reason string) {
+	t.Helper()
+	d, _ := Open(t, img)
+	v := d.Volumes[0]
+	if !strings.Contains(v.NotMeasured, reason) || !errors.Is(v.Cause, filewatch.ErrNotSupported) {
+		t.Errorf("not measured %q, want %q", v.NotMeasured, reason)
+	}
 }
 
 // State is all that a reader says about a volume.
