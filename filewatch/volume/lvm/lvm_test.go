@@ -144,3 +144,22 @@ func FuzzGroup(f *testing.F) {
 		}
 	})
 }
+
+// Volumes that are not plain ranges of disks are listed with their kind.
+func TestOtherKindsOfVolumes(t *testing.T) {
+	const text = `vg {
+id = "aaaaaa-0000-0000-0000-0000-0000-000001"
+seqno = 1
+extent_size = 2048
+physical_volumes { pv0 { id = "bbbbbb-0000-0000-0000-0000-0000-000001" pe_start = 2048 pe_count = 10 } }
+logical_volumes {
+v { id = "cccccc-0000-0000-0000-0000-0000-000001" status = ["READ", "WRITE", "VISIBLE"] segment_count = 1
+segment1 { start_extent = 0 extent_count = 2 type = "%s" stripe_count = 1 stripes = ["pv0", 0] } }
+} }`
+	for _, kind := range []string{"thin", "thin-pool", "snapshot", "raid1", "raid5_ls", "mirror", "cache", "vdo", "zero", "error"} {
+		l, err := lvm.Group(fmt.Sprintf(text, kind), nil)
+		if err != nil || len(l) != 1 || l[0].Device != nil || l[0].Reason != "LVM volume of type "+kind {
+			t.Errorf("%s: %+v, %v", kind, l, err)
+		}
+	}
+}
