@@ -5,7 +5,6 @@ import (
 	"os"
 	"testing"
 
-	"github.com/plumbline-sec/plumbline/filewatch/volume"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 )
 
@@ -54,28 +53,20 @@ func damage(t *testing.T, img string, variants int, covered volumetest.Coverage)
 	volumetest.Damage(t, bytes.NewReader(b), int64(len(b)), variants, covered)
 }
 
-// FuzzOpen feeds whole images: the fuzzer changes one region of a small real
-// one. Whatever comes out is a volume or a reason, and never both.
+// FuzzOpen starts from inodes, directories, attributes and maps without
+// checksums, and from the journal of an image copied in the middle of writes.
 func FuzzOpen(f *testing.F) {
-	img, err := os.ReadFile(makeImage(f, volumetest.Tree{}, "64k", "-t", "ext4", "-b", "1024", "-N", "16", "-O", "^has_journal,^resize_inode,^metadata_csum"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(uint32(1024), img[1024:2048])
-	f.Add(uint32(2048), img[2048:3072])
-	f.Add(uint32(5*1024), img[5*1024:7*1024])
-	f.Fuzz(func(t *testing.T, off uint32, b []byte) {
-		m := bytes.Clone(img)
-		copy(m[min(int(off), len(m)):], b)
-		d, err := volume.Open(bytes.NewReader(m), int64(len(m)))
+	var images [][]byte
+	for _, img := range []string{
+		makeImage(f, extTree(true), "8M", "-t", "ext4", "-b", "1024", "-O", "^metadata_csum,inline_data,ea_inode"),
+		makeImage(f, extTree(true), "8M", "-t", "ext3", "-b", "1024"),
+		volumetest.Unpack(f, "testdata/ext3.img.zst"),
+	} {
+		b, err := os.ReadFile(img)
 		if err != nil {
-			t.Fatal(err) // reading memory does not fail
+			f.Fatal(err)
 		}
-		for _, v := range d.Volumes {
-			s, err := volumetest.Read(t.Context(), v)
-			if (v.NotMeasured != "") != (err != nil) {
-				t.Fatalf("volume %q: error %v, state %v", v.NotMeasured, err, s)
-			}
-		}
-	})
+		images = append(images, b)
+	}
+	volumetest.Fuzz(f, images...)
 }

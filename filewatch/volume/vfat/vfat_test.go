@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/plumbline-sec/plumbline/filewatch/volume"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 )
 
@@ -69,23 +68,9 @@ func TestDamage(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	img, err := os.ReadFile(makeImage(f, nil, "256", "-F", "12"))
+	img, err := os.ReadFile(makeImage(f, fatTree(), "3072", "-F", "12"))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(uint32(0), img[:512])
-	f.Add(uint32(512), img[512:1024])
-	f.Fuzz(func(t *testing.T, off uint32, b []byte) {
-		m := bytes.Clone(img)
-		copy(m[min(int(off), len(m)):], b)
-		d, err := volume.Open(bytes.NewReader(m), int64(len(m)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, v := range d.Volumes {
-			if s, err := volumetest.Read(t.Context(), v); (v.NotMeasured != "") != (err != nil) {
-				t.Fatalf("volume %q: error %v, state %v", v.NotMeasured, err, s)
-			}
-		}
-	})
+	volumetest.Fuzz(f, img)
 }

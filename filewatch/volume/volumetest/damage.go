@@ -201,7 +201,7 @@ type places struct {
 
 // metadata is every block of the image that is not zero and holds no file
 // content.
-func metadata(t *testing.T, image io.ReaderAt, size int64, s *State) *places {
+func metadata(t testing.TB, image io.ReaderAt, size int64, s *State) *places {
 	t.Helper()
 	var data []filewatch.Extent
 	for inode, c := range s.Contents {

@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/filewatch/volume"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 )
 
@@ -172,26 +171,16 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// FuzzOpen starts from the metadata of version 4, which has no checksums, and
+// from the log of an image copied in the middle of writes.
 func FuzzOpen(f *testing.F) {
-	img, err := os.ReadFile(volumetest.Unpack(f, "testdata/v5.img.zst"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(uint32(0), img[:512])
-	f.Add(uint32(1024), img[1024:1536])
-	f.Fuzz(func(t *testing.T, off uint32, b []byte) {
-		p := &volumetest.Patched{ReaderAt: bytes.NewReader(img), Patches: map[int64]byte{}}
-		for i, c := range b {
-			p.Patches[int64(off)+int64(i)] = c
-		}
-		d, err := volume.Open(p, int64(len(img)))
+	var images [][]byte
+	for _, img := range []string{makeImage(f, protoTree(), "32m", "-b", "size=1024", "-m", "crc=0"), volumetest.Unpack(f, "testdata/v5.img.zst")} {
+		b, err := os.ReadFile(img)
 		if err != nil {
-			t.Fatal(err)
+			f.Fatal(err)
 		}
-		for _, v := range d.Volumes {
-			if s, err := volumetest.Read(t.Context(), v); (v.NotMeasured != "") != (err != nil) {
-				t.Fatalf("volume %q: error %v, state %v", v.NotMeasured, err, s)
-			}
-		}
-	})
+		images = append(images, b)
+	}
+	volumetest.Fuzz(f, images...)
 }
