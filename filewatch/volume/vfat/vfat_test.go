@@ -68,7 +68,7 @@ func TestDamage(t *testing.T) {
 }
 
 func FuzzOpen(f *testing.F) {
-	img, err := os.ReadFile(makeImage(f, fatTree(), "3072", "-F", "12"))
+	img, err := os.ReadFile(makeImage(f, fatTree().Small(), "512", "-F", "12"))
 	if err != nil {
 		f.Fatal(err)
 	}

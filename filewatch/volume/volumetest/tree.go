@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,15 @@ func Plain() Tree {
 		t = append(t, Entry{Path: fmt.Sprintf("many/a-file-with-a-name-%03d", i), Type: filewatch.TypeFile, Mode: 0o644, Content: noise(byte(i), i%7)})
 	}
 	return t
+}
+
+// Small is the tree without what takes long to read: full directories, large
+// contents.
+func (t Tree) Small() Tree {
+	return slices.DeleteFunc(slices.Clone(t), func(e Entry) bool {
+		full := strings.HasPrefix(e.Path, "many/") && !strings.HasSuffix(e.Path, "1")
+		return full || e.Size() > 8<<10 || e.Same == "big"
+	})
 }
 
 // Unix is [Plain] and what Unix adds: owners, links, devices, holes, odd names.

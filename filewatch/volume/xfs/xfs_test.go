@@ -171,16 +171,11 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// FuzzOpen starts from the metadata of version 4, which has no checksums, and
-// from the log of an image copied in the middle of writes.
+// FuzzOpen starts from the metadata of version 4, which has no checksums.
 func FuzzOpen(f *testing.F) {
-	var images [][]byte
-	for _, img := range []string{makeImage(f, protoTree(), "32m", "-b", "size=1024", "-m", "crc=0"), volumetest.Unpack(f, "testdata/v5.img.zst")} {
-		b, err := os.ReadFile(img)
-		if err != nil {
-			f.Fatal(err)
-		}
-		images = append(images, b)
+	img, err := os.ReadFile(makeImage(f, protoTree().Small(), "16m", "-b", "size=1024", "-m", "crc=0"))
+	if err != nil {
+		f.Fatal(err)
 	}
-	volumetest.Fuzz(f, images...)
+	volumetest.Fuzz(f, img)
 }
