@@ -4,45 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/pkgdb/pkgdbtest"
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
-
-// deb makes a package with dpkg-deb.
-func deb(t *testing.T, compression string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for name, content := range map[string]string{
-		"DEBIAN/control": "Package: tool\nVersion: 1.2-3\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n",
-		"bin/tool":       "#!/bin/sh\n",
-		"etc/tool.conf":  "a=1\n",
-	} {
-		path := filepath.Join(dir, "tree", name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chmod(dir+"/tree/bin/tool", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("tool", dir+"/tree/bin/alias"); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "tool.deb")
-	if out, err := exec.Command("dpkg-deb", "--root-owner-group", "-Z"+compression, "-b", dir+"/tree", path).CombinedOutput(); err != nil {
-		t.Fatalf("dpkg-deb: %v\n%s", err, out)
-	}
-	return path
-}
 
 func changed(path string, mode uint16, content string) *baseline.Change {
 	r := &baseline.Record{Object: filewatch.Object{Type: filewatch.TypeFile, Mode: mode, Size: int64(len(content))}, Names: []string{path}}
@@ -52,7 +21,7 @@ func changed(path string, mode uint16, content string) *baseline.Change {
 
 func TestExplainsWhatAPackageInstalls(t *testing.T) {
 	for _, compression := range []string{"xz", "gzip", "none", "zstd"} {
-		packages, err := Open(nil, deb(t, compression))
+		packages, err := Open(nil, pkgdbtest.Deb(t, compression))
 		if err != nil {
 			t.Fatalf("%s: %v", compression, err)
 		}
@@ -81,7 +50,7 @@ func TestExplainsWhatAPackageInstalls(t *testing.T) {
 }
 
 func TestRefusesWhatIsNoPackage(t *testing.T) {
-	data, err := os.ReadFile(deb(t, "gzip"))
+	data, err := os.ReadFile(pkgdbtest.Deb(t, "gzip"))
 	if err != nil {
 		t.Fatal(err)
 	}

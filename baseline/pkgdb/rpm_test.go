@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/pkgdb/pkgdbtest"
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
 
@@ -39,13 +40,13 @@ echo data > %{buildroot}/var/spool/tool/queue
 `
 
 // buildRPM makes a package with rpmbuild and signs it with rpmsign.
-func buildRPM(t *testing.T, g *gpg, payload string, sign bool) string {
+func buildRPM(t *testing.T, g *pkgdbtest.GPG, payload string, sign bool) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(dir+"/tool.spec", []byte(spec), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	g.run("rpmbuild", "-bb", "--quiet", "--define", "_topdir "+dir, "--define", "_binary_payload "+payload,
+	g.Run("rpmbuild", "-bb", "--quiet", "--define", "_topdir "+dir, "--define", "_binary_payload "+payload,
 		"--define", "_dbpath "+dir+"/db", "--define", "source_date_epoch_from_changelog 0", dir+"/tool.spec")
 	path := dir + "/RPMS/noarch/tool-1.2-3.noarch.rpm"
 	if sign {
@@ -53,24 +54,24 @@ func buildRPM(t *testing.T, g *gpg, payload string, sign bool) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g.run("rpmsign", "--define", "__gpg "+program, "--define", "_gpg_name "+g.fingerprint, "--define", "_dbpath "+dir+"/db", "--addsign", path)
+		g.Run("rpmsign", "--define", "__gpg "+program, "--define", "_gpg_name "+g.Fingerprint, "--define", "_dbpath "+dir+"/db", "--addsign", path)
 	}
 	return path
 }
 
 func TestExplainsWhatAnRPMInstalls(t *testing.T) {
-	signers := map[string]*gpg{"rsa3072": newGPG(t, "rsa3072"), "ed25519": newGPG(t, "ed25519")}
+	signers := map[string]*pkgdbtest.GPG{"rsa3072": pkgdbtest.NewGPG(t, "rsa3072"), "ed25519": pkgdbtest.NewGPG(t, "ed25519")}
 	for _, c := range []struct{ algorithm, payload string }{{"rsa3072", "w9.gzdio"}, {"ed25519", "w6.xzdio"}, {"ed25519", "w19.zstdio"}, {"ed25519", "w9.bzdio"}, {"ed25519", "w6.lzdio"}} {
 		g := signers[c.algorithm]
 		path := buildRPM(t, g, c.payload, true)
-		packages, err := Open(g.ring(), path)
+		packages, err := Open(ring(t, g), path)
 		if err != nil {
 			t.Fatalf("%v: %v", c, err)
 		}
 		link := changed("/usr/bin/alias", 0o777, "")
 		link.New.Type, link.New.Link, link.New.BLAKE3 = filewatch.TypeSymlink, "tool", baseline.Digest{}
 		same := []*baseline.Change{changed("/usr/bin/tool", 0o755, "#!/bin/sh\n"), changed("/bin/hard", 0o755, "#!/bin/sh\n"), changed("/etc/tool.conf", 0o644, "a=1\n"), link}
-		if n := packages.Explain(same); n != len(same) || same[0].Explained != "package tool 1.2-3 (signed by "+g.fingerprint+")" {
+		if n := packages.Explain(same); n != len(same) || same[0].Explained != "package tool 1.2-3 (signed by "+g.Fingerprint+")" {
 			t.Errorf("%v: %d explained: %q", c, n, same[0].Explained)
 		}
 		// The owner "daemon" has no number outside the guest: it must not change.
@@ -93,7 +94,7 @@ func TestExplainsWhatAnRPMInstalls(t *testing.T) {
 }
 
 // asRPMSays compares with what rpm itself reads.
-func asRPMSays(t *testing.T, g *gpg, path string) {
+func asRPMSays(t *testing.T, g *pkgdbtest.GPG, path string) {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
@@ -105,7 +106,7 @@ func asRPMSays(t *testing.T, g *gpg, path string) {
 		t.Fatal(err)
 	}
 	n := 0
-	for line := range strings.Lines(g.run("rpm", "--nosignature", "--define", "_dbpath "+filepath.Dir(path), "-qp", "--dump", path)) {
+	for line := range strings.Lines(g.Run("rpm", "--nosignature", "--define", "_dbpath "+filepath.Dir(path), "-qp", "--dump", path)) {
 		// path size mtime digest mode owner group isconfig isdoc rdev symlink
 		words := strings.Fields(line)
 		f, ok := p.Files[words[0]]
@@ -127,12 +128,12 @@ func asRPMSays(t *testing.T, g *gpg, path string) {
 }
 
 func TestRPMSignatureAttacks(t *testing.T) {
-	g, other := newGPG(t, "ed25519"), newGPG(t, "ed25519")
+	g, other := pkgdbtest.NewGPG(t, "ed25519"), pkgdbtest.NewGPG(t, "ed25519")
 	signed := buildRPM(t, g, "w3.zstdio", true)
-	if _, err := Open(other.ring(), signed); !errors.Is(err, ErrUnsigned) {
+	if _, err := Open(ring(t, other), signed); !errors.Is(err, ErrUnsigned) {
 		t.Errorf("another key: %v", err)
 	}
-	if _, err := Open(g.ring(), buildRPM(t, g, "w3.zstdio", false)); !errors.Is(err, ErrUnsigned) {
+	if _, err := Open(ring(t, g), buildRPM(t, g, "w3.zstdio", false)); !errors.Is(err, ErrUnsigned) {
 		t.Errorf("no signature: %v", err)
 	}
 	if p, err := Open(nil, signed); err != nil || p.byPath["/usr/bin/tool"][0].voucher != operatorsWord {
@@ -147,7 +148,7 @@ func TestRPMSignatureAttacks(t *testing.T) {
 	for _, at := range []int{header + 20, header + 200, bytes.LastIndex(data, []byte("/usr/bin/"))} {
 		bent := bytes.Clone(data)
 		bent[at] ^= 1
-		if p, err := ReadRPM(bytes.NewReader(bent), g.ring()); err == nil {
+		if p, err := ReadRPM(bytes.NewReader(bent), ring(t, g)); err == nil {
 			t.Errorf("byte %d: %v", at, p)
 		}
 	}

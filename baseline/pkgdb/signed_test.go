@@ -1,110 +1,38 @@
 package pkgdb
 
 import (
-	"crypto/sha256"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/pkgdb/pkgdbtest"
 )
 
-// gpg is a throw-away GnuPG home with one key.
-type gpg struct {
-	t                 *testing.T
-	home, fingerprint string
-	public            string // file
-}
-
-func newGPG(t *testing.T, algorithm string) *gpg {
+// ring is the keyring with a signer's key.
+func ring(t *testing.T, g *pkgdbtest.GPG) *Keyring {
 	t.Helper()
-	home, err := os.MkdirTemp("", "gpg-") // its agent's sockets need a short path
+	ring, err := OpenKeyring(g.Public)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gpg{t: t, home: home}
-	t.Cleanup(func() {
-		g.run("gpgconf", "--kill", "all")
-		os.RemoveAll(home)
-	})
-	g.run("gpg", "--batch", "--quiet", "--passphrase", "", "--quick-gen-key", "signer <signer@example.org>", algorithm, "sign", "never")
-	for line := range strings.Lines(g.run("gpg", "--with-colons", "--list-keys")) {
-		if f := strings.Split(line, ":"); f[0] == "fpr" {
-			g.fingerprint = f[9]
-		}
-	}
-	g.public = filepath.Join(home, "public.gpg")
-	g.run("gpg", "--batch", "--output", g.public, "--export")
-	return g
-}
-
-func (g *gpg) run(name string, args ...string) string {
-	g.t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "GNUPGHOME="+g.home)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		g.t.Fatalf("%s %q (packages gnupg, rpm): %v\n%s", name, args, err, out)
-	}
-	return string(out)
-}
-
-func (g *gpg) ring() *Keyring {
-	g.t.Helper()
-	ring, err := OpenKeyring(g.public)
-	if err != nil {
-		g.t.Fatal(err)
-	}
 	return ring
-}
-
-// repository is a signed one with a single package.
-func repository(t *testing.T, g *gpg) (dir string) {
-	t.Helper()
-	dir = t.TempDir()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	data, err := os.ReadFile(deb(t, "xz"))
-	must(err)
-	must(os.MkdirAll(dir+"/pool", 0o755))
-	must(os.WriteFile(dir+"/pool/tool.deb", data, 0o644))
-	index := fmt.Sprintf("Package: tool\nFilename: pool/tool.deb\nSHA256: %x\nDescription: x\n\n", sha256.Sum256(data))
-	must(os.MkdirAll(dir+"/dists/stable/main/binary-amd64", 0o755))
-	must(os.WriteFile(dir+"/dists/stable/main/binary-amd64/Packages", []byte(index), 0o644))
-	g.run("gzip", "-k", dir+"/dists/stable/main/binary-amd64/Packages")
-	var release strings.Builder
-	release.WriteString("Origin: Test\nSuite: stable\nMD5Sum:\n 00 0 main/binary-amd64/Packages\nSHA256:\n")
-	for _, name := range []string{"Packages", "Packages.gz"} {
-		text, err := os.ReadFile(dir + "/dists/stable/main/binary-amd64/" + name)
-		must(err)
-		fmt.Fprintf(&release, " %x %d main/binary-amd64/%s\n", sha256.Sum256(text), len(text), name)
-	}
-	release.WriteString(" " + strings.Repeat("0", 64) + " 1 main/binary-arm64/Packages\n") // not here
-	must(os.WriteFile(dir+"/dists/stable/Release", []byte(release.String()), 0o644))
-	g.run("gpg", "--batch", "--clearsign", "--output", dir+"/dists/stable/InRelease", dir+"/dists/stable/Release")
-	return dir
 }
 
 // A repository's signature reaches the file of a package, and nothing on the way
 // can be exchanged.
 func TestRepositorySignature(t *testing.T) {
 	for _, algorithm := range []string{"ed25519", "rsa3072"} {
-		g := newGPG(t, algorithm)
-		packages, err := Open(g.ring(), repository(t, g))
+		g := pkgdbtest.NewGPG(t, algorithm)
+		packages, err := Open(ring(t, g), pkgdbtest.Repository(t, g))
 		if err != nil {
 			t.Fatal(err)
 		}
 		c := changed("/usr/bin/tool", 0o755, "#!/bin/sh\n")
 		packages.Explain([]*baseline.Change{c})
-		if want := "package tool 1.2-3 (signed by " + g.fingerprint + ", Test stable)"; c.Explained != want {
+		if want := "package tool 1.2-3 (signed by " + g.Fingerprint + ", Test stable)"; c.Explained != want {
 			t.Errorf("%s: got %q, want %q", algorithm, c.Explained, want)
 		}
 		if algorithm == "ed25519" {
@@ -113,18 +41,18 @@ func TestRepositorySignature(t *testing.T) {
 	}
 }
 
-func repositoryAttacks(t *testing.T, g *gpg) {
+func repositoryAttacks(t *testing.T, g *pkgdbtest.GPG) {
 	release, index := "dists/stable/InRelease", "dists/stable/main/binary-amd64/Packages"
-	other := newGPG(t, "ed25519")
+	other := pkgdbtest.NewGPG(t, "ed25519")
 	for name, attack := range map[string]func(dir string) (*Packages, error){
-		"another key": func(dir string) (*Packages, error) { return Open(other.ring(), dir) },
+		"another key": func(dir string) (*Packages, error) { return Open(ring(t, other), dir) },
 		"index changed": func(dir string) (*Packages, error) {
 			replace(t, dir+"/"+index, "Description: x", "Description: y")
-			return Open(g.ring(), dir)
+			return Open(ring(t, g), dir)
 		},
 		"release changed": func(dir string) (*Packages, error) {
 			replace(t, dir+"/"+release, "Suite: stable", "Suite: Stable")
-			return Open(g.ring(), dir)
+			return Open(ring(t, g), dir)
 		},
 		"text after the signature": func(dir string) (*Packages, error) {
 			text, err := os.ReadFile(dir + "/" + release)
@@ -132,43 +60,43 @@ func repositoryAttacks(t *testing.T, g *gpg) {
 				t.Fatal(err)
 			}
 			replace(t, dir+"/"+release, string(text), string(text)+"SHA256:\n 00 1 x/Packages\n")
-			return Open(g.ring(), dir)
+			return Open(ring(t, g), dir)
 		},
 		"text before the signature": func(dir string) (*Packages, error) {
 			replace(t, dir+"/"+release, "-----BEGIN PGP SIGNED MESSAGE-----", "SHA256:\n-----BEGIN PGP SIGNED MESSAGE----")
-			return Open(g.ring(), dir)
+			return Open(ring(t, g), dir)
 		},
 		"no release": func(dir string) (*Packages, error) {
 			if err := os.Remove(dir + "/" + release); err != nil {
 				t.Fatal(err)
 			}
-			return Open(g.ring(), dir)
+			return Open(ring(t, g), dir)
 		},
 		"package exchanged": func(dir string) (*Packages, error) {
-			data, err := os.ReadFile(deb(t, "gzip"))
+			data, err := os.ReadFile(pkgdbtest.Deb(t, "gzip"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if err := os.WriteFile(dir+"/pool/tool.deb", data, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			return Open(g.ring(), dir)
+			return Open(ring(t, g), dir)
 		},
 	} {
-		if p, err := attack(repository(t, g)); !errors.Is(err, ErrUnsigned) {
+		if p, err := attack(pkgdbtest.Repository(t, g)); !errors.Is(err, ErrUnsigned) {
 			t.Errorf("%s: %v, %v", name, p, err)
 		}
 	}
 	// A foreign package beside a signed one is left out, and named.
-	dir := repository(t, g)
-	data, err := os.ReadFile(deb(t, "none"))
+	dir := pkgdbtest.Repository(t, g)
+	data, err := os.ReadFile(pkgdbtest.Deb(t, "none"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(dir+"/pool/foreign.deb", data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p, err := Open(g.ring(), dir)
+	p, err := Open(ring(t, g), dir)
 	if err != nil || len(p.Unused) != 1 || !strings.Contains(p.Unused[0].Error(), "foreign.deb") {
 		t.Errorf("%v, %v", p, err)
 	}
@@ -179,7 +107,7 @@ func repositoryAttacks(t *testing.T, g *gpg) {
 			t.Fatal(err)
 		}
 	}
-	if p, err := Open(g.ring(), lists); err != nil || len(p.byPath) == 0 {
+	if p, err := Open(ring(t, g), lists); err != nil || len(p.byPath) == 0 {
 		t.Errorf("apt's lists: %v, %v", p, err)
 	}
 }

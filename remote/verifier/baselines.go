@@ -351,6 +351,7 @@ func (v *Verifier) compareCapture(ctx context.Context, m *machine, captured *bas
 	if err != nil {
 		return nil, &badRecordError{fmt.Errorf("compare the capture of %s: %w", m.Name, err)}
 	}
+	v.explain(m.Name, report.Changes...)
 	t := &taking{v: v, ctx: ctx, m: m, files: files, events: make(map[string]*remote.FileEvent), reviews: make(map[string]*doc[reviewEntry])}
 	if err := t.rescan(report); err != nil {
 		return nil, err

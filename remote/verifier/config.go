@@ -62,6 +62,10 @@ type Reference struct {
 	Kernels []string `toml:"kernels"` // reference kernels (vmlinuz files)
 	Modules []string `toml:"modules"` // lib/modules/VERSION trees
 	Rules   string   `toml:"rules"`   // file rules, TOML file
+	// Packages are .deb and .rpm files, directories and repositories whose files
+	// explain changes; only those signed by a key of Keyrings (OpenPGP) count.
+	Packages []string `toml:"packages"`
+	Keyrings []string `toml:"keyrings"`
 
 	AttestEvery Duration `toml:"attest_every"` // default 10m
 	ScanEvery   Duration `toml:"scan_every"`   // default 15m; needs a BMC
@@ -168,6 +172,8 @@ func (c *Config) resolve(dir string) {
 		one(&r.Rules)
 		all(r.Kernels)
 		all(r.Modules)
+		all(r.Packages)
+		all(r.Keyrings)
 	}
 	one(&c.State)
 	all(c.Enrolment.CA)
@@ -313,6 +319,9 @@ func (r *Reference) inherit(from *Reference) {
 	}
 	if len(r.Kernels) == 0 {
 		r.Kernels = from.Kernels
+	}
+	if len(r.Packages) == 0 {
+		r.Packages, r.Keyrings = from.Packages, from.Keyrings
 	}
 	if len(r.Modules) == 0 {
 		r.Modules = from.Modules

@@ -334,6 +334,9 @@ func (t *taking) judge(f *remote.FileEvent, event *filewatch.Event, found *basel
 		return err
 	}
 	change := baseline.Judge(t.files.rules, path, want, found)
+	if change != nil {
+		t.v.explain(t.m.Name, change)
+	}
 	verdict := baseline.VerdictOf(change)
 	f.Verdict, f.Detail, f.Changes = verdictWord(change, verdict), verdict.Reason, nil
 	if change != nil {

@@ -41,8 +41,11 @@ func (t *taking) review(subject string, f *remote.FileEvent, change *baseline.Ch
 			change.Explanation, f.Op, f.Actor)
 	case !counts && open && (change == nil || change.Kind != baseline.Unmeasured):
 		d.V.State, d.V.DecidedAt, d.V.Reason = reviewRestored, t.v.now(), "it is again as in the baseline"
+		if change != nil && change.Explained != "" {
+			d.V.Reason = "it is explained by " + change.Explained
+		}
 		t.m.Files.Violations = max(0, t.m.Files.Violations-1)
-		t.note("file", remote.SeverityNotice, f.ID, "%s on %s is again as in the baseline", filewatch.PrintablePath(subject), t.m.Name)
+		t.note("file", remote.SeverityNotice, f.ID, "%s on %s: %s", filewatch.PrintablePath(subject), t.m.Name, d.V.Reason)
 		t.reviews[d.Key] = d
 		return nil
 	case !counts:

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/plumbline-sec/plumbline/attest"
+	"github.com/plumbline-sec/plumbline/baseline/pkgdb"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/check"
@@ -47,6 +48,7 @@ type Verifier struct {
 	people    *people
 	policies  map[string]*attest.Policy   // by machine
 	rules     map[string]*filewatch.Rules // by machine, where configured
+	packages  map[string]*pkgdb.Packages  // by machine, where configured
 	ekRoots   *x509.CertPool
 	ekBetween *x509.CertPool
 	refs      *references
@@ -113,6 +115,7 @@ func CheckConfig(c *Config) error {
 // reference kernels.
 func (v *Verifier) readReferences() error {
 	v.policies, v.rules = make(map[string]*attest.Policy), make(map[string]*filewatch.Rules)
+	v.packages = make(map[string]*pkgdb.Packages)
 	var err error
 	if v.ekRoots, err = readPool(v.config.Enrolment.CA); err != nil {
 		return err
@@ -146,6 +149,11 @@ func (v *Verifier) readHost(h Host) error {
 		}
 		if v.rules[h.Name], err = filewatch.ParseRules(data); err != nil {
 			return fmt.Errorf("%s: %w", h.Rules, err)
+		}
+	}
+	if len(h.Packages) > 0 {
+		if err := v.readPackages(h); err != nil {
+			return err
 		}
 	}
 	if h.BMC != nil {
