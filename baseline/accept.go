@@ -58,7 +58,7 @@ func Accept(b *Baseline, chosen []*Change, d *Decision, out io.Writer, key sign.
 	if err != nil {
 		return nil, err
 	}
-	if err := records.each(w.add); err != nil {
+	if err := records.each(limitText(w.add)); err != nil {
 		return nil, err
 	}
 	header.Unread = unread

@@ -42,14 +42,7 @@ func (s *Snapshot) Write(out io.Writer, e *Edition, key sign.Signer) (*Header, e
 	}
 	add := w.add
 	if s.rules.KeepsText() {
-		var budget textBudget
-		add = func(encoded []byte) error {
-			encoded, err := budget.apply(encoded)
-			if err != nil {
-				return err
-			}
-			return w.add(encoded)
-		}
+		add = limitText(add)
 	}
 	if err := s.sorter.each(add); err != nil {
 		return nil, err
@@ -76,12 +69,13 @@ func Reissue(b *Baseline, e *Edition, out io.Writer, key sign.Signer) (*Header, 
 		return nil, err
 	}
 	var encoded, scratch []byte
+	add := limitText(w.add)
 	for r, err := range b.Records() {
 		if err != nil {
 			return nil, err
 		}
 		encoded = appendRecord(encoded[:0], r, &scratch)
-		if err := w.add(encoded); err != nil {
+		if err := add(encoded); err != nil {
 			return nil, err
 		}
 	}

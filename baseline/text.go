@@ -121,6 +121,18 @@ type textBudget struct {
 	scratch []byte
 }
 
+// limitText is add within the bound on all kept text.
+func limitText(add func(encoded []byte) error) func(encoded []byte) error {
+	var budget textBudget
+	return func(encoded []byte) error {
+		encoded, err := budget.apply(encoded)
+		if err != nil {
+			return err
+		}
+		return add(encoded)
+	}
+}
+
 // apply gives the encoded record as it is to be written.
 func (t *textBudget) apply(encoded []byte) ([]byte, error) {
 	plain, err := body(encoded)

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
 )
 
 const textRules = `
@@ -130,6 +132,21 @@ func TestTextHasABound(t *testing.T) {
 		if r.Text.State != want {
 			t.Fatalf("%s: %s", r.Path(), r.Text.State)
 		}
+	}
+	// Nor does accepting or taking over a baseline exceed it.
+	var out bytes.Buffer
+	b := open(t, first, k)
+	extra := &Record{Names: []string{"/a"}, Text: Text{TextKept, []byte("more")}}
+	extra.Type = filewatch.TypeFile
+	if _, err := Accept(b, []*Change{{Path: "/a", Kind: Added, New: extra}}, &Decision{Author: "a", Reason: "r"}, &out, k); err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for _, r := range records(t, open(t, out.Bytes(), k)) {
+		total += len(r.Text.Content)
+	}
+	if total > MaxTextTotal {
+		t.Errorf("%d bytes are kept", total)
 	}
 }
 
