@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,19 +101,67 @@ func (m *Machine) Write(tb testing.TB, disk int, off int64, data []byte) {
 	}
 }
 
-// Become writes to a disk whatever differs between two of its states, a piece of
-// 4 KiB at a time or several together.
+// Become writes to a disk whatever differs between two of its states.
 func (m *Machine) Become(tb testing.TB, disk int, old, new []byte) {
 	tb.Helper()
-	const piece = 4096
+	m.Apply(tb, disk, difference(nil, 0, old, new))
+}
+
+// Piece is a run of bytes of a disk.
+type Piece struct {
+	Off  int64
+	Data []byte
+}
+
+// Apply writes pieces to a disk.
+func (m *Machine) Apply(tb testing.TB, disk int, pieces []Piece) {
+	tb.Helper()
+	for _, p := range pieces {
+		m.Write(tb, disk, p.Off, p.Data)
+	}
+}
+
+// Difference is what turns one image into another of the same size.
+func Difference(tb testing.TB, old, new string) []Piece {
+	tb.Helper()
+	var files [2]*os.File
+	for i, path := range []string{old, new} {
+		f, err := os.Open(path)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		defer f.Close()
+		files[i] = f
+	}
+	var out []Piece
+	a, b := make([]byte, 4<<20), make([]byte, 4<<20)
+	for off := int64(0); ; off += int64(len(a)) {
+		n, err := io.ReadFull(files[0], a)
+		if n == 0 {
+			return out
+		}
+		if _, err := io.ReadFull(files[1], b[:n]); err != nil {
+			tb.Fatal(err)
+		}
+		if err != nil && err != io.ErrUnexpectedEOF {
+			tb.Fatal(err)
+		}
+		out = difference(out, off, a[:n], b[:n])
+	}
+}
+
+// difference compares in steps of 4 KiB and joins neighbours.
+func difference(out []Piece, off int64, old, new []byte) []Piece {
+	const step = 4096
 	for at := 0; at < len(new); {
 		end := at
-		for end < len(new) && !bytes.Equal(old[end:min(end+piece, len(new))], new[end:min(end+piece, len(new))]) {
-			end = min(end+piece, len(new))
+		for end < len(new) && !bytes.Equal(old[end:min(end+step, len(new))], new[end:min(end+step, len(new))]) {
+			end = min(end+step, len(new))
 		}
 		if end > at {
-			m.Write(tb, disk, int64(at), new[at:end])
+			out = append(out, Piece{off + int64(at), bytes.Clone(new[at:end])})
 		}
-		at = max(end, at+piece)
+		at = max(end, at+step)
 	}
+	return out
 }

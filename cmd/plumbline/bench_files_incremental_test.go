@@ -1,0 +1,112 @@
+//go:build bench
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
+	"github.com/plumbline-sec/plumbline/filewatch/volume"
+)
+
+// TestBenchFilesIncremental compares scans of a QEMU's disk that build on the last
+// one with full scans of the same disk. QEMU does not run its processor; it is told
+// to write what a guest would write that overwrites one file in a hundred in place.
+func TestBenchFilesIncremental(t *testing.T) {
+	_, image := benchTree(t)
+	dir := benchScratch(t)
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	t.Setenv("XDG_STATE_HOME", dir)
+	plumbline := filepath.Join(dir, "plumbline.bin")
+	build := exec.Command("go", "build", "-trimpath", "-o", plumbline, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	live, other := filepath.Join(dir, "live"), filepath.Join(dir, "other")
+	for _, path := range []string{live, other} {
+		mustRun(t, "cp", "--sparse=always", image, path)
+	}
+	files := overwriteSome(t, other, 100)
+	there, back := disktest.Difference(t, image, other), disktest.Difference(t, other, image)
+	m := disktest.Start(t, "raw:"+live)
+	run := func(args ...string) measured {
+		return timed(t, 7, plumbline, append([]string{"baseline"}, append(args, "--vm", m.QMP, "-f", dir+"/b")...)...)
+	}
+	run("create", "--incremental")
+	full := &contender{run: func() measured { return run("check") }}
+	same := &contender{run: func() measured { return run("check", "--incremental") }}
+	turn := 0
+	changed := &contender{run: func() measured {
+		m.Apply(t, 0, [][]disktest.Piece{there, back}[turn%2])
+		turn++
+		return run("check", "--incremental")
+	}}
+	inTurn(4, func() {}, full, changed, same)
+	fmt.Printf("%d of %d files overwritten each time, %d pieces of the disk\n", files, benchFiles, len(there))
+	line("files.incremental", changed.best.wall.Seconds()/full.best.wall.Seconds(), "x vs full")
+	line("files.incremental.cpu", changed.best.cpu.Seconds()/full.best.cpu.Seconds(), "x vs full")
+	line("files.unchanged", same.best.wall.Seconds()*1000, "ms")
+
+	million := filepath.Join(dir, "million")
+	mustRun(t, "cp", "--sparse=always", benchEmpty(t, 1_000_000), million)
+	m = disktest.Start(t, "raw:"+million)
+	run("create", "--incremental")
+	same.best = measured{}
+	inTurn(3, func() {}, same)
+	line("files.unchanged.million", same.best.wall.Seconds()*1000, "ms")
+}
+
+// benchScratch is a directory on the disk that holds the corpora.
+func benchScratch(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(benchCache(t), "incremental-*")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// overwriteSome overwrites the content of one file in every in place and gives it
+// new times, without a mount.
+func overwriteSome(t *testing.T, image string, every int) (files int) {
+	t.Helper()
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	must(t, err)
+	d, err := volume.Open(f, size)
+	must(t, err)
+	random, numbers := rand.NewChaCha8([32]byte{2}), rand.New(rand.NewPCG(1, 2))
+	var commands strings.Builder
+	must(t, d.Volumes[0].Objects(t.Context(), func(o *filewatch.Object, c filewatch.Content, _ error) error {
+		if o.Type != filewatch.TypeFile || numbers.IntN(every) != 0 {
+			return nil
+		}
+		files++
+		fmt.Fprintf(&commands, "sif <%d> mtime @1900000000\nsif <%d> ctime @1900000000\n", o.Inode, o.Inode)
+		for _, e := range c.Extents {
+			content := make([]byte, min(e.Length, o.Size-e.Logical))
+			random.Read(content)
+			if _, err := f.WriteAt(content, e.Physical); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	cmd := exec.Command("debugfs", "-w", "-f", "-", image)
+	cmd.Stdin = strings.NewReader(commands.String())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("debugfs: %v\n%s", err, out)
+	}
+	return files
+}
