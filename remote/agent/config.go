@@ -83,6 +83,9 @@ type WatchConfig struct {
 type FilesConfig struct {
 	Rules string   `toml:"rules"` // for baselines; default: those of watch
 	Disks []string `toml:"disks"` // images; default: what QMP says
+	// FullEvery has captures build on the last one where that holds, and every
+	// n-th read everything; 0: each reads everything.
+	FullEvery int `toml:"full_every"`
 }
 
 // LoadConfig reads and checks the file at path.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/baseline/sign"
+	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/internal/durable"
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/agent/vm"
@@ -50,23 +51,17 @@ func (t *target) capture(ctx context.Context, path string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	files, err := t.openFiles(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer files.Close()
-	snapshot, err := baseline.Capture(ctx, files, &baseline.CaptureOptions{Rules: rules, TempDir: t.agent.config.State})
-	if err != nil {
-		return 0, err
-	}
-	defer snapshot.Close()
 	edition := &baseline.Edition{
 		Tool: "plumbline agent " + t.agent.version, Created: time.Now(), Version: 1,
-		Lineage: baseline.LineageOf(files.Machine(), "capture"), Name: t.config.Name,
+		Lineage: baseline.LineageOf(filewatch.Machine{Name: t.config.Name}, "capture"), Name: t.config.Name,
 	}
 	var header *baseline.Header
 	err = durable.Replace(path, 0o600, func(w io.Writer) error {
-		header, err = snapshot.Write(w, edition, key)
+		if t.config.Files.FullEvery > 0 {
+			header, err = t.captureSince(ctx, rules, w, edition, key)
+		} else {
+			header, err = t.captureWhole(ctx, rules, w, edition, key)
+		}
 		return err
 	})
 	if err != nil {
@@ -74,6 +69,48 @@ func (t *target) capture(ctx context.Context, path string) (uint64, error) {
 	}
 	t.agent.log.Info("files captured", "target", t.config.Name, "objects", header.Objects, "unread", header.Unread)
 	return header.Objects, nil
+}
+
+// captureWhole reads everything.
+func (t *target) captureWhole(ctx context.Context, rules *filewatch.Rules, w io.Writer, e *baseline.Edition, key sign.Signer) (*baseline.Header, error) {
+	files, err := t.openFiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer files.Close()
+	snapshot, err := baseline.Capture(ctx, files, &baseline.CaptureOptions{Rules: rules, TempDir: t.agent.config.State})
+	if err != nil {
+		return nil, err
+	}
+	defer snapshot.Close()
+	e.Lineage = baseline.LineageOf(files.Machine(), "capture")
+	return snapshot.Write(w, e, key)
+}
+
+// captureSince builds on the last capture where that holds.
+func (t *target) captureSince(ctx context.Context, rules *filewatch.Rules, w io.Writer, e *baseline.Edition, key sign.Signer) (*baseline.Header, error) {
+	since := vm.Since{
+		Place: vm.Place{Name: t.config.Name, QMP: t.config.QMP, Images: t.config.Files.Disks},
+		Dir:   filepath.Join(t.agent.config.State, "scan-"+t.config.Name), Rules: rules, FullEvery: t.config.Files.FullEvery,
+		Capture: baseline.CaptureOptions{Rules: rules, TempDir: t.agent.config.State},
+	}
+	if len(since.Images) > 0 {
+		since.QMP = ""
+	} else {
+		since.Opening = &t.monitor
+	}
+	header, how, err := since.Write(ctx, w, e, key)
+	if err != nil {
+		return nil, err
+	}
+	t.agent.log.Info("scan", "target", t.config.Name, "full", how.Full, "reason", how.Reason, "looked_at", how.Looked, "bytes_read", how.Bytes)
+	for _, v := range how.Whole {
+		t.agent.log.Info("volume read whole", "target", t.config.Name, "volume", v.What, "reason", v.Reason)
+	}
+	if how.NotKept != "" {
+		t.agent.log.Warn("the next scan will be full", "target", t.config.Name, "reason", how.NotKept)
+	}
+	return header, nil
 }
 
 func (t *target) openFiles(ctx context.Context) (*vm.Files, error) {

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"sync"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/sign"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/guest"
@@ -18,12 +21,14 @@ type Since struct {
 	Place
 	// Dir is where the state of the last scan is, and that of this one will be.
 	Dir string
-	// Baseline is compared with, under Rules.
+	// Baseline is compared with, under Rules, which Capture has as well.
 	Baseline *baseline.Baseline
 	Rules    *filewatch.Rules
 	// FullEvery has every n-th scan read everything; 0 for never.
 	FullEvery int
 	Capture   baseline.CaptureOptions
+	// Opening, if not nil, is held while the disks are opened.
+	Opening sync.Locker
 	// OnFull, if not nil, is called before everything is read, with the reason.
 	OnFull func(reason string)
 }
@@ -49,24 +54,78 @@ type How struct {
 // Check compares a machine's files with a baseline. What the last scan left behind
 // is used where it holds; whenever that is not certain, everything is read and How
 // says why. The result is that of reading everything.
-func (s *Since) Check(ctx context.Context) (*baseline.Report, *How, error) {
-	c := &sinceCheck{Since: s, how: &How{}}
-	last, err := baseline.OpenLast(s.Dir, &s.Baseline.Header, s.Rules)
+func (s *Since) Check(ctx context.Context) (report *baseline.Report, how *How, err error) {
+	how, err = s.scan(ctx, &s.Baseline.Header, func(f found) (err error) {
+		switch {
+		case f.stored != nil:
+			report, err = f.stored.Report(&s.Baseline.Header, s.Rules)
+		case f.snap != nil:
+			report, err = baseline.Compare(s.Baseline, f.snap)
+		default:
+			report, err = f.update.Report(&s.Baseline.Header)
+		}
+		return err
+	})
+	return report, how, err
+}
+
+// Write captures a machine's files as Check does and writes them as a baseline;
+// Baseline is nil.
+func (s *Since) Write(ctx context.Context, out io.Writer, e *baseline.Edition, key sign.Signer) (h *baseline.Header, how *How, err error) {
+	how, err = s.scan(ctx, &baseline.Header{Body: baseline.Body{BLAKE3: alone}}, func(f found) (err error) {
+		switch {
+		case f.stored != nil:
+			if err := f.stored.Verify(); err != nil {
+				return err
+			}
+			h, err = f.stored.Write(out, s.Rules, e, key)
+		case f.snap != nil:
+			h, err = f.snap.Write(out, e, key)
+		default:
+			return errors.New("the state of the scan could not be stored")
+		}
+		if err != nil {
+			return &writeError{err}
+		}
+		return nil
+	})
+	return h, how, err
+}
+
+// writeError is an error after which nothing may be written again.
+type writeError struct{ error }
+
+func (e *writeError) Unwrap() error { return e.error }
+
+// alone stands for a baseline in a state that is compared with none here.
+const alone = "none"
+
+// found is what a scan found, in one of three forms.
+type found struct {
+	stored *baseline.Last
+	snap   *baseline.Snapshot // of everything
+	update *baseline.Update   // of what changed
+}
+
+func (s *Since) scan(ctx context.Context, against *baseline.Header, use func(found) error) (*How, error) {
+	c := &sinceScan{Since: s, against: against, use: use, how: &How{}}
+	last, err := baseline.OpenLast(s.Dir, against, s.Rules)
 	if err != nil {
 		last = nil
 		c.how.Reason = err.Error()
 	}
-	report, err := c.run(ctx, last)
-	return report, c.how, err
+	return c.how, c.run(ctx, last)
 }
 
-type sinceCheck struct {
+type sinceScan struct {
 	*Since
-	how  *How
-	open *opened
+	against *baseline.Header
+	use     func(found) error
+	how     *How
+	open    *opened
 }
 
-func (c *sinceCheck) run(ctx context.Context, last *baseline.Last) (report *baseline.Report, err error) {
+func (c *sinceScan) run(ctx context.Context, last *baseline.Last) (err error) {
 	var raw []byte
 	if last != nil {
 		raw = last.Source()
@@ -75,8 +134,8 @@ func (c *sinceCheck) run(ctx context.Context, last *baseline.Last) (report *base
 			c.how.Reason = fmt.Sprintf("the last one is %d scans ago", scans+1)
 		}
 	}
-	if c.open, err = c.openSince(ctx, raw, absolute(c.Dir)); err != nil {
-		return nil, err
+	if err := c.openDisks(ctx, raw); err != nil {
+		return err
 	}
 	defer func() {
 		if e := c.open.set.Close(); e != nil && err == nil {
@@ -87,9 +146,9 @@ func (c *sinceCheck) run(ctx context.Context, last *baseline.Last) (report *base
 		c.how.Reason = c.open.reason
 	}
 	if c.how.Reason == "" {
-		report, err = c.follow(ctx, last)
+		err = c.follow(ctx, last)
 		if err == nil || ctx.Err() != nil || c.how.Reason == "" {
-			return report, err
+			return err
 		}
 	}
 	c.how.Full, c.how.Since, c.how.LastFull = true, time.Time{}, time.Time{}
@@ -99,110 +158,113 @@ func (c *sinceCheck) run(ctx context.Context, last *baseline.Last) (report *base
 	return c.full(ctx)
 }
 
+func (c *sinceScan) openDisks(ctx context.Context, raw []byte) (err error) {
+	if c.Opening != nil {
+		c.Opening.Lock()
+		defer c.Opening.Unlock()
+	}
+	c.open, err = c.openSince(ctx, raw, absolute(c.Dir))
+	return err
+}
+
 // follow builds on the last state. With an error, How.Reason says why everything
 // must be read instead; without a reason it is an error of the disk.
-func (c *sinceCheck) follow(ctx context.Context, last *baseline.Last) (*baseline.Report, error) {
+func (c *sinceScan) follow(ctx context.Context, last *baseline.Last) error {
 	taken, full, _ := last.Taken()
 	c.how.Since, c.how.LastFull = taken, full
 	if c.open.quiet() && len(last.Again()) == 0 {
-		m := last.Machine()
-		if m.Name = c.Name; c.Template != "" {
-			m.Name = ""
-		}
-		if err := c.Baseline.Header.CheckMachine(m); err != nil {
-			return nil, err
-		}
-		report, err := last.Report(&c.Baseline.Header, c.Rules)
-		if err != nil {
-			c.how.Reason = err.Error()
-			return nil, err
+		if err := c.ours(last.Machine()); err != nil {
+			return err
 		}
 		c.store(func(k *baseline.Keep) error { return last.Repeat(k) })
-		return report, nil
-	}
-	unusable := func(err error) (*baseline.Report, error) {
-		c.how.Reason = err.Error()
-		return nil, err
+		return c.unusable(c.use(found{stored: last}))
 	}
 	raw, err := last.Memory()
 	if err != nil {
-		return unusable(err)
+		return c.unusable(err)
 	}
 	memory, err := guest.ParseMemory(raw)
 	if err != nil {
-		return unusable(err)
+		return c.unusable(err)
 	}
 	g, err := c.guest()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	following, err := g.Follow(ctx, memory, c.open.set.Changed, last.Again())
 	if err != nil {
-		return unusable(err)
+		return c.unusable(err)
 	}
 	update, err := baseline.CaptureSince(ctx, namedFollowing{namedGuest{g, c.Name}, following}, last, &c.Capture)
 	if err != nil {
 		if errors.Is(err, baseline.ErrDamaged) || errors.Is(err, baseline.ErrLast) {
-			return unusable(err)
+			return c.unusable(err)
 		}
-		return nil, err
+		return err
 	}
 	defer update.Close()
 	c.how.Whole, c.how.Looked, c.how.Bytes = following.Touched().Whole, update.Touched(), update.Bytes()
-	if c.Template != "" {
-		return update.Report(&c.Baseline.Header)
+	out := found{update: update}
+	if c.Template == "" {
+		c.store(func(k *baseline.Keep) (err error) {
+			k.Memory = g.Memory().Append(nil)
+			out.stored, err = update.Remember(k)
+			return err
+		})
 	}
-	var now *baseline.Last
-	c.store(func(k *baseline.Keep) (err error) {
-		k.Memory = g.Memory().Append(nil)
-		now, err = update.Remember(k)
-		return err
-	})
-	if now == nil {
-		report, err := update.Report(&c.Baseline.Header)
-		if err != nil {
-			return unusable(err)
-		}
-		return report, nil
+	return c.unusable(c.use(out))
+}
+
+// unusable notes an error that reading everything may mend.
+func (c *sinceScan) unusable(err error) error {
+	var written *writeError
+	if err != nil && !errors.As(err, &written) {
+		c.how.Reason = err.Error()
 	}
-	return now.Report(&c.Baseline.Header, c.Rules)
+	return err
 }
 
 // full reads everything.
-func (c *sinceCheck) full(ctx context.Context) (*baseline.Report, error) {
+func (c *sinceScan) full(ctx context.Context) error {
 	g, err := c.guest()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	g.Remember = true
 	options := c.Capture
-	if err := options.Follow(c.Baseline); err != nil {
-		return nil, err
+	if c.Baseline != nil {
+		if err := options.Follow(c.Baseline); err != nil {
+			return err
+		}
 	}
 	snap, err := baseline.Capture(ctx, namedGuest{g, c.Name}, &options)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer snap.Close()
 	c.how.Looked, c.how.Bytes, c.how.LastFull = snap.Objects, snap.Bytes, c.open.at
-	if c.Template != "" {
-		return baseline.Compare(c.Baseline, snap)
+	out := found{snap: snap}
+	if c.Template == "" {
+		c.store(func(k *baseline.Keep) (err error) {
+			k.Memory = g.Memory().Append(nil)
+			out.stored, err = snap.Remember(c.Dir, c.Baseline, alone, k)
+			return err
+		})
 	}
-	var now *baseline.Last
-	c.store(func(k *baseline.Keep) (err error) {
-		k.Memory = g.Memory().Append(nil)
-		now, err = snap.Remember(c.Dir, c.Baseline, "", k)
-		return err
-	})
-	if now == nil {
-		return baseline.Compare(c.Baseline, snap)
+	return c.use(out)
+}
+
+// ours sees that the baseline is of the machine.
+func (c *sinceScan) ours(m filewatch.Machine) error {
+	if m.Name = c.Name; c.Template != "" {
+		m.Name = "" // a copy has a name of its own
 	}
-	return now.Report(&c.Baseline.Header, c.Rules)
+	return c.against.CheckMachine(m)
 }
 
 // store stores the state of the scan. What keeps it from being stored is no error
 // of the scan: the next one reads everything.
-func (c *sinceCheck) store(write func(*baseline.Keep) error) {
+func (c *sinceScan) store(write func(*baseline.Keep) error) {
 	err := write(&baseline.Keep{Source: &c.open.state, Taken: c.open.at.UTC()})
 	if err == nil && !c.open.still() {
 		err = errors.New("an image was written to during the scan")
@@ -257,17 +319,13 @@ func (t *Tracked) Store(snap *baseline.Snapshot, h *baseline.Header) error {
 // Close lets go of the disks.
 func (t *Tracked) Close() error { return t.open.set.Close() }
 
-// guest puts the volumes together and sees that the baseline is of the machine.
-func (c *sinceCheck) guest() (*guest.Guest, error) {
+// guest puts the volumes together.
+func (c *sinceScan) guest() (*guest.Guest, error) {
 	g, err := guestOf(c.open.set)
 	if err != nil {
 		return nil, err
 	}
-	m := g.Machine()
-	if m.Name = c.Name; c.Template != "" {
-		m.Name = "" // a copy has a name of its own
-	}
-	return g, c.Baseline.Header.CheckMachine(m)
+	return g, c.ours(g.Machine())
 }
 
 func guestOf(set *disk.Set) (*guest.Guest, error) {

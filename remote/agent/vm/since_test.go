@@ -329,3 +329,39 @@ func TestTemplateCopies(t *testing.T) {
 		t.Errorf("copy of a template that changed: %+v\n%s", how, cmp.Diff(want, told(t, report)))
 	}
 }
+
+// A capture that builds on the last one writes what a whole one writes.
+func TestSinceWritesWhatAWholeCaptureWrites(t *testing.T) {
+	c := volumetest.NewChanges(t, "-t", "ext4")
+	rules := parsed(t)
+	live := filepath.Join(t.TempDir(), "live")
+	before := copied(t, c.Image, live)
+	m := disktest.Start(t, "raw:"+live)
+	key, err := sign.LoadOrCreateKey(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Since{Place: Place{QMP: m.QMP}, Dir: t.TempDir(), Rules: rules, Capture: baseline.CaptureOptions{Rules: rules}}
+	for round := range 5 {
+		var out bytes.Buffer
+		h, how, err := s.Write(t.Context(), &out, &baseline.Edition{Lineage: "l", Version: 1}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if how.Full != (round == 0) {
+			t.Errorf("round %d: %+v", round, how)
+		}
+		if want := captureOf(t, c.Image, rules).Header; h.Body.BLAKE3 != want.Body.BLAKE3 || h.Unread != want.Unread || h.Objects != want.Objects {
+			t.Errorf("round %d: %d objects, digest %s; whole: %d, %s", round, h.Objects, h.Body.BLAKE3, want.Objects, want.Body.BLAKE3)
+		}
+		if round%2 == 0 { // every other time nothing changes
+			c.Change(t)
+			after, err := os.ReadFile(c.Image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Become(t, 0, before, after)
+			before = after
+		}
+	}
+}
