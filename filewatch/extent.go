@@ -24,6 +24,9 @@ type Content struct {
 	Meta []Extent
 	// At is the volume offset of the inode itself, -1 when unknown.
 	At int64
+	// Raw are the inode's own bytes as they were read, nil when unknown; valid
+	// during the call that gives them.
+	Raw []byte
 }
 
 // Name is one directory entry: a name of an inode. An inode with several hard

@@ -23,14 +23,7 @@ import (
 func TestBenchFilesIncremental(t *testing.T) {
 	_, image := benchTree(t)
 	dir := benchScratch(t)
-	t.Setenv("XDG_CONFIG_HOME", dir)
-	t.Setenv("XDG_STATE_HOME", dir)
-	plumbline := filepath.Join(dir, "plumbline.bin")
-	build := exec.Command("go", "build", "-trimpath", "-o", plumbline, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	plumbline := benchProgram(t, dir)
 	live, other := filepath.Join(dir, "live"), filepath.Join(dir, "other")
 	for _, path := range []string{live, other} {
 		mustRun(t, "cp", "--sparse=always", image, path)

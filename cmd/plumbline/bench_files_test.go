@@ -86,14 +86,7 @@ func inTurn(rounds int, cold func(), cs ...*contender) {
 func TestBenchFiles(t *testing.T) {
 	tree, image := benchTree(t)
 	dir := t.TempDir()
-	t.Setenv("XDG_CONFIG_HOME", dir)
-	t.Setenv("XDG_STATE_HOME", dir)
-	plumbline := filepath.Join(dir, "plumbline.bin")
-	build := exec.Command("go", "build", "-trimpath", "-o", plumbline, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	plumbline := benchProgram(t, dir)
 	rules, config, file := dir+"/rules.toml", dir+"/aide.conf", dir+"/b"
 	must(t, os.WriteFile(rules, []byte(benchRules), 0o644))
 	must(t, os.WriteFile(config, fmt.Appendf(nil, aideConfig, dir, tree), 0o644))
@@ -131,6 +124,20 @@ func TestBenchFiles(t *testing.T) {
 		file := filepath.Join(dir, filepath.Base(image))
 		return ours("create", "--disk", image, "-f", file), ours("check", "--disk", image, "-f", file)
 	})
+}
+
+// benchProgram builds the program into dir, which holds its keys and state too.
+func benchProgram(t *testing.T, dir string) string {
+	t.Helper()
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	t.Setenv("XDG_STATE_HOME", dir)
+	plumbline := filepath.Join(dir, "plumbline.bin")
+	build := exec.Command("go", "build", "-trimpath", "-o", plumbline, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return plumbline
 }
 
 // benchMillion measures memory at a million files, and time at a million for

@@ -103,23 +103,28 @@ type followed struct {
 // is of the disk.
 func (f *followed) follow(ctx context.Context, m *Memory, changed map[int][]filewatch.Extent, again []filewatch.ID) (reason string, err error) {
 	v := f.mount.Volume
-	var ok bool
-	if f.reader, ok = v.Follower(); !ok {
-		return "changes of " + v.Type + " file systems cannot be followed", nil
-	}
 	i := slices.IndexFunc(m.volumes, func(o *volumeMemory) bool { return o.at(f.now) })
 	if i < 0 {
 		return "the last scan did not have it here", nil
 	}
 	f.old = m.volumes[i]
-	if f.old.refused != "" {
-		return f.old.refused, nil
-	}
-	dirty, ok := changed[v.OnDisk()]
-	if !ok {
+	dirty, known := changed[v.OnDisk()]
+	if !known {
 		return "what changed on its disk is not known", nil
 	}
 	dirty = v.FromDisk(dirty)
+	if len(dirty) == 0 && f.old.clean && !slices.ContainsFunc(again, func(id filewatch.ID) bool { return id.Volume == f.now.id }) {
+		f.now = f.old // whatever it is: no byte of it changed
+		return "", nil
+	}
+	var ok bool
+	if f.reader, ok = v.Follower(); !ok {
+		return "changes of " + v.Type + " file systems cannot be followed", nil
+	}
+	if f.old.refused != "" {
+		return f.old.refused, nil
+	}
+	f.now.clean = true
 	if f.now.marks, err = f.reader.Marks(); err != nil {
 		return err.Error(), nil
 	}
@@ -207,13 +212,15 @@ func (f *followed) look(ctx context.Context, candidates []uint64, forced map[uin
 	var was place
 	var scratch []byte
 	i := 0
-	// behind takes the old objects before an inode: candidates among them are gone.
+	seen := uint64(0) // the last inode that is there
+	// behind takes the old objects before an inode: candidates among them that
+	// were not seen are gone.
 	behind := func(inode uint64) {
 		for err == nil && more && c.inode < inode {
 			for i < len(candidates) && candidates[i] < c.inode {
 				i++
 			}
-			if i < len(candidates) && candidates[i] == c.inode {
+			if i < len(candidates) && candidates[i] == c.inode && c.inode != seen {
 				f.gone[c.inode] = true
 			}
 			more, err = c.next()
@@ -222,7 +229,15 @@ func (f *followed) look(ctx context.Context, candidates []uint64, forced map[uin
 	if err != nil {
 		return "", err
 	}
-	scanErr := f.reader.Some(ctx, candidates, func(o *filewatch.Object, content filewatch.Content, damage error) error {
+	skip := func(inode uint64, raw []byte) bool {
+		behind(inode)
+		same := err == nil && more && c.inode == inode && !forced[inode] && c.raw() == rawDigest(raw)
+		if same {
+			seen = inode
+		}
+		return same
+	}
+	scanErr := f.reader.Some(ctx, candidates, skip, func(o *filewatch.Object, content filewatch.Content, damage error) error {
 		if damage != nil && (o.Inode == 0 || o.Type == filewatch.TypeDir || o.Type == filewatch.TypeUnknown) {
 			reason = damage.Error()
 			return errWhole

@@ -46,7 +46,7 @@ func (f *followed) visitRenamed(ctx context.Context, affected map[uint64]bool) (
 	for inode := range f.gone {
 		delete(affected, inode)
 	}
-	err = f.reader.Some(ctx, slices.Sorted(maps.Keys(affected)), func(o *filewatch.Object, content filewatch.Content, damage error) error {
+	err = f.reader.Some(ctx, slices.Sorted(maps.Keys(affected)), func(uint64, []byte) bool { return false }, func(o *filewatch.Object, content filewatch.Content, damage error) error {
 		if damage != nil && o.Inode == 0 || len(f.located) > maxTouched {
 			reason = "too many objects are renamed, or they are damaged"
 			return errWhole

@@ -57,7 +57,11 @@ func (s *scan) run(ctx context.Context, workers int) error {
 		s.remember(damaged)
 		options.Note = s.note
 	}
-	return v.Scan(ctx, options, s.one)
+	err = v.Scan(ctx, options, s.one)
+	if s.memory != nil {
+		s.memory.clean = err == nil && len(s.gaps) == 0
+	}
+	return err
 }
 
 func (s *scan) options(workers int) *volume.ScanOptions {

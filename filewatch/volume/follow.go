@@ -22,8 +22,9 @@ type Follower interface {
 	// that differ in ways that neither shows, such as records in a log. An error
 	// says why everything may differ.
 	Changed(marks []byte, dirty []filewatch.Extent) (blocks []filewatch.Extent, inodes, renewed []uint64, err error)
-	// Some is Objects for the given inodes, which are sorted.
-	Some(ctx context.Context, inodes []uint64, fn ObjectFunc) error
+	// Some is Objects for the given inodes, which are sorted. Those for which skip
+	// says so, by their own bytes as in filewatch.Content, are passed over.
+	Some(ctx context.Context, inodes []uint64, skip func(inode uint64, raw []byte) bool, fn ObjectFunc) error
 }
 
 // Follower is the volume's reader where it can follow changes.

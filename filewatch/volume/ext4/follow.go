@@ -122,9 +122,8 @@ func (v *Volume) changedInodes(was, now *marks, blocks []filewatch.Extent) []uin
 	return slices.Compact(out)
 }
 
-// Some calls fn for those of the inodes, which are sorted, that Objects would
-// report, and as Objects would.
-func (v *Volume) Some(ctx context.Context, inodes []uint64, fn func(*filewatch.Object, filewatch.Content, error) error) error {
+// Some implements volume.Follower.
+func (v *Volume) Some(ctx context.Context, inodes []uint64, skip func(inode uint64, raw []byte) bool, fn func(*filewatch.Object, filewatch.Content, error) error) error {
 	s := v.newScratch()
 	buf := make([]byte, tableChunk)
 	for len(inodes) > 0 {
@@ -145,6 +144,9 @@ func (v *Volume) Some(ctx context.Context, inodes []uint64, fn func(*filewatch.O
 				continue
 			}
 			raw := b[v.inodeAt(number)-at:][:v.s.inodeSize]
+			if v.fast.inodes[uint32(number)] == nil && skip(number, raw) {
+				continue
+			}
 			if err := v.chunk(raw, number, v.inodeAt(number), s, v.report(fn)); err != nil {
 				return err
 			}

@@ -216,7 +216,7 @@ func device(b []byte) (major, minor uint32) {
 // error for the rest.
 func (v *Volume) describe(in *inode) (*filewatch.Object, filewatch.Content, error) {
 	o := v.object(in)
-	c := filewatch.Content{At: in.at}
+	c := filewatch.Content{At: in.at, Raw: in.raw}
 	xattrs, inline, err := v.xattrs(in)
 	o.Xattrs = xattrs
 	keep := func(e error) {

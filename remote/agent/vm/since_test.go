@@ -53,20 +53,12 @@ func captureOf(t *testing.T, image string, rules *filewatch.Rules) *baseline.Bas
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := OpenFiles(t.Context(), "", "", []string{image})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer files.Close()
-	snap, err := baseline.Capture(t.Context(), files, &baseline.CaptureOptions{Rules: rules})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer snap.Close()
 	var out bytes.Buffer
-	if _, err := snap.Write(&out, &baseline.Edition{Lineage: "l", Version: 1}, key); err != nil {
-		t.Fatal(err)
-	}
+	snapshot(t, []string{image}, "", nil, rules, func(_ *Files, snap *baseline.Snapshot) {
+		if _, err := snap.Write(&out, &baseline.Edition{Lineage: "l", Version: 1}, key); err != nil {
+			t.Fatal(err)
+		}
+	})
 	b, err := baseline.OpenBytes(out.Bytes(), &baseline.OpenOptions{AnySigner: true})
 	if err != nil {
 		t.Fatal(err)
@@ -74,23 +66,37 @@ func captureOf(t *testing.T, image string, rules *filewatch.Rules) *baseline.Bas
 	return b
 }
 
-// fully is what a scan of everything says.
-func fully(t *testing.T, image string, b *baseline.Baseline, rules *filewatch.Rules) string {
+// snapshot captures everything that images or a machine hold; b may be nil.
+func snapshot(t *testing.T, images []string, socket string, b *baseline.Baseline, rules *filewatch.Rules, use func(*Files, *baseline.Snapshot)) {
 	t.Helper()
-	files, err := OpenFiles(t.Context(), "", "", []string{image})
+	files, err := OpenFiles(t.Context(), "", socket, images)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer files.Close()
 	o := &baseline.CaptureOptions{Rules: rules}
-	if err := o.Follow(b); err != nil {
-		t.Fatal(err)
+	if b != nil {
+		if err := o.Follow(b); err != nil {
+			t.Fatal(err)
+		}
 	}
 	snap, err := baseline.Capture(t.Context(), files, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer snap.Close()
+	use(files, snap)
+}
+
+// fully is what a scan of everything says.
+func fully(t *testing.T, image string, b *baseline.Baseline, rules *filewatch.Rules) (text string) {
+	t.Helper()
+	snapshot(t, []string{image}, "", b, rules, func(_ *Files, snap *baseline.Snapshot) { text = compared(t, b, snap) })
+	return text
+}
+
+func compared(t *testing.T, b *baseline.Baseline, snap *baseline.Snapshot) string {
+	t.Helper()
 	report, err := baseline.Compare(b, snap)
 	if err != nil {
 		t.Fatal(err)
