@@ -41,6 +41,9 @@ type Kernel struct {
 	// SymbolDigest stands for these symbols wherever the kernel runs, 64 hex
 	// digits: it is the image's if they are.
 	SymbolDigest string `json:"symbol_digest,omitempty"`
+	// Described says that the kernel was found by its own word for where its page
+	// tables are (VMCOREINFO), because the source has no registers.
+	Described bool `json:"described,omitempty"`
 }
 
 // Report is the outcome of one scan of one target.

@@ -22,6 +22,9 @@ func (r *Report) WriteText(w io.Writer) error {
 		}
 		fmt.Fprintf(&b, "%s %s, build-id %s\n", what, k.Release, k.BuildID)
 		fmt.Fprintf(&b, "text at %s (moved by %s), %d-level page tables, %d CPUs\n", k.TextBase, k.Slide, k.Levels, k.CPUs)
+		if k.Described {
+			b.WriteString("the source has no registers: the kernel was found by its own word for where it is\n")
+		}
 	}
 	fmt.Fprintf(&b, "paused for %.1f ms of %.0f ms", r.PauseMS, r.ElapsedMS)
 	if r.TotalPauseMS > r.PauseMS {

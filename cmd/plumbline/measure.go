@@ -17,6 +17,7 @@ import (
 	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
+	"github.com/plumbline-sec/plumbline/measure/mem/kcore"
 )
 
 // measureFlags are the flags of "measure".
@@ -27,6 +28,8 @@ type measureFlags struct {
 	modules        string
 	reference      string
 	writeReference string
+	observations   string
+	compare        string
 	output         string
 	checks         []string
 }
@@ -47,8 +50,15 @@ modules too. Without them those checks are not measured, and the exit code says
 so.
 
 A dump is measured as it lies: its registers lack EFER, the debug registers and
-those of system calls, so that linux.registers and linux.msrs are not measured;
-without registers (LiME, raw) nothing is.
+those of system calls, so that linux.registers and linux.msrs are not measured.
+Without registers (LiME, raw, makedumpfile) the kernel is found by its own word
+for where it is, and linux.gdt is not measured either.
+
+With --host the machine measures itself, through /proc/kcore: its kernel's own
+word. Nothing stands still, and what needs control registers is not measured;
+the registers of system calls need the msr module. Its value lies in comparing:
+--write-observations on the machine, then --compare on its host shows where the
+machine does not show its memory as it is.
 
 A reference (--write-reference after a scan on which every check passes) stands
 in for --kernel on machines with the same kernel and CPU model.
@@ -58,6 +68,8 @@ Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
 		Example: `  plumbline measure --vm /run/vm/qmp.sock --kernel /boot/vmlinuz-6.1.0-56-amd64 \
       --modules /lib/modules/6.1.0-56-amd64
   plumbline measure --vm /run/vm/qmp.sock -o json | jq .outcome
+  plumbline measure --host --write-observations inside.json
+  plumbline measure --vm /run/vm/qmp.sock --compare inside.json
   plumbline measure --dump vm.elf --kernel /boot/vmlinuz-6.1.0-56-amd64`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -79,6 +91,8 @@ Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
 	f.StringVar(&flags.modules, "modules", "", "lib/modules/VERSION `DIR` with the modules it should have loaded")
 	f.StringVar(&flags.reference, "reference", "", "compare with the reference `FILE`")
 	f.StringVar(&flags.writeReference, "write-reference", "", "write a reference `FILE` if every check passes")
+	f.StringVar(&flags.observations, "write-observations", "", "write what was observed to `FILE`")
+	f.StringVar(&flags.compare, "compare", "", "compare with `FILE`, which --host --write-observations wrote on the machine itself")
 	f.StringSliceVar(&flags.checks, "check", nil, "run only these `CHECKS` (default all)")
 	f.StringVarP(&flags.output, "output", "o", "text", "`FORMAT`: text, json or ndjson")
 	cmd.MarkFlagsOneRequired("vm", "dump", "host")
@@ -100,8 +114,8 @@ func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, erro
 			return nil, failHint(exitArgument, fmt.Errorf("unknown check %q", name), "checks are "+strings.Join(check.Names(), ", "))
 		}
 	}
-	if flags.host {
-		return nil, fail(exitUnimplemented, errors.New("only --vm and --dump can be measured by this build"))
+	if err := flags.checkViews(); err != nil {
+		return nil, err
 	}
 	refs, err := measureReferences(flags)
 	if err != nil {
@@ -119,11 +133,19 @@ func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, erro
 	if err := refs.fits(result.Observations); err != nil {
 		return nil, err
 	}
+	if flags.observations != "" {
+		if err := writeObservations(flags.observations, result.Observations); err != nil {
+			return nil, err
+		}
+	}
 	refs.Pages = result.Pages
 	refs.Checks = flags.checks
 	report, err := check.Judge(result.Observations, &refs.References)
 	if err == nil && flags.writeReference != "" {
 		err = writeReference(flags.writeReference, report, result.Observations, &refs.References)
+	}
+	if err == nil && flags.compare != "" {
+		err = compareWith(flags.compare, result.Observations, report)
 	}
 	return report, err
 }
@@ -140,8 +162,12 @@ func measureError(err error) error {
 		return failHint(exitIO, err, "another program holds this QMP socket; give QEMU a second -qmp socket")
 	case errors.Is(err, kernel.ErrOtherBuild):
 		return failHint(exitArgument, err, "give the image and modules that the target booted")
+	case errors.Is(err, kcore.ErrLockdown):
+		return failHint(exitIO, err, "boot with lockdown=integrity, or measure the machine from its host")
+	case errors.Is(err, kcore.ErrNoKcore):
+		return failHint(exitIO, err, "it needs a kernel with CONFIG_PROC_KCORE and a mounted /proc")
 	case errors.Is(err, fs.ErrPermission):
-		return failHint(exitIO, err, "reading another process's memory needs its user, or root")
+		return failHint(exitIO, err, "reading the memory of a machine or of another process needs root, or the process's user")
 	}
 	return fail(exitIO, err)
 }

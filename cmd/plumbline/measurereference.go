@@ -23,8 +23,7 @@ func readReference(path string) (*check.Reference, error) {
 	return r, nil
 }
 
-// writeReference writes the file of --write-reference after a scan that passed:
-// all of it or nothing.
+// writeReference writes the file of --write-reference after a scan that passed.
 func writeReference(path string, report *measure.Report, obs *measure.Observations, refs *check.References) error {
 	if report.Outcome != measure.Pass {
 		return failHint(exitFail, fmt.Errorf("the scan came to %q: no reference is written", report.Outcome),
@@ -38,7 +37,12 @@ func writeReference(path string, report *measure.Report, obs *measure.Observatio
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".reference-*")
+	return writeWhole(path, b)
+}
+
+// writeWhole writes a file for all to read: all of it or nothing.
+func writeWhole(path string, b []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".plumbline-*")
 	if err != nil {
 		return fail(exitIO, err)
 	}

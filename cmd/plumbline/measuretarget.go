@@ -8,6 +8,7 @@ import (
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/measure/mem/dump"
+	"github.com/plumbline-sec/plumbline/measure/mem/kcore"
 	"github.com/plumbline-sec/plumbline/measure/mem/qemu"
 )
 
@@ -22,6 +23,9 @@ func openTarget(ctx context.Context, flags *measureFlags) (measureTarget, error)
 	if flags.dump != "" {
 		d, err := dump.Open(flags.dump)
 		return d, dumpError(err)
+	}
+	if flags.host {
+		return kcore.Open()
 	}
 	return qemu.Open(ctx, flags.vm)
 }

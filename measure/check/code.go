@@ -3,6 +3,7 @@ package check
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -201,6 +202,11 @@ func (j *judging) trusts() string {
 		return "function names are the target's own: no kernel image was given to compare them with"
 	}
 	return ""
+}
+
+// remarks joins what a check has to say.
+func remarks(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
 }
 
 // expectedPointer returns the pointer that the expected image has at an address

@@ -6,6 +6,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -47,6 +48,9 @@ type gdtFact struct {
 }
 
 func planGDT(c *collector) error {
+	if len(c.registers) == 0 {
+		return kernel.ErrNoRegisters // where a CPU's tables are, only they tell
+	}
 	for _, r := range c.registers {
 		if err := c.want(r.GDT.Base, gdtSize); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -19,6 +20,9 @@ import (
 // names come from the expected image or, without one, from the target itself.
 // An attacker can still change what the handlers do (linux.text) or the data
 // they read. Nested hypervisors may use tables of their own for their guests.
+//
+// Where the source has no registers the table is the kernel's own (idt_table).
+// That is less: which table the CPUs use is not known then, and the report says so.
 const idtName = "linux.idt"
 
 func idtCheck() check {
@@ -41,6 +45,9 @@ type idtData struct {
 	IRQEntries      address `json:"irq_entries"`
 	SpuriousEntries address `json:"spurious_entries"`
 	EarlyHandlers   address `json:"early_handlers"`
+	// Unused says that the table is the one that a symbol names: no registers
+	// show what CPUs use.
+	Unused bool `json:"unused,omitempty"`
 }
 
 type idtrFact struct {
@@ -63,6 +70,13 @@ type gate struct {
 }
 
 func planIDT(c *collector) error {
+	if len(c.registers) == 0 {
+		at, ok := c.profile.Symbol("idt_table")
+		if !ok {
+			return kernel.ErrNoRegisters
+		}
+		return c.want(at, idtSize)
+	}
 	seen := make(map[mem.Virt]bool)
 	for _, r := range c.registers {
 		if !seen[r.IDT.Base] && r.IDT.Limit == idtSize-1 {
@@ -84,6 +98,15 @@ func collectIDT(c *collector) (any, measure.Coverage, error) {
 	} {
 		at, _ := c.profile.Symbol(name)
 		*into = address(at)
+	}
+	if at, ok := c.profile.Symbol("idt_table"); ok && len(c.registers) == 0 {
+		raw, err := c.wanted(at, idtSize)
+		if err != nil {
+			return nil, measure.Coverage{}, err
+		}
+		data.Unused = true
+		data.Tables = []idtTable{{address(at), c.gates(at, raw)}}
+		return data, measure.Coverage{Bytes: idtSize, Objects: gates}, nil
 	}
 	coverage, err := c.idts(&data)
 	return data, coverage, err
@@ -131,7 +154,7 @@ func judgeIDT(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if err := decode(raw, &data); err != nil {
 		return err
 	}
-	if len(data.CPUs) == 0 {
+	if len(data.CPUs) == 0 && !data.Unused || len(data.Tables) == 0 {
 		return errNotObserved
 	}
 	if j.code.err != nil {
@@ -157,6 +180,9 @@ func judgeIDT(j *judging, raw json.RawMessage, out *measure.Check) error {
 		}
 	}
 	out.Reason = j.trusts()
+	if data.Unused {
+		out.Reason = remarks(out.Reason, "the source has no registers: this is the table that the kernel's symbol names, not one that CPUs were seen to use")
+	}
 	return nil
 }
 

@@ -39,6 +39,9 @@ type msrsData struct {
 	CPUs []msrFact `json:"cpus"`
 	// Entries are the addresses of the kernel's entries as the target says.
 	Entries map[string]address `json:"entries"`
+	// FRED says that the kernel takes system calls by other means, as CR4 has it
+	// or, without registers, the kernel.
+	FRED bool `json:"fred,omitempty"`
 }
 
 type msrFact struct {
@@ -50,7 +53,6 @@ type msrFact struct {
 	SysenterCS  address `json:"sysenter_cs"`
 	SysenterESP address `json:"sysenter_esp"`
 	SysenterEIP pointer `json:"sysenter_eip"`
-	CR4         address `json:"cr4"`
 	// EntryStack is where the CPU's entry stack ends; zero if the target's types
 	// do not tell.
 	EntryStack address `json:"entry_stack,omitempty"`
@@ -62,9 +64,10 @@ const (
 	entry64       = "entry_SYSCALL_64"
 	entryCompat   = "entry_SYSCALL_compat"
 	entrySysenter = "entry_SYSENTER_compat"
-	entryIgnore   = "ignore_sysret"                // without 32-bit emulation, to 6.6
-	entryIgnore32 = "entry_SYSCALL32_ignore"       // the same, from 6.7 on
-	fred          = address(1) << 32               // CR4: system calls enter by other means
+	entryIgnore   = "ignore_sysret"          // without 32-bit emulation, to 6.6
+	entryIgnore32 = "entry_SYSCALL32_ignore" // the same, from 6.7 on
+	cr4FRED       = 1 << 32                  // flexible return and event delivery is on
+	featureFRED   = 12*32 + 17
 	starSegments  = address(0x0023_0010) << 32     // __USER32_CS, __KERNEL_CS
 	neededFlags   = address(0x0004_7700)           // AC, NT, IOPL, DF, IF, TF; more from 5.14 on
 	low32         = address(0x0000_0000_ffff_ffff) // what AMD processors keep of SYSENTER's
@@ -97,13 +100,21 @@ func collectMSRs(c *collector) (any, measure.Coverage, error) {
 			SysenterEIP: c.pointer("SYSENTER_EIP", 0, mem.Virt(s.SysenterEIP))}
 		for _, r := range c.registers {
 			if r.CPU == s.CPU {
-				f.CR4 = address(r.CR4)
+				data.FRED = data.FRED || r.CR4&cr4FRED != 0
 				if r.Known("GDT") {
 					f.EntryStack = c.stackTops(r.GDT.Base)["rsp0"]
 				}
 			}
 		}
 		data.CPUs = append(data.CPUs, f)
+	}
+	if len(c.registers) == 0 {
+		// The kernel clears the feature if it does not use it.
+		capability, err := c.capability()
+		if err != nil {
+			return nil, measure.Coverage{}, err
+		}
+		data.FRED = (&registersData{Capability: capability}).has(featureFRED)
 	}
 	return data, measure.Coverage{Objects: int64(7 * len(data.CPUs))}, nil
 }
@@ -122,10 +133,10 @@ func judgeMSRs(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if _, ok := j.at(entry64, data.Entries[entry64]); !ok {
 		return fmt.Errorf("where %s is, is not known", entry64)
 	}
+	if data.FRED {
+		return errors.New("the kernel takes system calls by FRED, whose registers are not observed")
+	}
 	for i := range data.CPUs {
-		if data.CPUs[i].CR4&fred != 0 {
-			return fmt.Errorf("CPU %d takes system calls by FRED, whose registers are not observed", data.CPUs[i].CPU)
-		}
 		judge := msrJudge{judging: j, data: &data, cpu: &data.CPUs[i]}
 		judge.syscall()
 		judge.sysenter()

@@ -21,7 +21,7 @@ func withMSRs(t testing.TB) *measure.Observations {
 		data.CPUs = append(data.CPUs, msrFact{CPU: cpu, STAR: 0x23001000000000, FMASK: 0x257fd5,
 			LSTAR: pointer{Value: entries[entry64], Symbol: entry64}, CSTAR: pointer{Value: entries[entryCompat], Symbol: entryCompat},
 			SysenterCS: 0x10, SysenterESP: stack, EntryStack: stack,
-			SysenterEIP: pointer{Value: entries[entrySysenter], Symbol: entrySysenter}, CR4: 0x751ef0})
+			SysenterEIP: pointer{Value: entries[entrySysenter], Symbol: entrySysenter}})
 	}
 	raw, err := json.Marshal(data)
 	if err != nil {
@@ -98,7 +98,7 @@ func TestSystemCallRegistersNotMeasured(t *testing.T) {
 	tests := map[string]func(*msrsData){
 		"no CPU":                       func(d *msrsData) { d.CPUs = nil },
 		"no entry":                     func(d *msrsData) { delete(d.Entries, entry64) },
-		"a CPU that does not use them": func(d *msrsData) { d.CPUs[1].CR4 |= fred },
+		"a CPU that does not use them": func(d *msrsData) { d.FRED = true },
 	}
 	for name, change := range tests {
 		obs := withMSRs(t)

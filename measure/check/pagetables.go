@@ -41,6 +41,7 @@ type pageTablesData struct {
 	Owners     []owner       `json:"owners"`               // accounts of executable memory
 	Foreign    []foreignRoot `json:"foreign,omitempty"`    // CPUs whose kernel half is not the kernel's
 	Incomplete string        `json:"incomplete,omitempty"` // why accounts may be missing
+	NoCPUs     bool          `json:"no_cpus,omitempty"`    // the source has no registers: no CPU's own tables were seen
 }
 
 // mappedRange is a run of pages with the same permissions.
@@ -96,6 +97,7 @@ func collectPageTables(c *collector) (any, measure.Coverage, error) {
 		return nil, measure.Coverage{}, err
 	}
 	w.finish()
+	w.data.NoCPUs = len(c.registers) == 0
 	if err := c.roots(&w.data); err != nil {
 		return nil, measure.Coverage{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -48,6 +49,9 @@ type cpuFact struct {
 func collectRegisters(c *collector) (any, measure.Coverage, error) {
 	var data registersData
 	var err error
+	if len(c.registers) == 0 {
+		return nil, measure.Coverage{}, kernel.ErrNoRegisters
+	}
 	if data.Capability, err = c.capability(); err != nil {
 		return nil, measure.Coverage{}, fmt.Errorf("what the processor can do: %w", err)
 	}

@@ -34,20 +34,34 @@ func (c *Cache) Profile(m mem.Reader, regs []mem.Registers) (*Profile, error) {
 	if err != nil {
 		return nil, err
 	}
+	var found *Profile
 	for _, l := range places {
-		var p *Profile
-		if p, err = c.profile(l); err == nil {
+		p, placeErr := c.profile(l)
+		switch {
+		case placeErr != nil:
+			err = placeErr
+		case !l.described:
 			return p, nil
+		case found != nil:
+			return nil, fmt.Errorf("%w: at %v and at %v", ErrSeveralKernels, found.Space.Root(), p.Space.Root())
+		default:
+			found = p
 		}
 	}
-	return nil, err
+	if found == nil {
+		return nil, err
+	}
+	return found, nil
 }
 
 // profile makes the profile of the kernel at one place.
 func (c *Cache) profile(l *located) (*Profile, error) {
 	if c != nil {
 		if p := c.find(l); p != nil {
-			return p, p.bind(l)
+			if err := p.bind(l); err != nil {
+				return nil, err
+			}
+			return p, nil
 		}
 	}
 	p, err := newProfile(l)

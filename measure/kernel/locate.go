@@ -28,6 +28,8 @@ type located struct {
 	base  mem.Virt // first page, which holds _text
 	phys  mem.Phys
 	end   mem.Virt // after the last page
+
+	described bool // by the kernel itself, not by registers
 }
 
 // locate finds where the kernel image may be, the likeliest place first: the
@@ -40,9 +42,11 @@ type located struct {
 // tables are the page before (bit 12 of CR3, arch/x86/entry/calling.h). Without
 // it that bit is part of an ordinary address, and the page before may hold
 // anything. So both are looked at, and the profile's own validation decides.
+//
+// Without registers there is only the kernel's own word for where its tables are.
 func locate(m mem.Reader, regs []mem.Registers) ([]*located, error) {
 	if len(regs) == 0 {
-		return nil, ErrNoRegisters
+		return locateDescribed(m)
 	}
 	var found []*located
 	err := error(ErrNoKernel)

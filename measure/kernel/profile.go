@@ -11,13 +11,17 @@ import (
 	"github.com/plumbline-sec/plumbline/measure/paging"
 )
 
-// Errors of [NewProfile]. All but ErrNoRegisters mean that something in the
-// target's memory is not what a kernel this package knows has there.
+// Errors of [NewProfile]: something in the target's memory is not what a kernel
+// this package knows has there.
 var (
+	// ErrNoRegisters is the reason where registers would have told more.
 	ErrNoRegisters = errors.New("the source has no registers")
-	ErrNoKernel    = errors.New("no Linux kernel found in the address space")
-	ErrNoSymbols   = errors.New("no valid kallsyms tables found")
-	ErrNoTypes     = errors.New("no valid BTF found")
+	// ErrSeveralKernels means that a source without registers holds several
+	// kernels: which of them runs the machine cannot be told.
+	ErrSeveralKernels = errors.New("memory holds several kernels")
+	ErrNoKernel       = errors.New("no Linux kernel found in the address space")
+	ErrNoSymbols      = errors.New("no valid kallsyms tables found")
+	ErrNoTypes        = errors.New("no valid BTF found")
 )
 
 // Profile is what a running kernel's memory says about it.
@@ -29,8 +33,11 @@ type Profile struct {
 	Slide   uint64        // how far KASLR moved it, bytes
 	Phys    mem.Phys      // of _text
 	Space   *paging.Space // the kernel's own page tables (init_top_pgt)
-	Symbols *Symbols
-	Types   *Types
+	// Described says that nothing but the kernel's own description of itself led
+	// to it: the source has no registers.
+	Described bool
+	Symbols   *Symbols
+	Types     *Types
 
 	symbolDigest string       // in hex
 	moduleTypes  *moduleTypes // shared by copies of the profile
@@ -142,7 +149,10 @@ func (p *Profile) bind(l *located) error {
 	if err != nil {
 		return fmt.Errorf("kernel's page tables: %w", err)
 	}
-	p.Space = paging.SpaceAt(l.space.Memory(), phys, l.space.Levels())
+	p.Space, p.Described = paging.SpaceAt(l.space.Memory(), phys, l.space.Levels()), l.described
+	if l.described && p.Space.Root() != l.space.Root() {
+		return fmt.Errorf("%w: its description has its page tables at %v, its symbols at %v", ErrNoKernel, l.space.Root(), p.Space.Root())
+	}
 	if at, err := p.Space.Phys(p.Base); err != nil || at != p.Phys {
 		return fmt.Errorf("%w: init_top_pgt maps _text to %v, the CPU to %v (%v)", ErrNoKernel, at, p.Phys, err)
 	}
@@ -175,5 +185,6 @@ func (p *Profile) Facts() measure.Kernel {
 		Symbols:  p.Symbols.Len(),
 
 		SymbolDigest: p.symbolDigest,
+		Described:    p.Described,
 	}
 }

@@ -26,10 +26,11 @@ type Dump struct {
 	// Format is "elf", "kdump", "lime" or "raw".
 	Format string
 
-	memory mem.Reader
-	cpus   []mem.Registers
-	path   string
-	file   io.Closer
+	memory   mem.Reader
+	cpus     []mem.Registers
+	coreInfo []byte // the kernel's description of itself, nil if the file has none
+	path     string
+	file     io.Closer
 }
 
 // Open opens the dump at path.
@@ -93,8 +94,23 @@ func (d *Dump) ok(format string, err error) (*Dump, error) {
 // Target names the dump.
 func (d *Dump) Target() measure.Target { return measure.Target{Kind: "dump", Path: d.path} }
 
-// Memory reads the RAM that the dump holds.
-func (d *Dump) Memory() mem.Reader { return d.memory }
+// Memory reads the RAM that the dump holds. If the dump has the kernel's
+// description of itself (VMCOREINFO), so has the reader, as VMCoreInfo.
+func (d *Dump) Memory() mem.Reader {
+	if d.coreInfo != nil {
+		return described{d.memory, d.coreInfo}
+	}
+	return d.memory
+}
+
+// described is memory with what a note of the file says of the kernel.
+type described struct {
+	mem.Reader
+	info []byte
+}
+
+// VMCoreInfo is the text of the note.
+func (d described) VMCoreInfo() []byte { return d.info }
 
 // Registers returns the registers of each CPU, none if the dump has none. EFER
 // and the debug registers are in no dump.

@@ -18,6 +18,15 @@ const (
 	manyHeaders = 0xffff
 )
 
+// The Linux kernel's own core files, /proc/kcore and /proc/vmcore, show ranges of
+// its address space. Those that map RAM one to one have a physical address; others
+// have none, or all ones (fs/proc/kcore.c, elf_kcore_store_hdr), and what is in the
+// last 2 GiB is the kernel's image, which RAM holds too (imageRange).
+const (
+	noPhysical = ^uint64(0)
+	imageRange = 0xffff_ffff_8000_0000
+)
+
 // openELF reads an ELF core file: PT_LOAD by physical address, PT_NOTE for the
 // registers. debug/elf is not used: it reads section tables no dump needs.
 func (d *Dump) openELF(src *source) error {
@@ -31,14 +40,13 @@ func (d *Dump) openELF(src *source) error {
 		kind := elf.ProgType(c.U32())
 		c.Skip(4) // p_flags
 		offset := c.U64()
-		c.Skip(8) // p_vaddr
-		phys, size := c.U64(), c.U64()
+		virt, phys, size := c.U64(), c.U64(), c.U64()
 		switch {
 		case kind == elf.PT_NOTE:
 			if err := d.notes(src, offset, size); err != nil {
 				return err
 			}
-		case kind == elf.PT_LOAD && size > 0:
+		case kind == elf.PT_LOAD && size > 0 && phys != noPhysical && virt < imageRange:
 			// Of p_memsz only p_filesz was dumped; the rest is not known.
 			parts = append(parts, filed{mem.Extent{Start: mem.Phys(phys), Size: size}, offset})
 		}

@@ -38,6 +38,8 @@ func (d *Dump) notes(src *source, at, size uint64) error {
 		switch {
 		case string(name) == "CORE" && elf.NType(kind) == elf.NT_PRSTATUS:
 			statuses++
+		case string(name) == "VMCOREINFO" && kind == 0:
+			d.coreInfo = bytes.Clone(desc)
 		case string(name) == "QEMU" && kind == 0:
 			cpu, err := parseState(desc)
 			if err != nil {

@@ -1,0 +1,111 @@
+package kcore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+	"github.com/plumbline-sec/plumbline/measure/mem/dump"
+)
+
+// Errors of [Open].
+var (
+	// ErrLockdown means that the kernel keeps its memory confidential.
+	ErrLockdown = errors.New("the kernel is locked down for confidentiality: nobody may read its memory")
+	// ErrNoKcore means that the kernel has no /proc/kcore.
+	ErrNoKcore = errors.New("the kernel does not offer its memory")
+)
+
+// Host is the machine this program runs on.
+type Host struct {
+	core *dump.Dump
+	file io.Closer
+	msrs string // directory of the msr module's devices
+	cpus string // file that lists the CPUs on line
+}
+
+const (
+	kcorePath    = "/proc/kcore"
+	lockdownPath = "/sys/kernel/security/lockdown"
+)
+
+// Open opens /proc/kcore. It needs root (CAP_SYS_RAWIO).
+func Open() (*Host, error) {
+	f, err := os.Open(kcorePath)
+	if err != nil {
+		return nil, openError(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	// The size that is shown is where the last range would end.
+	h, err := New(f, info.Size())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", kcorePath, err), f.Close())
+	}
+	h.file = f
+	return h, nil
+}
+
+// New reads a file like /proc/kcore: an ELF core file with the ranges of the
+// kernel's address space (Linux, fs/proc/kcore.c), of which those are taken that
+// map RAM one to one.
+func New(r io.ReaderAt, size int64) (*Host, error) {
+	core, err := dump.New(r, size)
+	if err != nil {
+		return nil, err
+	}
+	if core.Format != "elf" {
+		return nil, fmt.Errorf("%w: it is %s", dump.ErrFormat, core.Format)
+	}
+	return &Host{core: core, msrs: "/dev/cpu", cpus: "/sys/devices/system/cpu/online"}, nil
+}
+
+// openError says why there is no /proc/kcore to be read.
+func openError(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: %w", ErrNoKcore, err)
+	case errors.Is(err, fs.ErrPermission):
+		if b, _ := os.ReadFile(lockdownPath); strings.Contains(string(b), "[confidentiality]") {
+			return fmt.Errorf("%w: %w", ErrLockdown, err)
+		}
+	}
+	return err
+}
+
+// Target names the machine.
+func (h *Host) Target() measure.Target {
+	name, _ := os.Hostname() // without one the kind must do
+	return measure.Target{Kind: "host", Name: name}
+}
+
+// Memory reads the machine's RAM.
+func (h *Host) Memory() mem.Reader { return h.core.Memory() }
+
+// Registers returns none: user mode cannot read them.
+func (h *Host) Registers(context.Context) ([]mem.Registers, error) { return nil, nil }
+
+// Pause does nothing: a machine cannot stop itself and go on reading.
+func (h *Host) Pause(context.Context) (resume func() error, err error) {
+	return func() error { return nil }, nil
+}
+
+// PausedFor is zero: the machine is not stopped.
+func (h *Host) PausedFor() time.Duration { return 0 }
+
+// Close closes /proc/kcore.
+func (h *Host) Close() error {
+	if h.file == nil {
+		return nil
+	}
+	return h.file.Close()
+}
