@@ -123,7 +123,11 @@ func announce(stdout, stderr io.Writer, s verifier.Serving) {
 
 // triggerBMC carries a nonce to a BMC over IPMI.
 func triggerBMC(ctx context.Context, b verifier.BMC, password string, nonce remote.Nonce) error {
-	return bmc.Trigger(ctx, bmc.Target{Address: b.Address, Username: b.Username, Password: password}, nonce)
+	target := bmc.Target{Address: b.Address, Username: b.Username, Password: password}
+	if b.Record {
+		return bmc.LeaveRecord(ctx, target, nonce)
+	}
+	return bmc.Trigger(ctx, target, nonce)
 }
 
 // stateDir is the verifier's directory: the one given, $PLUMBLINE_STATE, or

@@ -40,6 +40,8 @@ func TestGuestAndLANShareOneBMC(t *testing.T) {
 		t.Errorf("the guest found another BMC: %q", out)
 	}
 
+	t.Run("the machine measures itself", func(t *testing.T) { selfScan(t, m, s.address) })
+
 	if out := s.admin(t, "chassis", "power", "off"); !strings.Contains(out, "Down/Off") {
 		t.Errorf("power off: %q", out)
 	}

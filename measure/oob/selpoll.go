@@ -33,6 +33,8 @@ type SELPoll struct {
 	// Scan is called with what the record carries of the nonce, once for each
 	// record that was added after Run began.
 	Scan func(ctx context.Context, nonce [wire.SELNonceSize]byte)
+	// Began, if not nil, is called once the records that count as old are known.
+	Began func()
 	// Failed, if not nil, is told of a log that cannot be read.
 	Failed func(error)
 }
@@ -49,6 +51,9 @@ func (p *SELPoll) Run(ctx context.Context) error {
 		return fmt.Errorf("read system event log: %w", err)
 	}
 	last := lastOf(seen)
+	if p.Began != nil {
+		p.Began()
+	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -121,10 +126,54 @@ func (l LocalLog) Entries(ctx context.Context, first uint16) ([]*types.SEL, erro
 		return nil, fmt.Errorf("open /dev/ipmi%d: %w", l.Device, err)
 	}
 	defer c.Close(context.WithoutCancel(ctx))
-	records, err := c.GetSELEntries(ctx, first)
+	records, err := entries(first, func(id uint16) ([]byte, uint16, error) {
+		e, err := c.GetSELEntry(ctx, 0, id)
+		if err != nil {
+			return nil, 0, err
+		}
+		return e.Data, e.NextRecordID, nil
+	})
 	var code interface{ CompletionCode() types.CompletionCode }
 	if errors.As(err, &code) && code.CompletionCode() == types.CodeRequestedDataNotPresent {
 		return nil, nil // no record with that ID, or none at all
 	}
 	return records, err
+}
+
+// Special record IDs, and how many records are read at most: IDs have 16 bits
+// (IPMI v2.0 rev. 1.1, section 31.5).
+const (
+	lastRecord = 0xffff
+	maxRecords = 1 << 16
+)
+
+// entries reads records until there is no next one.
+func entries(first uint16, get func(id uint16) (record []byte, next uint16, err error)) ([]*types.SEL, error) {
+	var out []*types.SEL
+	for id := first; len(out) < maxRecords; {
+		b, next, err := get(id)
+		if err != nil {
+			return nil, err
+		}
+		record, err := parseRecord(b)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, record)
+		if next == lastRecord {
+			break
+		}
+		id = next
+	}
+	return out, nil
+}
+
+// parseRecord reads a record. Of an OEM record without a time stamp, types E0h to
+// FFh, all 13 bytes are taken (section 32.3): the library keeps six.
+func parseRecord(b []byte) (*types.SEL, error) {
+	record, err := types.ParseSEL(b)
+	if err == nil && len(b) == 16 && record.OEMNonTimestamped != nil {
+		copy(record.OEMNonTimestamped.OEM[:], b[3:])
+	}
+	return record, err
 }

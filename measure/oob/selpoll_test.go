@@ -61,3 +61,35 @@ func TestSELPollActsOnNewRecordsOnce(t *testing.T) {
 	log.add(askFor(4))
 	look("\x02\x03\x04")
 }
+
+// A record as a BMC sends it has the whole of what it carries of a nonce.
+func TestReadsWholeRecords(t *testing.T) {
+	nonce := [wire.NonceSize]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}
+	payload := wire.SELRecord(nonce)
+	log := map[uint16][]byte{
+		0: append([]byte{1, 0, wire.SELRecordType}, payload[:]...),
+		7: append([]byte{7, 0, 0x02}, make([]byte, 13)...), // of the BMC itself
+	}
+	next := map[uint16]uint16{0: 7, 7: lastRecord}
+	records, err := entries(0, func(id uint16) ([]byte, uint16, error) { return log[id], next[id], nil })
+	if err != nil || len(records) != 2 || records[1].RecordID != 7 {
+		t.Fatalf("%d records, %v", len(records), err)
+	}
+	got, err := wire.ParseSELRecord(records[0].OEMNonTimestamped.OEM[:])
+	if err != nil || got != [wire.SELNonceSize]byte(nonce[:]) {
+		t.Errorf("nonce %x, %v", got, err)
+	}
+}
+
+// A log that goes in circles, or a record that was cut short, ends.
+func TestHostileLog(t *testing.T) {
+	record := append([]byte{1, 0, wire.SELRecordType}, make([]byte, 13)...)
+	if records, err := entries(1, func(uint16) ([]byte, uint16, error) { return record, 1, nil }); err != nil || len(records) != maxRecords {
+		t.Errorf("%d records, %v", len(records), err)
+	}
+	for n := range record {
+		if records, err := entries(1, func(uint16) ([]byte, uint16, error) { return record[:n], lastRecord, nil }); err == nil {
+			t.Errorf("%d bytes: %d records", n, len(records))
+		}
+	}
+}

@@ -25,6 +25,7 @@ import (
 	"github.com/plumbline-sec/plumbline/attest/tpm"
 	"github.com/plumbline-sec/plumbline/internal/durable"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/oob"
 	"github.com/plumbline-sec/plumbline/remote"
 )
 
@@ -124,6 +125,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	workers.Go(func() { a.obey(ctx, client) })
 	workers.Go(func() { a.outbox.run(ctx, client) })
 	workers.Go(func() { a.heartbeat(ctx) })
+	if self := a.config.Self; self.Enabled {
+		workers.Go(func() { a.watchLog(ctx, oob.LocalLog{Device: self.Device}, openSelf) })
+	}
 	for _, t := range a.targets {
 		workers.Go(func() { t.watch(ctx) })
 	}

@@ -27,6 +27,8 @@ type Config struct {
 	State string         `toml:"state"` // directory for keys and the spool
 	TPM   TPMConfig      `toml:"tpm"`
 	At    VerifierConfig `toml:"verifier"`
+	// Self has the agent measure this machine too; role host only.
+	Self SelfConfig `toml:"self"`
 	// Targets are the machines this one sees from outside; role host only.
 	Targets []TargetConfig `toml:"target"`
 }
@@ -146,8 +148,8 @@ func (c *Config) check() error {
 	switch c.Role {
 	case remote.RoleHost:
 	case remote.RoleGuest:
-		if len(c.Targets) > 0 {
-			return errors.New("role guest attests its own boot only and can have no target")
+		if len(c.Targets) > 0 || c.Self.Enabled {
+			return errors.New("role guest attests its own boot only: it can have no target and not measure itself")
 		}
 	default:
 		return fmt.Errorf("role %q: want host or guest", c.Role)
@@ -160,6 +162,9 @@ func (c *Config) check() error {
 	}
 	if c.At.CA == "" && c.At.Fingerprint == "" {
 		return errors.New("verifier.ca or verifier.fingerprint is missing: without one the verifier cannot be known")
+	}
+	if err := c.Self.check(); err != nil {
+		return fmt.Errorf("self: %w", err)
 	}
 	return c.checkTargets()
 }

@@ -6,14 +6,9 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"sync"
-	"time"
 
-	"github.com/plumbline-sec/plumbline/attest"
-	"github.com/plumbline-sec/plumbline/attest/tpm"
 	"github.com/plumbline-sec/plumbline/measure"
-	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/measure/mem/qemu"
 	"github.com/plumbline-sec/plumbline/measure/oob"
 	"github.com/plumbline-sec/plumbline/measure/oob/wire"
@@ -109,83 +104,11 @@ func (t *target) wait() {
 	t.servers.Wait()
 }
 
-// scanLimit bounds one scan. A monitor that hangs must not keep the BMC busy for
-// ever: the next trigger has to find it free.
-const scanLimit = 10 * time.Minute
-
-// scan answers a trigger: measure, quote, spool. What goes wrong is spooled too:
-// a trigger without any answer could not be told from an agent that is gone.
+// scan answers a trigger of the target's BMC.
 func (t *target) scan(ctx context.Context, nonce remote.Nonce) error {
-	ctx, cancel := context.WithTimeout(ctx, scanLimit)
-	defer cancel()
-	var record *remote.Scan
-	var pages check.Pages
-	err := guard(func() (err error) {
-		record, pages, err = t.measure(ctx, nonce)
-		return err
-	})
-	if err == nil {
-		t.agent.outbox.bodies.keepScan(t.config.Name, pages)
-		err = put(t.agent.outbox, remote.KindScan, record)
-	}
-	if err == nil {
-		return nil
-	}
-	t.agent.log.Error("scan failed", "target", t.config.Name, "error", err)
-	failed := &remote.Scan{Target: t.config.Name, Nonce: nonce, Error: shortened(err)}
-	return errors.Join(err, put(t.agent.outbox, remote.KindScan, failed))
-}
-
-// maxReason bounds, in bytes, what a record says of an error: targets have a
-// part in the text.
-const maxReason = 4 << 10
-
-func shortened(err error) string {
-	text := err.Error()
-	if len(text) > maxReason {
-		text = strings.ToValidUTF8(text[:maxReason], "") + "..."
-	}
-	return text
-}
-
-// guard turns a panic into an error. What targets hold is hostile: a panic is a
-// bug, but one target must not end the measuring of all.
-func guard(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("internal error: %v", p)
-		}
-	}()
-	return f()
-}
-
-func (t *target) measure(ctx context.Context, nonce remote.Nonce) (*remote.Scan, check.Pages, error) {
 	t.monitor.Lock()
 	defer t.monitor.Unlock()
-	vm, err := qemu.Open(ctx, t.config.QMP)
-	if err != nil {
-		return nil, nil, err
-	}
-	result, err := check.Scan(ctx, vm, &check.Options{
-		Target:   measure.Target{Name: t.config.Name, Kind: "vm"},
-		Nonce:    nonce[:],
-		Profiles: &t.agent.profiles,
+	return t.agent.scan(ctx, measure.Target{Name: t.config.Name, Kind: "vm"}, nonce, func(ctx context.Context) (measurable, error) {
+		return qemu.Open(ctx, t.config.QMP)
 	})
-	if err := errors.Join(err, vm.Close()); err != nil {
-		return nil, nil, err
-	}
-	encoded, err := result.Observations.Encode()
-	if err != nil {
-		return nil, nil, fmt.Errorf("encode observations: %w", err)
-	}
-	bound := measure.Bind(nonce[:], encoded)
-	quote, signature, err := t.agent.device.Quote(t.agent.ak, bound[:], attest.Selection{Algorithm: "sha256", PCRs: tpm.DefaultPCRs})
-	if err != nil {
-		return nil, nil, fmt.Errorf("quote the scan: %w", err)
-	}
-	t.agent.log.Info("scanned", "target", t.config.Name, "pause", result.Observations.PauseNS, "elapsed", result.Observations.ElapsedNS)
-	return &remote.Scan{
-		Target: t.config.Name, Nonce: nonce, Observations: encoded,
-		Quote: quote, Signature: signature, AKPublic: t.agent.ak.Public(),
-	}, result.Pages, nil
 }

@@ -23,7 +23,7 @@ func (v *Verifier) askAttestation(ctx context.Context, m *machine, why string) (
 	if !m.enrolled() {
 		return nil, nil
 	}
-	nonce, remember := v.issueNonce(m.Name, forAttestation, attestationLife)
+	nonce, remember := v.issueNonce(m.Name, forAttestation, remote.NonceSize, attestationLife)
 	command, err := v.command(ctx, m.Name, remote.Command{Kind: remote.CommandAttest, Target: m.Name, Nonce: &nonce, Reason: why})
 	if err != nil {
 		return nil, err

@@ -98,6 +98,9 @@ type BMC struct {
 	Username     string `toml:"username"`
 	Password     string `toml:"password"`
 	PasswordFile string `toml:"password_file"` // first line
+	// Record asks for scans by a record in the BMC's event log, as a bare-metal
+	// host's agent reads it, instead of the command of an agent that is the BMC.
+	Record bool `toml:"record"`
 }
 
 // AlertConfig is one place to tell. Kind is "webhook" or "syslog".

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/plumbline-sec/plumbline/measure/oob/wire"
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/store"
 )
@@ -52,8 +53,12 @@ func (v *Verifier) startScan(ctx context.Context, name, cause string) (*remote.S
 	if h.BMC == nil || v.trigger == nil {
 		return nil, fmt.Errorf("%s: %w", name, errNoBMC)
 	}
+	size := remote.NonceSize
+	if h.BMC.Record {
+		size = wire.SELNonceSize
+	}
 	// The nonce's life begins anew when it is fired.
-	nonce, remember := v.issueNonce(name, forScan, 0)
+	nonce, remember := v.issueNonce(name, forScan, size, 0)
 	s := scanEntry{Nonce: nonce, ScanEntry: remote.ScanEntry{
 		ID: nonce.String()[:16], Machine: name, Cause: cause, State: remote.ScanQueued, FiredAt: v.now(), MeasuredBy: h.MeasuredBy,
 	}}
