@@ -221,17 +221,9 @@ func TestWithoutFiles(t *testing.T) {
 func TestMissingPages(t *testing.T) {
 	m := sharedMachine(t)
 	s := newScanner(t, m)
-	vm, err := qemu.Open(t.Context(), m.QMP)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer vm.Close()
-	result, err := check.Scan(t.Context(), vm, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	result := s.outside(t)
 	refs := &check.References{Images: s, Modules: s.modules}
-	_, err = check.Judge(result.Observations, refs)
+	_, err := check.Judge(result.Observations, refs)
 	var missing *check.MissingPagesError
 	if !errors.As(err, &missing) || len(missing.Digests) == 0 {
 		t.Fatalf("error %v, want missing pages", err)
