@@ -28,7 +28,7 @@ name = "metal"
 kernels = [%q]
 modules = [%q]
 scan_every = "24h"
-scan_timeout = "8m"
+scan_timeout = "5m"
 bmc = { address = %q, username = "admin", password = "lab-admin", record = true }
 `
 
@@ -65,8 +65,9 @@ func selfScan(t *testing.T, m *lab.Machine, bmc string) {
 	m.ShellT(t, "cat > /tmp/agent.toml <<'END'\n"+fmt.Sprintf(selfAgent, port, fingerprint)+"END\n"+
 		"modprobe msr; setsid /tmp/plumbline agent --config /tmp/agent.toml > /tmp/agent.log 2>&1 < /dev/null & echo $! > /tmp/agent.pid")
 	t.Cleanup(func() { m.Shell(context.Background(), "kill $(cat /tmp/agent.pid)") })
-	waitFor(t, "the agent to watch the event log", func() bool {
-		return strings.Contains(m.ShellT(t, "cat /tmp/agent.log"), "event log is watched")
+	waitFor(t, "the agent to watch the event log and to enrol", func() bool {
+		log := m.ShellT(t, "cat /tmp/agent.log")
+		return strings.Contains(log, "event log is watched") && strings.Contains(log, "msg=enrolled")
 	})
 
 	scan := exec.CommandContext(t.Context(), program, "scan", "metal", "-o", "json")

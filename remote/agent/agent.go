@@ -112,6 +112,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	// Deferred before the workers start so that it runs after they ended.
 	defer a.waitTargets()
+	var workers sync.WaitGroup
+	ctx, stop := context.WithCancel(ctx)
+	defer workers.Wait()
+	defer stop()
+	if self := a.config.Self; self.Enabled {
+		// Before it enrols: what is in the log when watching begins counts as old,
+		// and the verifier may ask as soon as it knows this machine.
+		workers.Go(func() { a.watchLog(ctx, oob.LocalLog{Device: self.Device}, openSelf) })
+	}
 	client, err := a.connect(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -121,13 +130,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer client.Close()
 	a.status(remote.Status{State: remote.AgentStarted})
-	var workers sync.WaitGroup
 	workers.Go(func() { a.obey(ctx, client) })
 	workers.Go(func() { a.outbox.run(ctx, client) })
 	workers.Go(func() { a.heartbeat(ctx) })
-	if self := a.config.Self; self.Enabled {
-		workers.Go(func() { a.watchLog(ctx, oob.LocalLog{Device: self.Device}, openSelf) })
-	}
 	for _, t := range a.targets {
 		workers.Go(func() { t.watch(ctx) })
 	}

@@ -80,6 +80,9 @@ func (v *Verifier) due(ctx context.Context, m *machine) error {
 	if !m.Scan.Enabled || m.Off || v.trigger == nil {
 		return nil
 	}
+	if v.config.host(m.Name).MeasuredBy == "" && !m.enrolled() {
+		return nil // nobody is there to answer, and no key to believe an answer by
+	}
 	if m.Scan.Next.IsZero() || now.After(m.Scan.Next) {
 		return v.scanDue(ctx, m)
 	}
