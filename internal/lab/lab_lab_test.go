@@ -221,6 +221,13 @@ func readRegister(t *testing.T, m *Machine, step undoStep) uint64 {
 
 func readMemory(t *testing.T, m *Machine, step undoStep) []byte {
 	t.Helper()
+	if step.Process {
+		now, err := m.readProcess(step.Address, len(step.Bytes))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return now
+	}
 	mem, err := m.openMemory(t.Context())
 	if err != nil {
 		t.Fatal(err)
