@@ -24,7 +24,7 @@ const (
 	stateVersion  = 3
 	sectionFull   = 0x04
 	sectionFooter = 0x7e
-	cpuVersion    = 12 // vmstate_x86_cpu, QEMU 1.1 to 10
+	cpuVersion    = 12 // of vmstate_x86_cpu, unchanged from QEMU 4 to 11
 
 	// maxState bounds a stream, in bytes. That of a machine with two CPUs and
 	// five devices is 281 kB.
@@ -90,7 +90,7 @@ func cpuSection(b []byte, at int) (instance uint32, state cpuState, ok bool) {
 }
 
 // cpuFields reads the fields of vmstate_x86_cpu, version 12, as far as the page
-// attribute table (QEMU 7.2, target/i386/machine.c; the same from 1.1 to 10).
+// attribute table (QEMU 7.2, target/i386/machine.c; later ones add subsections only).
 func cpuFields(c *bin.Cursor) (s cpuState) {
 	r := &s.regs
 	c.Skip(4 * 8) // rax, rcx, rdx, rbx
