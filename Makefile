@@ -59,5 +59,15 @@ DAMAGE ?= 10000
 damage: setup
 	.ci/damage $(DAMAGE)
 
+# Each kernel of Debian's suites, one CPU and two, two models, with tracing,
+# probes and BPF: MATRIX narrows it, as in make matrix MATRIX=trixie
+MATRIX ?= .
+matrix: setup build
+	.ci/matrix $(MATRIX)
+
+# 200 scans of a machine that is kept busy with all that is honest.
+endurance: setup build
+	.ci/endurance
+
 clean:
 	rm -rf $(BIN)

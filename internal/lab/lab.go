@@ -45,6 +45,9 @@ type Options struct {
 	Memory int64
 	// CPUs is the number of virtual CPUs; 0: 2.
 	CPUs int
+	// CPU is QEMU's model of them under TCG, with its features; empty:
+	// DefaultCPU.
+	CPU string
 	// PrivateRAM leaves RAM to QEMU alone instead of a shared file.
 	PrivateRAM bool
 	// Files, if not empty, is a directory whose content the guest finds,
@@ -60,6 +63,9 @@ type Options struct {
 	// Log receives progress for people; nil: discarded.
 	Log io.Writer
 }
+
+// DefaultCPU is everything that QEMU emulates, and AMD's virtualization.
+const DefaultCPU = "max,+svm"
 
 // Machine is a running test machine. Its JSON form is what "plumbline-lab up"
 // prints and what DIR/machine.json holds.
@@ -91,6 +97,7 @@ type Machine struct {
 	Accel     string `json:"accel"`          // "tcg" or "kvm"
 	Memory    int64  `json:"memory"`         // bytes
 	CPUs      int    `json:"cpus"`
+	CPU       string `json:"cpu,omitempty"` // model
 	BootMS    int64  `json:"boot_ms"`             // from starting QEMU to a guest agent that answers
 	Temporary bool   `json:"temporary,omitempty"` // Dir is removed by Close
 

@@ -18,7 +18,7 @@ func (m *Machine) commandLine(o Options) []string {
 	if m.Accel == accelKVM {
 		add("-accel", "kvm", "-cpu", "max") // with the host's own extension, SVM or VMX
 	} else {
-		add("-accel", "tcg,thread=multi", "-cpu", "max,+svm")
+		add("-accel", "tcg,thread=multi", "-cpu", m.CPU)
 	}
 	machine := "q35,smm=on"
 	if m.RAM != "" {

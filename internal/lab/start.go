@@ -90,6 +90,9 @@ func (o *Options) complete() error {
 	if o.Memory < 256<<20 || o.Memory%(1<<20) != 0 {
 		return fmt.Errorf("memory of %d bytes: want whole MiB, at least 256", o.Memory)
 	}
+	if o.CPU == "" {
+		o.CPU = DefaultCPU
+	}
 	if o.CPUs == 0 {
 		o.CPUs = 2
 	}
@@ -135,7 +138,7 @@ func newMachine(o Options, img *image, authority, accel string) (*Machine, error
 	m.TPMCA = filepath.Join(authority, "ca.pem")
 	m.Vmlinuz, m.Modules, m.Kernel = img.vmlinuz(), img.modules(), img.info.Release
 	m.UKI, m.Initrd = img.uki(o.UKI), img.initrd()
-	m.Accel, m.Memory, m.CPUs = accel, o.Memory, o.CPUs
+	m.Accel, m.Memory, m.CPUs, m.CPU = accel, o.Memory, o.CPUs, o.CPU
 	if o.Plugin != "" && accel == accelTCG {
 		m.Trap = in("trap.sock")
 	}

@@ -33,15 +33,23 @@ var (
 			return nil, err
 		}
 		defer os.RemoveAll(files)
-		build := exec.Command("go", "build", "-o", filepath.Join(files, "bpfload"), "../../internal/lab/bpfload")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("build bpfload: %w: %s", err, out)
+		if err := buildGuestFiles(files); err != nil {
+			return nil, err
 		}
 		return lab.Start(context.Background(), lab.Options{Log: os.Stderr, Files: files})
 	})
 	sharedUsed bool
 )
+
+// buildGuestFiles builds what the guest finds in /opt/plumbline.
+func buildGuestFiles(dir string) error {
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "bpfload"), "../../internal/lab/bpfload")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build bpfload: %w: %s", err, out)
+	}
+	return nil
+}
 
 func TestMain(m *testing.M) {
 	code := m.Run()

@@ -1,0 +1,73 @@
+//go:build lab && matrix
+
+package check_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/plumbline-sec/plumbline/internal/lab"
+	"github.com/plumbline-sec/plumbline/measure"
+)
+
+// matrixKinds are the kinds of CPUs that each kernel runs on: they decide how it
+// patches itself.
+var matrixKinds = []struct {
+	name string
+	cpus int
+	cpu  string
+}{
+	{"two", 2, lab.DefaultCPU},
+	{"one-epyc", 1, "EPYC,+svm"},
+}
+
+// notMeasured are checks that a kernel gives nothing to measure by.
+var notMeasured = map[string][]string{
+	"bullseye":       {"kvm.ops"}, // modules have types since 5.11
+	"bullseye-cloud": {},
+}
+
+// TestMatrix measures a machine for each kernel of Debian's suites and each kind
+// of CPUs: as it boots, and with a probe, a tracer and BPF programs. Every byte
+// is explained and every check passes.
+func TestMatrix(t *testing.T) {
+	files := buildFiles(t)
+	for _, name := range lab.KernelNames() {
+		for _, kind := range matrixKinds {
+			t.Run(name+"-"+kind.name, func(t *testing.T) {
+				m := lab.StartT(t, lab.Options{Kernel: name, CPUs: kind.cpus, CPU: kind.cpu, Files: files})
+				s := newScanner(t, m)
+				accepts(t, s, name, "as it boots")
+				for _, change := range []string{"kprobe-optimized", "kretprobe", "function-graph", "sniffer"} {
+					if err := m.Tamper(t.Context(), change); err != nil {
+						t.Fatal(err)
+					}
+				}
+				t.Log(m.ShellT(t, bpfload))
+				accepts(t, s, name, "with probes, a tracer and BPF")
+			})
+		}
+	}
+}
+
+func buildFiles(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := buildGuestFiles(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// accepts scans and demands that all passes that this kernel can show.
+func accepts(t *testing.T, s *scanner, kernel, when string) {
+	t.Helper()
+	r, _ := s.scan(t)
+	allowed := " " + strings.Join(notMeasured[kernel], " ") + " "
+	for _, c := range r.Checks {
+		if c.Outcome != measure.Pass && !(c.Outcome == measure.NotMeasured && strings.Contains(allowed, " "+c.Name+" ")) {
+			t.Errorf("%s %s: %s: %s %s %+v", kernel, when, c.Name, c.Outcome, c.Reason, c.Findings)
+		}
+	}
+	t.Logf("%s, %s: %s, %d checks, %d bytes of text", r.Kernel.Release, when, r.Outcome, len(r.Checks), find(t, r, "linux.text").Coverage.Bytes)
+}
