@@ -97,7 +97,7 @@ type Machine struct {
 	Accel     string `json:"accel"`          // "tcg" or "kvm"
 	Memory    int64  `json:"memory"`         // bytes
 	CPUs      int    `json:"cpus"`
-	CPU       string `json:"cpu,omitempty"` // model
+	CPU       string `json:"cpu,omitempty"`       // model
 	BootMS    int64  `json:"boot_ms"`             // from starting QEMU to a guest agent that answers
 	Temporary bool   `json:"temporary,omitempty"` // Dir is removed by Close
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -12,12 +13,13 @@ import (
 )
 
 // linux.modules: the kernel's list of modules holds together, each has memory
-// where modules lie, and the two other views the kernel has of its modules,
-// their objects in sysfs and the tree that finds them by address, show none that
+// where modules lie, and the other views the kernel has of its modules, their
+// objects in sysfs, the tree that finds them by address, the list of their bug
+// tables, and what lies in the memory of modules and looks like one, show none that
 // the list does not.
 //
 // Proves: that no module hides in one view and shows in another. Trusts: that it
-// did not take itself out of all three; its code is then executable memory
+// did not take itself out of all of them; its code is then executable memory
 // without an account, which linux.pagetables finds. Other checks rely on the
 // facts of this one for where approved code lies.
 const modulesName = "linux.modules"
@@ -93,18 +95,30 @@ func collectModules(c *collector) (any, measure.Coverage, error) {
 	return data, measure.Coverage{Objects: int64(len(c.modules))}, nil
 }
 
+// A module that is unloaded leaves its memory some time after the list: a grace
+// period of RCU. That is how long a difference must last.
+const (
+	hiddenAttempts = 10
+	hiddenPause    = 40 * time.Millisecond
+)
+
 // hiddenModules compares the other views with the list. Modules come and go: a
 // difference counts if it is there each time.
 func (c *collector) hiddenModules(data *modulesData) {
 	for _, view := range []struct {
 		name string
 		read func() ([]mem.Virt, error)
-	}{{"the objects in sysfs", c.profile.ModuleObjects}, {"the tree of addresses", c.profile.ModuleTree}} {
+	}{{"the objects in sysfs", c.profile.ModuleObjects}, {"the tree of addresses", c.profile.ModuleTree},
+		{"the list of bug tables", c.profile.ModuleBugs}, {"memory", c.profile.ModulesInMemory}} {
 		var hidden []hiddenFact
 		var err error
-		for range moduleAttempts {
-			if hidden, err = c.missingFromList(view.name, view.read); err == nil && len(hidden) == 0 {
+		for attempt := range hiddenAttempts {
+			if hidden, err = c.missingFromList(view.name, view.read); err == nil && len(hidden) == 0 || attempt == hiddenAttempts-1 {
 				break
+			}
+			select {
+			case <-c.ctx.Done():
+			case <-time.After(hiddenPause):
 			}
 		}
 		data.Hidden = append(data.Hidden, hidden...)

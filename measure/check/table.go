@@ -38,6 +38,7 @@ func linuxChecks() []check {
 		moduleTextCheck(),
 		moduleRodataCheck(),
 		dynamicCheck(),
+		initCheck(),
 		tablesCheck(),
 		vdsoCheck(),
 		registersCheck(),
