@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -82,10 +83,9 @@ type realModeFact struct {
 
 // Bounds of what a target may make a scan read here.
 const (
-	maxDynamic     = 64 << 20 // bytes of executable memory outside of text
-	maxImages      = 1 << 16
-	maxImageName   = 128
-	dynamicRetries = 5
+	maxDynamic   = 64 << 20 // bytes of executable memory outside of text
+	maxImages    = 1 << 16
+	maxImageName = 128
 )
 
 var (
@@ -94,31 +94,64 @@ var (
 )
 
 // collectDynamic reads accounts, code, and the accounts again: code belongs to
-// them only if they are the same.
+// them only if they are the same. As long as there is code without an account, or
+// they change, it reads all of it again: see collectPageTables.
 func collectDynamic(c *collector) (any, measure.Coverage, error) {
-	var coverage measure.Coverage
-	before, err := c.dynamicAccounts()
-	for range dynamicRetries {
+	for began := time.Now(); ; {
+		before, err := c.dynamicAccounts()
 		if err != nil {
-			return nil, coverage, err
+			return nil, measure.Coverage{}, err
 		}
 		data := *before
-		coverage = measure.Coverage{}
 		if err := c.dynamicCode(&data); err != nil {
-			return nil, coverage, err
+			return nil, measure.Coverage{}, err
 		}
+		after, err := c.dynamicAccounts()
+		if err != nil {
+			return nil, measure.Coverage{}, err
+		}
+		settled := before.same(after)
 		for i := range data.Code {
-			got := data.Code[i].coverage()
-			coverage.Bytes += got.Bytes
-			coverage.Objects++
+			same, err := c.unchanged(&data.Code[i].region)
+			if err != nil {
+				return nil, measure.Coverage{}, err
+			}
+			settled = settled && same
 		}
-		after, err2 := c.dynamicAccounts()
-		if err = err2; err == nil && before.same(after) {
-			return data, coverage, nil
+		late := time.Since(began) > lastingTime
+		if settled && (late || !c.unaccounted(&data)) {
+			return data, data.coverage(), nil
 		}
-		before = after
+		if late {
+			return nil, measure.Coverage{}, errChanging
+		}
+		select {
+		case <-c.ctx.Done():
+			return nil, measure.Coverage{}, c.ctx.Err()
+		case <-time.After(lastingPause):
+		}
 	}
-	return nil, coverage, errChanging
+}
+
+func (d *dynamicData) coverage() (out measure.Coverage) {
+	for i := range d.Code {
+		out.Bytes += d.Code[i].coverage().Bytes
+		out.Objects++
+	}
+	return out
+}
+
+// unaccounted reports whether there is code that no account has.
+func (c *collector) unaccounted(d *dynamicData) bool {
+	var ranges []mappedRange
+	for i := range d.Code {
+		r := &d.Code[i]
+		ranges = append(ranges, mappedRange{Start: r.Start, Size: uint64(r.pages()) * mem.PageSize})
+	}
+	owners, errs := c.owners()
+	owners = append(owners, c.trapped(unownedRanges(ranges, owners))...)
+	owners = append(owners, c.unnamed(unownedRanges(ranges, owners))...)
+	return len(errs) == 0 && len(unownedRanges(ranges, owners)) > 0
 }
 
 func (d *dynamicData) same(o *dynamicData) bool {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure"
@@ -32,6 +33,11 @@ var errModuleBytes = fmt.Errorf("the modules on the list claim over %d bytes", m
 // moduleTextData are the facts of modules.text.
 type moduleTextData struct {
 	Modules []region `json:"modules"` // the text of each, by the module's name
+	// Gone are modules that left the kernel while the scan ran: nothing of them
+	// is there to be measured.
+	Gone []string `json:"gone,omitempty"`
+	// Arrived are modules that came while the scan ran.
+	Arrived []string `json:"arrived,omitempty"`
 }
 
 func collectModuleText(c *collector) (any, measure.Coverage, error) {
@@ -59,8 +65,38 @@ func collectModuleText(c *collector) (any, measure.Coverage, error) {
 		coverage.Bytes += got.Bytes
 		coverage.Objects++
 	}
+	var err error
+	data.Gone, err = c.goneModules()
+	if err != nil {
+		return nil, coverage, err
+	}
+	for _, m := range c.later {
+		if !slices.ContainsFunc(c.modules, func(then kernel.LoadedModule) bool { return then.At == m.At && then.Name == m.Name }) {
+			data.Arrived = append(data.Arrived, m.Name)
+		}
+	}
 	coverage.Total = int64(len(c.modules))
 	return data, coverage, nil
+}
+
+// goneModules names the modules that have left the list since the scan began. A
+// list that cannot be read has lost none.
+func (c *collector) goneModules() ([]string, error) {
+	var list []kernel.LoadedModule
+	var err error
+	for range moduleAttempts {
+		if list, err = c.profile.Modules(); err == nil {
+			break
+		}
+	}
+	var gone []string
+	for _, m := range c.modules {
+		if err == nil && !slices.ContainsFunc(list, func(now kernel.LoadedModule) bool { return now.At == m.At && now.Name == m.Name }) {
+			gone = append(gone, m.Name)
+		}
+	}
+	c.later = list
+	return gone, err
 }
 
 func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error {
@@ -87,6 +123,10 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 	}
 	var problems []string
 	for _, m := range j.code.modules {
+		if slices.Contains(data.Gone, m.Name) {
+			out.Notes = append(out.Notes, measure.Finding{Symbol: m.Name, Explanation: "the module was unloaded while the scan ran"})
+			continue
+		}
 		text, r := want.modules[m.Name], regions[m.Name]
 		err := want.why[m.Name]
 		switch {
@@ -99,6 +139,9 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("%s: %v", m.Name, err))
 		}
+	}
+	for _, name := range data.Arrived {
+		problems = append(problems, name+": it was loaded while the scan ran")
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("%d of %d modules not measured: %s", len(problems), len(j.code.modules), strings.Join(problems, "; "))

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -40,16 +41,19 @@ func (c *collector) ownText() ([]owner, error) {
 	return []owner{{"kernel", address(from), uint64(to - from)}}, nil
 }
 
+// moduleText is of the modules on the list, now and when the scan began: they
+// come and go.
 func (c *collector) moduleText() ([]owner, error) {
 	var out []owner
-	for _, m := range c.modules {
+	_, err := c.goneModules()
+	for _, m := range slices.Concat(c.modules, c.later) {
 		for _, a := range m.Areas {
 			if a.Kind == kernel.AreaText || a.Kind == kernel.AreaInit && !m.Live {
 				out = append(out, owner{"module " + m.Name, address(a.Start), a.Size})
 			}
 		}
 	}
-	return out, c.modulesErr
+	return out, errors.Join(c.modulesErr, err)
 }
 
 // bpfPacks are the blocks that BPF programs share since 5.18 (kernel/bpf/core.c,

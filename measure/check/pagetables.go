@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -80,7 +81,24 @@ const (
 	kernelFirst mem.Virt = 0xff00_0000_0000_0000 // with five levels; higher with four
 )
 
+// collectPageTables walks the tables, and again while memory is executable that
+// has no account: code has none just before it gets one, and for a grace period of
+// RCU after a module has left the list.
 func collectPageTables(c *collector) (any, measure.Coverage, error) {
+	for began := time.Now(); ; {
+		data, coverage, err := c.walkPageTables()
+		if err != nil || len(unownedRanges(data.Executable, data.Owners)) == 0 || time.Since(began) > lastingTime {
+			return data, coverage, err
+		}
+		select {
+		case <-c.ctx.Done():
+			return nil, coverage, c.ctx.Err()
+		case <-time.After(lastingPause):
+		}
+	}
+}
+
+func (c *collector) walkPageTables() (pageTablesData, measure.Coverage, error) {
 	w := tableWalk{collector: c}
 	w.protect()
 	space := c.profile.Space
@@ -94,12 +112,12 @@ func collectPageTables(c *collector) (any, measure.Coverage, error) {
 		err = space.Walk(espfixLast+1, ^mem.Virt(0), w.visit, lost)
 	}
 	if err := errors.Join(err, w.err); err != nil {
-		return nil, measure.Coverage{}, err
+		return w.data, measure.Coverage{}, err
 	}
 	w.finish()
 	w.data.NoCPUs = len(c.registers) == 0
 	if err := c.roots(&w.data); err != nil {
-		return nil, measure.Coverage{}, err
+		return w.data, measure.Coverage{}, err
 	}
 	var accounts []error
 	w.data.Owners, accounts = c.owners()

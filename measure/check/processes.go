@@ -2,12 +2,14 @@ package check
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -48,38 +50,60 @@ type taskFact struct {
 	Missing string  `json:"missing"` // the view that lacks it
 }
 
-// Tasks come and go while they are read: a difference counts if processViews
-// comparisons in a row have it. A list may be cut while it is walked, so more
-// attempts than that are made.
+// Tasks come and go while they are read: a difference counts if every comparison
+// has it for as long as lastingTime. A task that is being made lies in memory, as
+// a copy of its parent, before anything lists it, and may wait there for memory
+// or for a CPU. A list may be cut while it is walked: then it is read again.
 const (
-	processViews    = 4
-	processAttempts = 12
+	lastingTime  = 3 * time.Second
+	lastingPause = 25 * time.Millisecond
 )
+
+// lasting compares views until no difference is left, or for so long that those
+// left are none of passing.
+func lasting[T comparable](ctx context.Context, compare func() (map[T]bool, error)) (map[T]bool, error) {
+	var left map[T]bool
+	var err error
+	for began := time.Now(); ; {
+		found, compareErr := compare()
+		switch {
+		case compareErr != nil:
+			err = compareErr
+		case left == nil:
+			left = found
+		default:
+			maps.DeleteFunc(left, func(fact T, _ bool) bool { return !found[fact] })
+		}
+		if left != nil && len(left) == 0 {
+			return left, nil
+		}
+		if time.Since(began) > lastingTime {
+			if left != nil {
+				err = nil
+			}
+			return left, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(lastingPause):
+		}
+	}
+}
 
 func collectProcesses(c *collector) (any, measure.Coverage, error) {
 	var data processesData
-	var lasting map[taskFact]bool
-	var err error
-	for attempt, views := 0, 0; attempt < processAttempts && views < processViews; attempt++ {
-		seen, found, viewErr := c.compareProcesses()
-		if viewErr != nil {
-			err = viewErr
-			continue
+	unlisted, err := lasting(c.ctx, func() (map[taskFact]bool, error) {
+		seen, found, err := c.compareProcesses()
+		if err == nil {
+			data = seen
 		}
-		data = seen
-		views++
-		if lasting == nil {
-			lasting = found
-		}
-		maps.DeleteFunc(lasting, func(fact taskFact, _ bool) bool { return !found[fact] })
-		if len(lasting) == 0 {
-			break
-		}
-	}
-	if lasting == nil {
+		return found, err
+	})
+	if err != nil {
 		return nil, measure.Coverage{}, err
 	}
-	data.Unlisted = slices.SortedFunc(maps.Keys(lasting), func(a, b taskFact) int { return cmp.Compare(a.PID, b.PID) })
+	data.Unlisted = slices.SortedFunc(maps.Keys(unlisted), func(a, b taskFact) int { return cmp.Compare(a.PID, b.PID) })
 	return data, measure.Coverage{Objects: int64(data.Listed)}, nil
 }
 

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"bytes"
 	"errors"
 	"time"
 
@@ -9,9 +10,11 @@ import (
 
 // A kernel that patches its text first puts a breakpoint where it will, and
 // takes text_mutex for that long (arch/x86/kernel/alternative.c,
-// text_poke_bp_batch): text that is read meanwhile is half patched. So each page
-// is read between two looks at the lock. Taking and releasing it takes longer
-// than reading a page does, with an interrupt to each CPU in between.
+// text_poke_bp_batch): text that is read meanwhile is half patched. The sites of
+// a static call follow one by one what its key already says, under
+// static_call_mutex (kernel/static_call_inline.c). So each page is read between
+// two looks at the locks. Taking and releasing one takes longer than reading a
+// page does, with an interrupt to each CPU in between.
 
 var errPatching = errors.New("the kernel was patching its text all the time")
 
@@ -24,34 +27,63 @@ const (
 
 // textRegion reads text as region does, each page while nobody patches text.
 func (c *collector) textRegion(name string, start, end mem.Virt) (region, error) {
-	at, ok := c.profile.Symbol("text_mutex")
-	owner, err := c.profile.Types.Offset("mutex", "owner")
-	if !ok || err != nil { // the kernel has another kind of lock
-		return c.region(name, start, end)
-	}
-	q := quiet{collector: c, lock: at + mem.Virt(owner)}
+	q := c.quiet()
 	r, err := c.readRegion(name, start, end, q.read)
 	return r, errors.Join(err, q.err)
 }
 
-// quiet reads memory while a lock is free.
+// unchanged reads a region of text again and reports whether it is what it was.
+// Text that was patched and patched back while it was read differs.
+func (c *collector) unchanged(r *region) (bool, error) {
+	q := c.quiet()
+	page := make([]byte, mem.PageSize)
+	for i := range r.pages() {
+		err := q.read(page, r.page(i))
+		if d, ok := r.digest(i); ok != (err == nil) || ok && !bytes.Equal(c.pages[d], page) {
+			return false, q.err
+		}
+	}
+	return true, q.err
+}
+
+// quiet reads memory while some locks are free.
 type quiet struct {
 	*collector
-	lock   mem.Virt
+	locks  []mem.Virt
 	waited time.Duration
 	err    error // why nothing more is read
 }
 
+func (c *collector) quiet() *quiet {
+	q := &quiet{collector: c}
+	owner, err := c.profile.Types.Offset("mutex", "owner")
+	for _, name := range []string{"text_mutex", "static_call_mutex"} {
+		if at, ok := c.profile.Symbol(name); ok && err == nil {
+			q.locks = append(q.locks, at+mem.Virt(owner))
+		}
+	}
+	return q
+}
+
+func (q *quiet) free() bool {
+	for _, at := range q.locks {
+		owner, err := q.space.U64(at)
+		if q.err = errors.Join(q.err, err); owner != 0 || err != nil {
+			return false
+		}
+	}
+	return true
+}
+
 func (q *quiet) read(p []byte, at mem.Virt) error {
 	for q.err == nil {
-		before, err1 := q.space.U64(q.lock)
+		before := q.free()
 		err := q.space.Read(p, at)
-		after, err2 := q.space.U64(q.lock)
-		if q.err = errors.Join(err1, err2); q.err != nil || before == 0 && after == 0 {
+		if q.free() && before {
 			return err
 		}
 		if q.waited += patchingPause; q.waited > maxPatching {
-			q.err = errPatching
+			q.err = errors.Join(q.err, errPatching)
 		}
 		select {
 		case <-q.ctx.Done():

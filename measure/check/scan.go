@@ -48,6 +48,7 @@ type collector struct {
 
 	modules    []kernel.LoadedModule // what could be read, also if modulesErr
 	modulesErr error
+	later      []kernel.LoadedModule // on the list later in the scan
 
 	symbols map[mem.Virt]symbolsOrError // of modules, by their struct module
 

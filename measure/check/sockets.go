@@ -62,37 +62,19 @@ type deviceFact struct {
 	Promiscuity uint32  `json:"promiscuity"`
 }
 
-// socketViews is how often in a row a difference must be seen: sockets come and
-// go while they are read.
-const (
-	socketViews    = 3
-	socketAttempts = 9
-)
-
 func collectSockets(c *collector) (any, measure.Coverage, error) {
 	var data socketsData
-	var lasting map[hiddenSocket]bool
-	var err error
-	for attempt, views := 0, 0; attempt < socketAttempts && views < socketViews; attempt++ {
-		seen, hidden, viewErr := c.compareSockets()
-		if viewErr != nil {
-			err = viewErr
-			continue
+	hidden, err := lasting(c.ctx, func() (map[hiddenSocket]bool, error) {
+		seen, found, err := c.compareSockets()
+		if err == nil {
+			data = seen
 		}
-		data = seen
-		views++
-		if lasting == nil {
-			lasting = hidden
-		}
-		maps.DeleteFunc(lasting, func(s hiddenSocket, _ bool) bool { return !hidden[s] })
-		if len(lasting) == 0 {
-			break
-		}
-	}
-	if lasting == nil {
+		return found, err
+	})
+	if err != nil {
 		return nil, measure.Coverage{}, err
 	}
-	data.Hidden = slices.SortedFunc(maps.Keys(lasting), func(a, b hiddenSocket) int {
+	data.Hidden = slices.SortedFunc(maps.Keys(hidden), func(a, b hiddenSocket) int {
 		return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.View, b.View))
 	})
 	return data, measure.Coverage{Objects: int64(len(data.Sockets) + len(data.Hooks) + len(data.Devices))}, nil

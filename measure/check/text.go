@@ -34,8 +34,11 @@ type textData struct {
 	CPU      string       `json:"cpu,omitempty"` // vendor, family, model and stepping, which decide how text is patched
 }
 
-// collectText reads what the kernel patches by, the text, and the former again:
-// text belongs to it only if it is the same.
+// textRetries is how often text is read that changes meanwhile.
+const textRetries = 12
+
+// collectText reads what the kernel patches by, the text, and both again: they
+// belong together only if they are the same.
 func collectText(c *collector) (any, measure.Coverage, error) {
 	from, ok1 := c.profile.Symbol("_text")
 	to, ok2 := c.profile.Symbol("_etext")
@@ -43,13 +46,17 @@ func collectText(c *collector) (any, measure.Coverage, error) {
 		return nil, measure.Coverage{}, fmt.Errorf("%w: no _text or _etext", kernel.ErrNoSymbols)
 	}
 	before := c.patching()
-	for range dynamicRetries {
+	for range textRetries {
 		text, err := c.textRegion("text", from, to)
 		if err != nil {
 			return nil, measure.Coverage{}, err
 		}
+		same, err := c.unchanged(&text)
+		if err != nil {
+			return nil, measure.Coverage{}, err
+		}
 		after := c.patching()
-		if reflect.DeepEqual(before, after) {
+		if same && reflect.DeepEqual(before, after) {
 			return textData{Text: text, Patching: after, CPU: c.cpuModel()}, text.coverage(), nil
 		}
 		before = after
