@@ -54,7 +54,7 @@ const probeInside = `set -e
 	for offset in $(seq 10 64); do
 		echo "p:lab_inside __x64_sys_acct+$offset" >> kprobe_events 2>/dev/null || continue
 		echo 1 > events/kprobes/lab_inside/enable
-		for try in $(seq 30); do
+		for try in $(seq 150); do
 			if grep -q 'acct+.*OPTIMIZED' /sys/kernel/debug/kprobes/list; then exit 0; fi
 			sleep 0.1
 		done

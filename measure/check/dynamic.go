@@ -95,9 +95,10 @@ var (
 
 // collectDynamic reads accounts, code, and the accounts again: code belongs to
 // them only if they are the same. As long as there is code without an account, or
-// they change, it reads all of it again: see collectPageTables.
+// they change, it reads all of it again.
 func collectDynamic(c *collector) (any, measure.Coverage, error) {
-	for began := time.Now(); ; {
+	for {
+		began := time.Now()
 		before, err := c.dynamicAccounts()
 		if err != nil {
 			return nil, measure.Coverage{}, err
@@ -118,18 +119,16 @@ func collectDynamic(c *collector) (any, measure.Coverage, error) {
 			}
 			settled = settled && same
 		}
-		late := time.Since(began) > lastingTime
-		if settled && (late || !c.unaccounted(&data)) {
+		if settled && !c.unaccounted(&data) {
 			return data, data.coverage(), nil
 		}
-		if late {
-			return nil, measure.Coverage{}, errChanging
+		if !c.wait() {
+			if settled {
+				return data, data.coverage(), c.ctx.Err()
+			}
+			return nil, measure.Coverage{}, errors.Join(errChanging, c.ctx.Err())
 		}
-		select {
-		case <-c.ctx.Done():
-			return nil, measure.Coverage{}, c.ctx.Err()
-		case <-time.After(lastingPause):
-		}
+		c.patience -= time.Since(began)
 	}
 }
 

@@ -82,19 +82,15 @@ const (
 )
 
 // collectPageTables walks the tables, and again while memory is executable that
-// has no account: code has none just before it gets one, and for a grace period of
-// RCU after a module has left the list.
+// has no account.
 func collectPageTables(c *collector) (any, measure.Coverage, error) {
-	for began := time.Now(); ; {
+	for {
+		began := time.Now()
 		data, coverage, err := c.walkPageTables()
-		if err != nil || len(unownedRanges(data.Executable, data.Owners)) == 0 || time.Since(began) > lastingTime {
+		if err != nil || len(unownedRanges(data.Executable, data.Owners)) == 0 || !c.wait() {
 			return data, coverage, err
 		}
-		select {
-		case <-c.ctx.Done():
-			return nil, coverage, c.ctx.Err()
-		case <-time.After(lastingPause):
-		}
+		c.patience -= time.Since(began)
 	}
 }
 

@@ -53,6 +53,7 @@ type collector struct {
 	symbols map[mem.Virt]symbolsOrError // of modules, by their struct module
 
 	kvm         []kvmRange        // planned by kvm.ops
+	patience    time.Duration     // left for waiting until code has an account
 	systemCalls []mem.SystemCalls // read by the plan of linux.msrs
 
 	pauses []time.Duration // each time the target stood still
@@ -115,6 +116,7 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 	obs.Kernel.CPUs = len(c.registers)
 	c.space = c.root.Cached()
 	if c.xen == nil {
+		c.patience = codePatience
 		c.listModules()
 	}
 	for i, check := range checks {
