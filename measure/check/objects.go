@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure"
@@ -34,7 +35,7 @@ func objectsCheck() check {
 
 // objectsData are the facts of linux.objects.
 type objectsData struct {
-	Targets []targetFact `json:"targets"`
+	Targets []targetFact `json:"targets"` // ascending
 	// Programs are addresses of the code of BPF programs. That of classic BPF
 	// has no symbol: it is somewhere in Packs.
 	Programs []targetFact `json:"programs,omitempty"`
@@ -54,10 +55,48 @@ type objectsData struct {
 }
 
 // targetFact is an address that pointers to functions have, with the first of
-// them.
+// them. There are some thousand in a scan, so its keys are short and Symbol is
+// left out where Start says that a function of the target's own tables starts
+// there.
 type targetFact struct {
-	pointer
-	Count int64 `json:"count"`
+	Path   string  `json:"p"`
+	At     address `json:"a"`
+	Value  address `json:"v"`
+	Start  bool    `json:"s,omitempty"`
+	Symbol string  `json:"y,omitempty"`
+	Count  int64   `json:"n"`
+}
+
+// pointer is the fact in the form that judges of pointers take.
+func (t *targetFact) pointer() pointer {
+	return pointer{Path: t.Path, At: t.At, Value: t.Value, Symbol: t.Symbol}
+}
+
+// target makes a fact of what a walk found.
+func (c *collector) target(p graph.Pointer) targetFact {
+	t := targetFact{Path: p.Path, At: address(p.At), Value: address(p.Value), Count: p.Count, Start: c.startsFunction(mem.Virt(p.Value))}
+	if !t.Start {
+		t.Symbol = c.symbol(mem.Virt(p.Value))
+	}
+	return t
+}
+
+// startsFunction reports whether the target's own tables have a symbol at an
+// address in the text of the kernel or a module.
+func (c *collector) startsFunction(at mem.Virt) bool {
+	if name, offset, ok := c.profile.Lookup(at); ok {
+		start, _ := c.profile.Symbol("_stext")
+		end, _ := c.profile.Symbol("_etext")
+		return name != "" && offset == 0 && at >= start && at < end
+	}
+	for i := range c.modules {
+		for _, a := range c.modules[i].Areas {
+			if a.Kind == kernel.AreaText && a.Contains(at) {
+				return isStart(c.symbol(at))
+			}
+		}
+	}
+	return false
 }
 
 // madeFact is code that the kernel made at run time, by its own account.
@@ -135,11 +174,13 @@ func (c *collector) walkObjects(data *objectsData, into **graph.Result) (map[sus
 	found := make(map[suspect]bool)
 	var loading []string
 	for _, p := range r.Pointers {
-		if made[p.Value] || isStart(c.symbol(mem.Virt(p.Value))) {
+		if made[p.Value] || c.startsFunction(mem.Virt(p.Value)) {
 			continue
 		}
 		if name, ok := c.loadedSince(modules, mem.Virt(p.Value)); ok {
-			loading = append(loading, name)
+			if !slices.Contains(loading, name) {
+				loading = append(loading, name)
+			}
 			continue
 		}
 		found[suspect{p.At, p.Value}] = true
@@ -172,8 +213,8 @@ func (d *objectsData) facts(c *collector, r *graph.Result, suspects map[suspect]
 		made[uint64(m.Start)] = true
 	}
 	for _, p := range r.Pointers {
-		fact := targetFact{c.pointer(p.Path, mem.Virt(p.At), mem.Virt(p.Value)), p.Count}
-		if made[p.Value] || isStart(fact.Symbol) || suspects[suspect{p.At, p.Value}] {
+		fact := c.target(p)
+		if made[p.Value] || fact.Start || suspects[suspect{p.At, p.Value}] {
 			d.Targets = append(d.Targets, fact)
 		}
 	}
@@ -183,7 +224,7 @@ func (d *objectsData) facts(c *collector, r *graph.Result, suspects map[suspect]
 		}
 	}
 	for _, p := range r.Programs {
-		d.Programs = append(d.Programs, targetFact{c.pointer(p.Path, mem.Virt(p.At), mem.Virt(p.Value)), p.Count})
+		d.Programs = append(d.Programs, c.target(p))
 	}
 	d.Untyped, d.Filled, d.NotWalked, d.Limited = r.Untyped, r.Filled, r.NotWalked, r.Limited
 }
@@ -207,7 +248,7 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 		if made[t.Value] && !j.code.kernel.contains(t.Value) {
 			continue
 		}
-		problem := j.lands(t.pointer)
+		problem := j.landsAt(&t)
 		if problem == "" {
 			continue
 		}
@@ -218,11 +259,11 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 		if t.Count > 1 {
 			problem += fmt.Sprintf("; %d other pointers have the same value", t.Count-1)
 		}
-		out.Findings = append(out.Findings, j.finding(t.pointer, "the start of a function", problem))
+		out.Findings = append(out.Findings, j.finding(t.pointer(), "the start of a function", problem))
 	}
 	for _, p := range data.Programs {
 		if problem := j.program(&data, made, p); problem != "" {
-			out.Findings = append(out.Findings, j.finding(p.pointer, "the code of a BPF program", problem))
+			out.Findings = append(out.Findings, j.finding(p.pointer(), "the code of a BPF program", problem))
 		}
 	}
 	if data.Limited {
@@ -232,11 +273,34 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 	return nil
 }
 
+// landsAt says what is wrong with where a pointer leads, by the files where there
+// are any, else by the target's own word.
+func (j *judging) landsAt(t *targetFact) string {
+	problem := j.lands(t.pointer())
+	if problem == "" || !t.Start {
+		return problem
+	}
+	if j.code.kernel.contains(t.Value) {
+		if j.code.symbols == nil {
+			return ""
+		}
+		return problem
+	}
+	for i := range j.code.modules {
+		if m := &j.code.modules[i]; m.text(t.Value) {
+			if text, err := j.expected(); err != nil || text.modules[m.Name] == nil {
+				return ""
+			}
+		}
+	}
+	return problem
+}
+
 // program says what is wrong with the code of a BPF program: it has to be a
 // function of the kernel (an interpreter), code that the kernel keeps a symbol
 // of, or somewhere in the memory where it makes such code.
 func (j *judging) program(data *objectsData, made map[address]bool, p targetFact) string {
-	problem := j.lands(p.pointer)
+	problem := j.landsAt(&p)
 	if problem == "" || made[p.Value] {
 		return ""
 	}

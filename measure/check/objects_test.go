@@ -25,12 +25,12 @@ func withObjects(t testing.TB, change func(*objectsData)) *measure.Observations 
 	}
 	data := objectsData{
 		Targets: []targetFact{
-			{pointer{Path: "super_blocks.[0].s_op->statfs", At: 0xff00_0000_0000_1000, Value: modules.Kernel.Start, Symbol: "simple_statfs"}, 3},
-			{pointer{Path: "file_systems->kill_sb", At: 0xff00_0000_0000_2000, Value: text, Symbol: modules.Modules[0].Name + ":kill"}, 1},
-			{pointer{Path: "prog_idr.[0].aux->ops->run", At: 0xff00_0000_0000_3000, Value: 0xffff_ffff_c0ff_e000}, 1},
+			{Path: "super_blocks.[0].s_op->statfs", At: 0xff00_0000_0000_1000, Value: modules.Kernel.Start, Start: true, Count: 3},
+			{Path: "file_systems->kill_sb", At: 0xff00_0000_0000_2000, Value: text, Start: true, Count: 1},
+			{Path: "prog_idr.[0].aux->ops->run", At: 0xff00_0000_0000_3000, Value: 0xffff_ffff_c0ff_e000, Count: 1},
 		},
 		Made:     []madeFact{{"bpf", 0xffff_ffff_c0ff_e000}},
-		Programs: []targetFact{{pointer{Path: "ptp_insns->bpf_func", At: 0xff00_0000_0000_4000, Value: 0xffff_ffff_c0aa_0010}, 1}},
+		Programs: []targetFact{{Path: "ptp_insns->bpf_func", At: 0xff00_0000_0000_4000, Value: 0xffff_ffff_c0aa_0010, Count: 1}},
 		Packs:    []owner{{"bpf programs", 0xffff_ffff_c0a0_0000, 2 << 20}},
 	}
 	if change != nil {
@@ -61,19 +61,25 @@ func TestDetectsObjectHooks(t *testing.T) {
 		says   string
 	}{
 		"into the middle of a function": {
-			func(d *objectsData) { d.Targets[0].Value += 5; d.Targets[0].Symbol += "+0x5" },
+			func(d *objectsData) {
+				d.Targets[0].Value += 5
+				d.Targets[0].Start, d.Targets[0].Symbol = false, "f+0x5"
+			},
 			"super_blocks.[0].s_op->statfs", "not at the start of a function; 2 other pointers",
 		},
 		"into the middle of a module's function": {
-			func(d *objectsData) { d.Targets[1].Value += 5; d.Targets[1].Symbol += "+0x5" },
+			func(d *objectsData) {
+				d.Targets[1].Value += 5
+				d.Targets[1].Start, d.Targets[1].Symbol = false, "f+0x5"
+			},
 			"file_systems->kill_sb", "not at the start of a function",
 		},
 		"to data": {
-			func(d *objectsData) { d.Targets[0].Value = 0xff00_0000_0000_5000; d.Targets[0].Symbol = "" },
+			func(d *objectsData) { d.Targets[0].Value = 0xff00_0000_0000_5000; d.Targets[0].Start = false },
 			"super_blocks.[0].s_op->statfs", "outside of the text",
 		},
 		"to user space": {
-			func(d *objectsData) { d.Targets[0].Value = 0x40_0000; d.Targets[0].Symbol = "" },
+			func(d *objectsData) { d.Targets[0].Value = 0x40_0000; d.Targets[0].Start = false },
 			"super_blocks.[0].s_op->statfs", "outside of the text",
 		},
 		"to made code that nothing accounts for": {
@@ -87,7 +93,7 @@ func TestDetectsObjectHooks(t *testing.T) {
 		"an account that claims the kernel's text": {
 			func(d *objectsData) {
 				d.Targets[0].Value += 5
-				d.Targets[0].Symbol += "+0x5"
+				d.Targets[0].Start, d.Targets[0].Symbol = false, "f+0x5"
 				d.Made = append(d.Made, madeFact{"bpf", d.Targets[0].Value})
 			},
 			"super_blocks.[0].s_op->statfs", "not at the start of a function",

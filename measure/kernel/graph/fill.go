@@ -219,4 +219,7 @@ func (f *filler) holds(t btf.Type, h *holding, p place) bool {
 	return true
 }
 
-func (f *filler) add(one field) { f.into.fields = append(f.into.fields, one) }
+func (f *filler) add(one field) {
+	one.number = f.schema.numbers.Add(1) - 1
+	f.into.fields = append(f.into.fields, one)
+}

@@ -53,10 +53,12 @@ type schemaKey struct{}
 // so the work is bounded by what lives, and by the limits above.
 func Walk(ctx context.Context, p *kernel.Profile, modules []kernel.LoadedModule) (*Result, error) {
 	schema := p.Derived(schemaKey{}, func() any { return newSchema(p) }).(*Schema)
+	memory := schema.borrow()
+	defer schema.give(memory)
 	w := &walker{
-		reader: newReader(p.Space), ctx: ctx, profile: p, schema: schema,
-		seen: newVisited(), fields: newVisited(), targets: make(map[uint64]*target, 1<<13),
-		programs: make(map[uint64]*target), stacks: make(map[uint64]bool),
+		reader: newReader(p.Space, memory), ctx: ctx, profile: p, schema: schema,
+		targets:  make(map[uint64]*target, 1<<13),
+		programs: make(map[uint64]*target), named: make(map[int32]prefix, 1<<12), stacks: make(map[uint64]bool),
 		why: make(map[string]int64), example: make(map[string]string),
 	}
 	w.pid, _ = p.Types.Offset("task_struct", "pid")

@@ -21,6 +21,8 @@ type reader struct {
 	near  [256]nearPage     // in front of pages
 	spill []byte            // for what crosses a page
 	arena []byte            // pages to hand out
+	chunk int               // the next of scratch's
+	*scratch
 }
 
 type nearPage struct {
@@ -28,8 +30,8 @@ type nearPage struct {
 	bytes  []byte
 }
 
-func newReader(space *paging.Space) *reader {
-	return &reader{space: space.Cached(), pages: make(map[uint64][]byte, 1<<13)}
+func newReader(space *paging.Space, s *scratch) *reader {
+	return &reader{space: space.Cached(), pages: make(map[uint64][]byte, 1<<13), scratch: s}
 }
 
 // page returns the page that holds at, read when first asked for.
@@ -45,7 +47,11 @@ func (r *reader) page(at uint64) ([]byte, error) {
 			return nil, errTooMuch
 		}
 		if len(r.arena) < mem.PageSize {
-			r.arena = make([]byte, 256*mem.PageSize)
+			if r.chunk == len(r.chunks) {
+				r.chunks = append(r.chunks, make([]byte, chunkSize))
+			}
+			r.arena = r.chunks[r.chunk]
+			r.chunk++
 		}
 		bytes = r.arena[:mem.PageSize:mem.PageSize]
 		if err := r.space.Read(bytes, mem.Virt(at&^(mem.PageSize-1))); err != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf/btf"
 
@@ -38,7 +39,8 @@ type field struct {
 	held *holding   // of container
 	when *condition // of a member of a union; nil otherwise
 
-	program bool // of code: see programs
+	program bool   // of code: see programs
+	number  uint32 // among all fields of a kernel and its modules
 }
 
 // Type is a structure compiled to what a walk needs of it.
@@ -66,11 +68,13 @@ type Schema struct {
 	base  *Schema // of a module: the kernel's
 
 	symbols map[string]uint64 // that the tables name
+	numbers *atomic.Uint32    // of fields
 
 	mu       sync.Mutex
 	compiled map[btf.Type]*Type
 	missing  map[string]bool // of the tables: what this kernel has no member for
 
+	spare     []*scratch
 	variables map[string]*Type
 	modules   map[*kernel.Types]*Schema
 	perCPU    []perCPUVariable // nil until made
@@ -79,7 +83,11 @@ type Schema struct {
 // NewSchema returns the schema of a kernel's types, or of a module's on top of
 // its kernel's.
 func NewSchema(types *kernel.Types, base *Schema) *Schema {
-	return &Schema{types: types, base: base, compiled: make(map[btf.Type]*Type), missing: make(map[string]bool),
+	numbers := new(atomic.Uint32)
+	if base != nil {
+		numbers = base.numbers
+	}
+	return &Schema{types: types, base: base, numbers: numbers, compiled: make(map[btf.Type]*Type), missing: make(map[string]bool),
 		variables: make(map[string]*Type), modules: make(map[*kernel.Types]*Schema)}
 }
 

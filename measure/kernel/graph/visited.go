@@ -14,7 +14,13 @@ type visit struct {
 	typ *Type
 }
 
-func newVisited() *visited { return &visited{slots: make([]visit, 1<<18)} }
+// newVisited makes a set for half of so many objects; it grows.
+func newVisited(slots int) *visited { return &visited{slots: make([]visit, slots)} }
+
+func (v *visited) clear() {
+	clear(v.slots)
+	v.used = 0
+}
 
 // find returns the slot of an object, or the free one for it.
 func (v *visited) find(at uint64, t *Type) int {

@@ -3,8 +3,6 @@ package graph
 import (
 	"context"
 	"encoding/binary"
-	"strconv"
-	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
@@ -42,9 +40,7 @@ type walker struct {
 	schema  *Schema
 	areas   *areas
 
-	nodes    []node
-	seen     *visited
-	fields   *visited // code and tables of objects that are not of typed caches
+	named    map[int32]prefix // paths of objects
 	targets  map[uint64]*target
 	programs map[uint64]*target
 	perRoot  []int32
@@ -55,7 +51,8 @@ type walker struct {
 	held    *field
 	example map[string]string // by why: the path of the first
 	steps   int64
-	limited bool // something was over a limit
+	limited bool     // something was over a limit
+	last    []uint64 // values, by the number of their field
 
 	filled int64
 
@@ -135,6 +132,9 @@ func (w *walker) object(i int32) {
 			w.function(i, &n, f, n.at+uint64(f.at), value)
 		case table:
 			w.counted(&n, n.at+uint64(f.at), value)
+			if w.again(f, value) {
+				continue
+			}
 			w.push(node{at: value, typ: f.to, field: f, parent: i, index: -1, depth: n.depth + 1, root: n.root})
 		case object, anything:
 			w.follow(i, &n, f, value)
@@ -144,6 +144,19 @@ func (w *walker) object(i int32) {
 	w.promote(i, &n)
 }
 
+// again reports whether a field of the object before had the same value: most
+// files of a file system have the same super block and the same operations.
+func (w *walker) again(f *field, value uint64) bool {
+	if int(f.number) >= len(w.last) {
+		w.last = append(w.last, make([]uint64, int(f.number)+1-len(w.last)+1024)...)
+	}
+	if w.last[f.number] == value {
+		return true
+	}
+	w.last[f.number] = value
+	return false
+}
+
 // stackShift is log2 of a kernel stack's size and alignment (arch/x86/include/
 // asm/page_64_types.h, THREAD_SIZE_ORDER). What a function keeps on its stack is
 // not cleared before: members that it did not set hold what others left there.
@@ -151,7 +164,10 @@ const stackShift = 14
 
 // follow queues what a pointer leads to.
 func (w *walker) follow(i int32, n *node, f *field, value uint64) {
-	if !high(value) || value&7 != 0 || f.to != nil && (len(f.to.fields) == 0 || w.seen.has(value, f.to)) {
+	if !high(value) || value&7 != 0 || f.to != nil && len(f.to.fields) == 0 || w.again(f, value) {
+		return
+	}
+	if f.to != nil && w.seen.has(value, f.to) {
 		return
 	}
 	if w.stacks[value>>stackShift] {
@@ -208,7 +224,7 @@ func (w *walker) function(i int32, n *node, f *field, at, value uint64) {
 }
 
 // counted notes a field for the coverage. An object of a typed cache is visited
-// once; others may lie in each other.
+// once; others may lie in each other, so their fields are kept.
 func (w *walker) counted(n *node, at, value uint64) {
 	if n.typed == nil {
 		w.fields.add(at, anyType)
@@ -258,57 +274,4 @@ func (w *walker) promote(i int32, n *node) {
 		w.push(node{at: at, typ: p.as, field: &p.field, parent: i, index: -1, depth: n.depth + 1, root: n.root, typed: w.typed(at, p.as)})
 		return
 	}
-}
-
-// path names a field of an object by how it was reached.
-func (w *walker) path(i int32, last string) string {
-	parts := make([]string, 0, 16)
-	for depth := 0; i >= 0; depth++ {
-		n := &w.nodes[i]
-		sep := "."
-		if n.field != nil && (n.field.kind == table || n.field.kind == object || n.field.kind == anything) {
-			sep = "->"
-		}
-		if last != "" {
-			parts = append(parts, sep+last)
-		}
-		if label := w.label(n); label != "" {
-			parts = append(parts, label)
-			break
-		}
-		if depth == 12 {
-			parts = append(parts, n.typ.Name+" …")
-			break
-		}
-		last = ""
-		if n.field != nil {
-			last = n.field.name
-			if n.index >= 0 {
-				last += "[" + strconv.Itoa(int(n.index)) + "]"
-			}
-		}
-		i = n.parent
-	}
-	var b strings.Builder
-	for k := len(parts) - 1; k >= 0; k-- {
-		b.WriteString(parts[k])
-	}
-	return b.String()
-}
-
-// label names an object that people know by more than its path.
-func (w *walker) label(n *node) string {
-	if n.parent < 0 {
-		return n.name
-	}
-	if n.typ != w.task {
-		return ""
-	}
-	number, err1 := w.u32(n.at + w.pid)
-	name, err2 := w.read(n.at+w.comm, 16)
-	if w.pid == 0 || w.comm == 0 || err1 != nil || err2 != nil {
-		return ""
-	}
-	text, _, _ := strings.Cut(string(name), "\x00")
-	return "task " + strconv.Itoa(int(int32(number))) + " (" + text + ")"
 }

@@ -1,0 +1,42 @@
+package graph
+
+import "github.com/plumbline-sec/plumbline/measure/mem"
+
+// scratch is memory that one walk after another uses: a walk takes some 30 MiB,
+// and to get and clear that anew would take longer than to look at what is in it.
+type scratch struct {
+	nodes        []node
+	seen, fields *visited
+	chunks       [][]byte // for pages
+}
+
+const chunkSize = 256 * mem.PageSize
+
+// maxKept bounds what is kept for the next walk, in chunks: 64 MiB.
+const maxKept = 64
+
+// borrow returns scratch memory; give returns it.
+func (s *Schema) borrow() *scratch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.spare); n > 0 {
+		out := s.spare[n-1]
+		s.spare = s.spare[:n-1]
+		return out
+	}
+	return &scratch{nodes: make([]node, 0, 1<<16), seen: newVisited(1 << 18), fields: newVisited(1 << 16)}
+}
+
+func (s *Schema) give(back *scratch) {
+	back.nodes = back.nodes[:0]
+	back.seen.clear()
+	back.fields.clear()
+	if len(back.chunks) > maxKept {
+		back.chunks = back.chunks[:maxKept]
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.spare) == 0 { // scans of one kernel at the same time are rare
+		s.spare = append(s.spare, back)
+	}
+}
