@@ -25,9 +25,9 @@ func withObjects(t testing.TB, change func(*objectsData)) *measure.Observations 
 	}
 	data := objectsData{
 		Targets: []targetFact{
-			{Path: "super_blocks.[0].s_op->statfs", At: 0xff00_0000_0000_1000, Value: modules.Kernel.Start, Start: true, Count: 3},
+			{Path: "super_blocks[0].s_op->statfs", At: 0xff00_0000_0000_1000, Value: modules.Kernel.Start, Start: true, Count: 3},
 			{Path: "file_systems->kill_sb", At: 0xff00_0000_0000_2000, Value: text, Start: true, Count: 1},
-			{Path: "prog_idr.[0].aux->ops->run", At: 0xff00_0000_0000_3000, Value: 0xffff_ffff_c0ff_e000, Count: 1},
+			{Path: "prog_idr[0].aux->ops->run", At: 0xff00_0000_0000_3000, Value: 0xffff_ffff_c0ff_e000, Count: 1},
 		},
 		Made:     []madeFact{{"bpf", 0xffff_ffff_c0ff_e000}},
 		Programs: []targetFact{{Path: "ptp_insns->bpf_func", At: 0xff00_0000_0000_4000, Value: 0xffff_ffff_c0aa_0010, Count: 1}},
@@ -65,7 +65,7 @@ func TestDetectsObjectHooks(t *testing.T) {
 				d.Targets[0].Value += 5
 				d.Targets[0].Start, d.Targets[0].Symbol = false, "f+0x5"
 			},
-			"super_blocks.[0].s_op->statfs", "not at the start of a function; 2 other pointers",
+			"super_blocks[0].s_op->statfs", "not at the start of a function; 2 other pointers",
 		},
 		"into the middle of a module's function": {
 			func(d *objectsData) {
@@ -76,19 +76,19 @@ func TestDetectsObjectHooks(t *testing.T) {
 		},
 		"to data": {
 			func(d *objectsData) { d.Targets[0].Value = 0xff00_0000_0000_5000; d.Targets[0].Start = false },
-			"super_blocks.[0].s_op->statfs", "outside of the text",
+			"super_blocks[0].s_op->statfs", "outside of the text",
 		},
 		"to user space": {
 			func(d *objectsData) { d.Targets[0].Value = 0x40_0000; d.Targets[0].Start = false },
-			"super_blocks.[0].s_op->statfs", "outside of the text",
+			"super_blocks[0].s_op->statfs", "outside of the text",
 		},
 		"to made code that nothing accounts for": {
 			func(d *objectsData) { d.Made = nil },
-			"prog_idr.[0].aux->ops->run", "outside of the text",
+			"prog_idr[0].aux->ops->run", "outside of the text",
 		},
 		"into the middle of made code": {
 			func(d *objectsData) { d.Targets[2].Value += 8 },
-			"prog_idr.[0].aux->ops->run", "outside of the text",
+			"prog_idr[0].aux->ops->run", "outside of the text",
 		},
 		"an account that claims the kernel's text": {
 			func(d *objectsData) {
@@ -96,7 +96,7 @@ func TestDetectsObjectHooks(t *testing.T) {
 				d.Targets[0].Start, d.Targets[0].Symbol = false, "f+0x5"
 				d.Made = append(d.Made, madeFact{"bpf", d.Targets[0].Value})
 			},
-			"super_blocks.[0].s_op->statfs", "not at the start of a function",
+			"super_blocks[0].s_op->statfs", "not at the start of a function",
 		},
 		"a program outside of programs' memory": {
 			func(d *objectsData) { d.Programs[0].Value += 2 << 20 },

@@ -45,7 +45,7 @@ func TestWalkReachesThrough(t *testing.T) {
 				f.put(heap+0x200+inodeFop, heap+0x310)
 				f.put(heap+0x310+8, text+64)
 			},
-			map[string]uint64{"super_blocks.[0].s_op->open": text, "super_blocks.[0].s_inodes[1].i_fop->read": text + 64},
+			map[string]uint64{"super_blocks[0].s_op->open": text, "super_blocks[0].s_inodes[1].i_fop->read": text + 64},
 		},
 		"a tree": {
 			func(f *fixture) {
@@ -76,14 +76,14 @@ func TestWalkReachesThrough(t *testing.T) {
 				f.put(heap+nodeSlots+3*8, heap+0x800)
 				f.put(heap+0x800, text)
 			},
-			map[string]uint64{"prog_idr.[4].bpf_func": text},
+			map[string]uint64{"prog_idr[4].bpf_func": text},
 		},
 		"an xarray with one entry": {
 			func(f *fixture) {
 				f.put(f.global("prog_idr"), heap)
 				f.put(heap, text)
 			},
-			map[string]uint64{"prog_idr.[0].bpf_func": text},
+			map[string]uint64{"prog_idr[0].bpf_func": text},
 		},
 	}
 	for name, tt := range tests {

@@ -55,6 +55,9 @@ func (w *walker) below(n *node) prefix {
 	if n.index >= 0 {
 		name += "[" + strconv.Itoa(int(n.index)) + "]"
 	}
+	if name == "" || name[0] == '[' { // the variable itself is the pointer or the head
+		return prefix{up.text + name, up.steps + 1}
+	}
 	return prefix{up.text + w.nodes[n.parent].separator() + name, up.steps + 1}
 }
 
