@@ -190,7 +190,7 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 		} else if h.keep {
 			r.Text = keepText(h.text)
 		}
-	case obj.Type == filewatch.TypeFile && contentAttributes&rule.Check != 0 && !c.takeOver(&r, rule.Check):
+	case obj.Type == filewatch.TypeFile && contentAttributes&rule.Check != 0 && !c.takeOver(&r, &rule):
 		r.Unread = "content not read"
 	}
 	if c.o.Progress != nil {
@@ -200,8 +200,8 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 	return h.put(&r)
 }
 
-// takeOver fills the digests from an earlier record of the same content.
-func (c *capture) takeOver(r *Record, check filewatch.Attributes) bool {
+// takeOver fills digests and text from an earlier record of the same content.
+func (c *capture) takeOver(r *Record, rule *filewatch.Rule) bool {
 	if c.reuse == nil {
 		return false
 	}
@@ -209,11 +209,14 @@ func (c *capture) takeOver(r *Record, check filewatch.Attributes) bool {
 	if old == nil {
 		return false
 	}
-	if check&blake3Attributes != 0 {
+	if rule.Check&blake3Attributes != 0 {
 		r.BLAKE3 = old.BLAKE3
 	}
-	if check.Has(filewatch.AttrSHA256) {
+	if rule.Check.Has(filewatch.AttrSHA256) {
 		r.SHA256 = old.SHA256
+	}
+	if rule.Diff && !rule.Sealed {
+		r.Text = old.Text
 	}
 	return true
 }

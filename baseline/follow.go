@@ -54,12 +54,12 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, o *CaptureOptio
 		}
 	}
 	want := func(obj *filewatch.Object, names []string, same bool) bool {
-		check := o.Rules.MatchNames(names, obj).Check
-		if contentAttributes&check == 0 {
+		rule := o.Rules.MatchNames(names, obj)
+		if contentAttributes&rule.Check == 0 {
 			return false
 		}
 		old := u.known[obj.ID()]
-		if !same || old == nil || !old.holds(obj, check) {
+		if !same || old == nil || !old.holds(obj, &rule) {
 			return true
 		}
 		reused.Store(obj.ID(), old)
@@ -76,9 +76,13 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, o *CaptureOptio
 	return u, nil
 }
 
-// holds says that the record has the digests that a rule asks for of an object
-// whose content is the record's.
-func (r *Record) holds(o *filewatch.Object, check filewatch.Attributes) bool {
+// holds says that the record has the digests and the text that a rule asks for of
+// an object whose content is the record's.
+func (r *Record) holds(o *filewatch.Object, rule *filewatch.Rule) bool {
+	check := rule.Check
+	if rule.Diff && !rule.Sealed && (r.Text.State == TextNone || r.Text.State == TextNoRoom) {
+		return false
+	}
 	return r.Type == filewatch.TypeFile && o.Type == filewatch.TypeFile && r.Size == o.Size && r.Unread == "" &&
 		(check&blake3Attributes == 0 || r.BLAKE3 != Digest{}) && (!check.Has(filewatch.AttrSHA256) || r.SHA256 != Digest{})
 }

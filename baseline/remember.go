@@ -52,13 +52,19 @@ func (s *Snapshot) Remember(dir string, b *Baseline, digest string, k *Keep) (*L
 func (s *Snapshot) split(b *Baseline, diff *differing, fn func(equal bool, encoded []byte) error) error {
 	asked := s.rules.Asked()
 	if b == nil {
+		var budget textBudget // the baseline was written within it
 		return s.sorter.each(func(encoded []byte) error {
-			equal := matches(s.rules, encoded, asked)
-			if !equal {
-				diff.old = append(diff.old, bytes.Clone(encoded))
-				diff.new = append(diff.new, bytes.Clone(encoded))
+			written, err := budget.apply(encoded)
+			if err != nil {
+				return err
 			}
-			return errors.Join(fn(equal, encoded), diff.check(len(encoded)))
+			equal := bytes.Equal(written, encoded) && matches(s.rules, encoded, asked)
+			if !equal {
+				diff.old = append(diff.old, bytes.Clone(written))
+				diff.new = append(diff.new, bytes.Clone(encoded))
+				err = diff.check(len(encoded) + len(written))
+			}
+			return errors.Join(err, fn(equal, encoded))
 		})
 	}
 	base := b.blocks()
@@ -149,7 +155,8 @@ func (l *Last) Write(out io.Writer, rules *filewatch.Rules, e *Edition, key sign
 	if err != nil {
 		return nil, err
 	}
-	if err := l.eachRecord(func(_ bool, encoded []byte) error { return w.add(encoded) }); err != nil {
+	add := limitText(w.add)
+	if err := l.eachRecord(func(_ bool, encoded []byte) error { return add(encoded) }); err != nil {
 		return nil, err
 	}
 	header.Unread = uint64(len(l.head.Again))

@@ -3,6 +3,7 @@ package vm
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +40,12 @@ check = ["mode", "owner"]
 [[rule]]
 path = "/d4/**"
 level = "ignore"
+
+[[rule]]
+path = "/d5/**"
+level = "verify"
+check = ["all"]
+diff = true
 
 [[rule]]
 path = "**"
@@ -127,6 +134,7 @@ func parsed(t *testing.T) *filewatch.Rules {
 // full one would, earlier differences included.
 func TestSinceReportsWhatAFullScanReports(t *testing.T) {
 	c := volumetest.NewChanges(t, "-t", "ext4")
+	c.Debugfs(t, "rm /d5/f4", "write "+grown(t, 9)+" /d5/f4")
 	rules := parsed(t)
 	base := captureOf(t, c.Image, rules)
 	live := filepath.Join(t.TempDir(), "live")
@@ -141,7 +149,13 @@ func TestSinceReportsWhatAFullScanReports(t *testing.T) {
 	}
 	for round := range 10 {
 		c.Change(t)
-		c.Debugfs(t, "rm /d1/f3", "write "+grown(t, round)+" /d1/f3") // a log, rewritten in place or not
+		text := grown(t, round)
+		c.Debugfs(t, "rm /d1/f3", "write "+text+" /d1/f3", // a log
+			fmt.Sprintf("set_inode_field /d5/f4 mode 0100%03o", round+0o600), // of a text
+			"rm /d6/f7", "write "+text+" /d6/f7", fmt.Sprintf("ln /d6/f7 /d5/came%d", round)) // that comes under the rule
+		if round%2 == 0 { // the text itself
+			c.Debugfs(t, "rm /d5/f4", "write "+text+" /d5/f4")
+		}
 		after, err := os.ReadFile(c.Image)
 		if err != nil {
 			t.Fatal(err)
