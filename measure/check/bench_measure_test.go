@@ -42,7 +42,7 @@ func newBench(t *testing.T, o lab.Options) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { vm.Close() })
-	return &bench{vm, &kernel.Cache{}, check.References{Images: oneImage{image}, Modules: modules, Accepted: accepted{}}}
+	return &bench{vm, &kernel.Cache{}, check.References{Images: oneImage{image}, Modules: modules, Accepted: accepted{}, Memo: &check.Memo{}}}
 }
 
 type oneImage struct{ image *kernel.Image }

@@ -28,6 +28,9 @@ type References struct {
 	// Accepted remembers pages that were judged clean. It only saves work: a
 	// judgement with and without it comes out the same.
 	Accepted Accepted
+	// Memo keeps what a judgement made of the files for the next one; nil keeps
+	// nothing.
+	Memo *Memo
 }
 
 // ImageSource gives kernel images.
@@ -71,7 +74,9 @@ type judging struct {
 	code     code
 	text     *expectedText // made by expected
 
-	modulesDigest Digest // made by layout
+	modulesDigest     Digest // made by layout
+	environmentDigest Digest // made by environment
+	textOnce          *textData
 }
 
 // Judge turns observations into a report. It is a pure function of its
@@ -82,6 +87,7 @@ func Judge(obs *measure.Observations, refs *References) (*measure.Report, error)
 		refs = &References{}
 	}
 	j := newJudging(obs, refs)
+	defer j.finish()
 	report := &measure.Report{
 		Target:    obs.Target,
 		TakenAt:   obs.TakenAt,
@@ -115,6 +121,13 @@ func newJudging(obs *measure.Observations, refs *References) *judging {
 	}
 	j.code = j.approved()
 	return j
+}
+
+// finish leaves what was made to the next judgement.
+func (j *judging) finish() {
+	if j.refs.Memo != nil && j.text != nil && j.text.err == nil {
+		j.refs.Memo.put(j.image, j.expectedKey(), j.text)
+	}
 }
 
 // check judges one check. Observations come from a producer that may lie: a

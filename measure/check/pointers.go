@@ -120,28 +120,34 @@ type slotJudge struct {
 // this kernel at this place, needs no bytes.
 func (s *slotJudge) region(r *region) error {
 	from := r.page(0)
-	byPage := make(map[int][]kernel.CodeSlot)
-	for _, slot := range s.image.CodeSlots(from, r.page(r.pages()), s.code.slide) {
-		i := int((slot.At - from) / mem.PageSize)
-		byPage[i] = append(byPage[i], slot)
+	for slots := s.image.CodeSlots(from, r.page(r.pages()), s.code.slide); len(slots) > 0; {
+		i := int((slots[0].At - from) / mem.PageSize)
+		here := 1
+		for here < len(slots) && slots[here].At < r.page(i+1) {
+			here++
+		}
+		if err := s.pageOf(r, i, slots[:here]); err != nil {
+			return err
+		}
+		slots = slots[here:]
 	}
-	for i := range r.pages() {
-		if len(byPage[i]) == 0 {
-			continue
-		}
-		digest, ok := r.digest(i)
-		if !ok {
-			return fmt.Errorf("the page at %v could not be read", r.page(i))
-		}
-		s.seen += int64(len(byPage[i]))
-		key := s.pageKey(pointersName, digest, []byte(r.page(i).String()))
-		if s.accepted(key) {
-			continue
-		}
-		page, ok := s.page(digest)
-		if ok && s.clean(byPage[i], page) {
-			s.accept(key)
-		}
+	return nil
+}
+
+// pageOf judges the slots of one page.
+func (s *slotJudge) pageOf(r *region, i int, slots []kernel.CodeSlot) error {
+	digest, ok := r.digest(i)
+	if !ok {
+		return fmt.Errorf("the page at %v could not be read", r.page(i))
+	}
+	s.seen += int64(len(slots))
+	key := s.pageKey(pointersName, digest, []byte(r.page(i).String()))
+	if s.accepted(key) {
+		return nil
+	}
+	page, ok := s.page(digest)
+	if ok && s.clean(slots, page) {
+		s.accept(key)
 	}
 	return nil
 }

@@ -130,11 +130,23 @@ func (j *judging) textFacts() (*textData, error) {
 	if item == nil || item.Data == nil {
 		return nil, fmt.Errorf("%s: %w", textName, errNotObserved)
 	}
-	var data textData
-	if err := decode(item.Data, &data); err != nil {
+	data, err := j.textData(item.Data)
+	if err != nil {
 		return nil, err
 	}
-	return &data, data.Text.validate()
+	return data, data.Text.validate()
+}
+
+// textData decodes the facts of linux.text once.
+func (j *judging) textData(raw json.RawMessage) (*textData, error) {
+	if j.textOnce == nil {
+		var data textData
+		if err := decode(raw, &data); err != nil {
+			return nil, err
+		}
+		j.textOnce = &data
+	}
+	return j.textOnce, nil
 }
 
 // bytesOf gives the bytes of a region's pages.

@@ -57,6 +57,22 @@ func judgeRodata(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if mem.Virt(r.Start) != want.Start || r.pages() != want.Pages {
 		return fmt.Errorf("the scan read %d pages at %v, the read-only data is %d pages at %v", r.pages(), r.Start, want.Pages, want.Start)
 	}
+	if err := j.compareRodata(want, &r, out); err != nil {
+		return err
+	}
+	if want.SetAtBoot.Size > 0 {
+		out.Coverage.Bytes -= int64(want.SetAtBoot.Size)
+		out.Reason = fmt.Sprintf("%d bytes at %v, which the kernel sets at boot, are not compared", want.SetAtBoot.Size, want.SetAtBoot.Start)
+	}
+	return nil
+}
+
+// compareRodata compares the pages that were not accepted before.
+func (j *judging) compareRodata(want *kernel.Rodata, r *region, out *measure.Check) error {
+	whole, clean := j.wholeKey(rodataName, r), true
+	if j.accepted(whole) {
+		return nil
+	}
 	for i := range r.pages() {
 		d, ok := r.digest(i)
 		if !ok {
@@ -68,17 +84,19 @@ func judgeRodata(j *judging, raw json.RawMessage, out *measure.Check) error {
 		}
 		seen, ok := j.page(d)
 		if !ok {
+			clean = false
 			continue
 		}
 		diffs := want.Compare(i, seen)
 		out.Findings = append(out.Findings, j.differences(diffs)...)
 		if len(diffs) == 0 {
 			j.accept(key)
+		} else {
+			clean = false
 		}
 	}
-	if want.SetAtBoot.Size > 0 {
-		out.Coverage.Bytes -= int64(want.SetAtBoot.Size)
-		out.Reason = fmt.Sprintf("%d bytes at %v, which the kernel sets at boot, are not compared", want.SetAtBoot.Size, want.SetAtBoot.Start)
+	if clean {
+		j.accept(whole)
 	}
 	return nil
 }
@@ -90,15 +108,11 @@ func (j *judging) symbols(out *measure.Check) error {
 	if j.image == nil {
 		return nil
 	}
-	base, ok := j.image.Symbols.Address("_text")
-	if !ok {
-		return kernel.ErrNoSymbols
-	}
 	seen := j.obs.Kernel.SymbolDigest
 	if seen == "" {
 		return errors.New("the scan does not say which symbols it went by")
 	}
-	if want := Digest(j.image.Symbols.Digest(base)); seen != want.String() {
+	if want := Digest(j.image.SymbolDigest()); seen != want.String() {
 		out.Findings = append(out.Findings, measure.Finding{
 			Symbol: "kallsyms", Observed: fmt.Sprintf("%d symbols, digest %.64s", j.obs.Kernel.Symbols, seen),
 			Expected:    fmt.Sprintf("%d symbols, digest %v", j.image.Symbols.Len(), want),

@@ -88,8 +88,8 @@ func (r *region) coverage() measure.Coverage {
 }
 
 func judgeText(j *judging, raw json.RawMessage, out *measure.Check) error {
-	var data textData
-	if err := decode(raw, &data); err != nil {
+	data, err := j.textData(raw)
+	if err != nil {
 		return err
 	}
 	if j.image == nil && len(j.refs.Portable) > 0 {

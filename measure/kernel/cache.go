@@ -6,6 +6,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"github.com/plumbline-sec/plumbline/internal/pagehash"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -123,14 +124,23 @@ func (p *Profile) constant() [][2]mem.Virt {
 	return ranges
 }
 
+// digest stands for the bytes of ranges: it is over the digests of pages counted
+// from the start of each, and what is left at its end.
 func digest(l *located, ranges [][2]mem.Virt) ([32]byte, error) {
 	h := blake3.New()
+	var b [64 * pagehash.PageSize]byte
+	var digests [64 * pagehash.DigestSize]byte
 	for _, r := range ranges {
-		b, err := l.read(r[0], r[1])
-		if err != nil {
-			return [32]byte{}, fmt.Errorf("read what the profile was made from: %w", err)
+		for at := r[0]; at < r[1]; at += mem.Virt(len(b)) {
+			part := b[:min(len(b), int(r[1]-at))]
+			if err := l.readInto(part, at); err != nil {
+				return [32]byte{}, fmt.Errorf("read what the profile was made from: %w", err)
+			}
+			pages := len(part) / pagehash.PageSize
+			pagehash.Sum(digests[:pages*pagehash.DigestSize], part[:pages*pagehash.PageSize])
+			_, _ = h.Write(digests[:pages*pagehash.DigestSize]) // never fails
+			_, _ = h.Write(part[pages*pagehash.PageSize:])
 		}
-		h.Write(b)
 	}
 	return [32]byte(h.Sum(nil)), nil
 }

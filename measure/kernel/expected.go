@@ -61,6 +61,10 @@ func (img *Image) moved(s span, slide uint64) []byte {
 	return out
 }
 
+// Reset forgets what one judgement learnt, so that another can go by the same
+// expectations.
+func (e *Expected) Reset() { clear(e.constants) }
+
 // Kernel is the kernel's own text.
 func (e *Expected) Kernel() *Text { return e.kernel }
 

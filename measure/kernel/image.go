@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 )
 
 // ErrOtherBuild means that a file belongs to another build than the one asked
@@ -35,6 +36,25 @@ type Image struct {
 	// rodataEnd is where the last section of the read-only data ends.
 	rodataEnd uint64
 	object
+
+	made madeOnce
+}
+
+// madeOnce is what an image gives when it is first asked for.
+type madeOnce struct {
+	digest       sync.Once
+	symbolDigest [32]byte
+	slots        sync.Once
+	codeSlots    []CodeSlot
+}
+
+// SymbolDigest stands for the symbols, as [Symbols.Digest] gives it.
+func (img *Image) SymbolDigest() [32]byte {
+	img.made.digest.Do(func() {
+		base, _ := img.Symbols.Address("_text")
+		img.made.symbolDigest = img.Symbols.Digest(base)
+	})
+	return img.made.symbolDigest
 }
 
 // span is a range of memory.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -33,26 +34,37 @@ type CodeSlot struct {
 // the file has in [from, to), in ascending order. Both are addresses of a kernel
 // that runs slide higher than it was linked.
 func (img *Image) CodeSlots(from, to mem.Virt, slide uint64) []CodeSlot {
+	img.made.slots.Do(func() { img.made.codeSlots = img.findCodeSlots() })
+	all := img.made.codeSlots
+	before := func(s CodeSlot, at mem.Virt) int { return cmp.Compare(s.At, at) }
+	first, _ := slices.BinarySearchFunc(all, from-mem.Virt(slide), before)
+	last, _ := slices.BinarySearchFunc(all, to-mem.Virt(slide)-7, before)
+	out := slices.Clone(all[first:max(first, last)])
+	for i := range out {
+		out[i].At += mem.Virt(slide)
+		out[i].Target += mem.Virt(slide)
+	}
+	return out
+}
+
+// findCodeSlots lists all of them at the addresses they are linked for.
+func (img *Image) findCodeSlots() []CodeSlot {
 	start, ok1 := img.Symbols.Address("_stext")
 	end, ok2 := img.Symbols.Address("_etext")
 	if !ok1 || !ok2 {
 		return nil
 	}
-	first, last := uint64(from)-slide, uint64(to)-slide
-	i, _ := slices.BinarySearch(img.relocs.abs64, uint32(first))
 	var out []CodeSlot
-	for ; i < len(img.relocs.abs64); i++ {
-		at := uint64(int64(int32(img.relocs.abs64[i])))
-		if at < first || at+8 > last {
-			break
-		}
+	for _, low := range img.relocs.abs64 {
+		at := uint64(int64(int32(low)))
 		b := img.At(at, 8)
 		if len(b) < 8 {
 			continue
 		}
 		if target := binary.LittleEndian.Uint64(b); target >= start && target < end {
-			out = append(out, CodeSlot{mem.Virt(at + slide), mem.Virt(target + slide)})
+			out = append(out, CodeSlot{mem.Virt(at), mem.Virt(target)})
 		}
 	}
+	slices.SortStableFunc(out, func(a, b CodeSlot) int { return cmp.Compare(a.At, b.At) })
 	return out
 }

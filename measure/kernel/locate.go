@@ -109,20 +109,31 @@ func (l *located) read(from, to mem.Virt) ([]byte, error) {
 		return nil, fmt.Errorf("[%v, %v) is not in the image [%v, %v)", from, to, l.base, l.end)
 	}
 	b := make([]byte, to-from)
+	return b, l.readInto(b, from)
+}
+
+// readInto fills b with the image's memory from from on, as read does.
+func (l *located) readInto(b []byte, from mem.Virt) error {
+	to := from + mem.Virt(len(b))
+	if from < l.base || to < from || to > l.end {
+		return fmt.Errorf("[%v, %v) is not in the image [%v, %v)", from, to, l.base, l.end)
+	}
 	for at := from; at < to; {
 		m, err := l.space.Translate(at)
 		if err != nil {
 			if !errors.Is(err, paging.ErrNotPresent) {
-				return nil, err
+				return err
 			}
-			at = at&^(mem.PageSize-1) + mem.PageSize
+			next := min(to, at&^(mem.PageSize-1)+mem.PageSize)
+			clear(b[at-from : next-from])
+			at = next
 			continue
 		}
 		stop := min(to, m.Virt+mem.Virt(m.Size))
 		if err := l.space.Read(b[at-from:stop-from], at); err != nil {
-			return nil, err
+			return err
 		}
 		at = stop
 	}
-	return b, nil
+	return nil
 }

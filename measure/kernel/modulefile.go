@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
@@ -12,6 +14,8 @@ import (
 type ModuleFile struct {
 	Name    string // as the kernel calls it
 	BuildID string // GNU build-id, lower-case hex; empty if it has none
+	// Digest is the BLAKE3 hash of the file, without its compression.
+	Digest [32]byte
 
 	elf     *elfFile
 	symbols []elfSymbol
@@ -68,7 +72,7 @@ func NewModule(file []byte) (*ModuleFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &ModuleFile{elf: f, global: make(map[string]int)}
+	m := &ModuleFile{elf: f, global: make(map[string]int), Digest: blake3.Sum256(file)}
 	if notes := f.section(".note.gnu.build-id"); notes != nil {
 		m.BuildID, _ = buildIDOf(notes.data)
 	}

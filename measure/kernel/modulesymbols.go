@@ -2,7 +2,10 @@ package kernel
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+
+	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure/mem"
@@ -58,8 +61,39 @@ func (p *Profile) ModuleSymbols(m *LoadedModule) (*ModuleSymbols, error) {
 	if err != nil {
 		return nil, fmt.Errorf("symbols of module %s: %w", m.Name, err)
 	}
-	return parseModuleSymbols(table, kinds, names), nil
+	return p.moduleTypes.symbolsOf(table, kinds, names), nil
 }
+
+// symbolsOf reads tables, or returns what the same bytes gave before.
+func (k *moduleTypes) symbolsOf(table, kinds, names []byte) *ModuleSymbols {
+	h := blake3.New()
+	for _, b := range [][]byte{table, kinds, names} {
+		_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(b)))) // never fails
+		_, _ = h.Write(b)
+	}
+	key := [32]byte(h.Sum(nil))
+	k.mu.Lock()
+	known := k.bySymbols[key]
+	k.mu.Unlock()
+	if known != nil {
+		return known
+	}
+	s := parseModuleSymbols(table, kinds, names)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.symbols+s.Len() > maxKeptSymbols {
+		clear(k.bySymbols)
+		k.symbols = 0
+	}
+	k.bySymbols[key] = s
+	k.symbols += s.Len()
+	return s
+}
+
+// maxKeptSymbols bounds the symbols that a profile keeps, of all modules: a
+// module that is loaded again has other addresses, and a target may change them
+// at will. Each takes some 200 bytes.
+const maxKeptSymbols = 1 << 20
 
 // moduleNames reads the string table as far as the symbols reach into it. It
 // lies at the end of the module's data, so it may not be read past that.

@@ -12,10 +12,13 @@ import (
 // maxModuleBTF bounds the BTF of one module, in bytes. amdgpu has 1 MiB.
 const maxModuleBTF = 32 << 20
 
-// moduleTypes keeps modules' types by the digest of their BTF.
+// moduleTypes keeps modules' types by the digest of their BTF, and their symbols
+// by that of their tables.
 type moduleTypes struct {
-	mu sync.Mutex
-	by map[[32]byte]*Types
+	mu        sync.Mutex
+	by        map[[32]byte]*Types
+	bySymbols map[[32]byte]*ModuleSymbols
+	symbols   int // in all of bySymbols
 }
 
 // ModuleTypes returns the types of a module on top of the kernel's. They are

@@ -61,7 +61,8 @@ func newProfile(l *located) (*Profile, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNoSymbols, err)
 	}
 	p := &Profile{Base: l.base, End: l.end, Phys: l.phys, Slide: uint64(l.base - linkBase), Symbols: symbols,
-		moduleTypes: &moduleTypes{by: make(map[[32]byte]*Types)}, derived: &derived{by: make(map[any]any)}}
+		moduleTypes: &moduleTypes{by: make(map[[32]byte]*Types), bySymbols: make(map[[32]byte]*ModuleSymbols)},
+		derived:     &derived{by: make(map[any]any)}}
 	if err := p.validateSymbols(); err != nil {
 		return nil, err
 	}

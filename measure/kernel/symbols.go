@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"iter"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -19,9 +20,9 @@ type Symbol struct {
 
 // Symbols is a symbol table in address order. It is safe for concurrent use.
 type Symbols struct {
-	addrs []uint64 // ascending
-	names []string // names[i][0] is the kind
-	byName
+	addrs   []uint64 // ascending
+	names   []string // names[i][0] is the kind
+	*byName          // shared by tables that differ in addresses only
 }
 
 type byName struct {
@@ -31,7 +32,7 @@ type byName struct {
 
 // newSymbols takes ownership of parallel slices and sorts them if needed.
 func newSymbols(addrs []uint64, names []string) *Symbols {
-	s := &Symbols{addrs: addrs, names: names}
+	s := &Symbols{addrs: addrs, names: names, byName: &byName{}}
 	if !sort.SliceIsSorted(addrs, func(i, j int) bool { return addrs[i] < addrs[j] }) {
 		sort.Stable((*byAddress)(s))
 	}
@@ -141,7 +142,10 @@ func (s *Symbols) Slide(delta uint64) *Symbols {
 		}
 		addrs[i] = a
 	}
-	return newSymbols(addrs, s.names)
+	if slices.IsSorted(addrs) {
+		return &Symbols{addrs: addrs, names: s.names, byName: s.byName}
+	}
+	return newSymbols(addrs, slices.Clone(s.names))
 }
 
 func (s *Symbols) at(i int) Symbol {

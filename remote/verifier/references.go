@@ -24,6 +24,7 @@ type references struct {
 	images  map[string]*openedImage // by path
 	modules map[string]check.ModuleSource
 	known   map[check.PageKey]bool
+	memo    check.Memo
 }
 
 type openedImage struct {
@@ -72,7 +73,7 @@ func openReferences(c *Config) (*references, error) {
 // of gives the references that a machine is judged against.
 func (r *references) of(machine string, pages check.PageSource, accepted check.Accepted) *check.References {
 	h := r.config.host(machine)
-	refs := &check.References{Pages: pages, Accepted: accepted}
+	refs := &check.References{Pages: pages, Accepted: accepted, Memo: &r.memo}
 	if len(h.Kernels) > 0 {
 		refs.Images, refs.Xen = imagesOf{r, h.Kernels}, imagesOf{r, h.Kernels}
 	}
