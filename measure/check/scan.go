@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -123,7 +124,40 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 		if check.kind != c.kind {
 			obs.Items[i] = notMeasured(check, errOtherKind)
 		}
-		if check.plan == nil || check.kind != c.kind {
+	}
+	bulk := c.collectBulk(checks, obs)
+	err := c.scanPaused(m, checks, obs)
+	c.addPages(<-bulk)
+	return err
+}
+
+// collectBulk runs the collecting halves that read much, beside the caller, and
+// gives their pages once all are done.
+func (c *collector) collectBulk(checks []check, obs *measure.Observations) <-chan Pages {
+	b := *c
+	b.space, b.pages, b.symbols = c.root.Cached(), make(Pages), make(map[mem.Virt]symbolsOrError)
+	done := make(chan Pages, 1)
+	go func() {
+		for i, check := range checks {
+			if check.bulk && check.kind == c.kind && b.ctx.Err() == nil {
+				obs.Items[i] = b.observe(check)
+			}
+		}
+		done <- b.pages
+	}()
+	return done
+}
+
+// addPages adds to the fewer pages the more.
+func (c *collector) addPages(more Pages) {
+	maps.Copy(more, c.pages)
+	c.pages = more
+}
+
+// scanPaused runs the checks that are not bulk.
+func (c *collector) scanPaused(m Machine, checks []check, obs *measure.Observations) error {
+	for i, check := range checks {
+		if check.plan == nil || check.bulk || check.kind != c.kind {
 			continue
 		}
 		if err := guard(func() error { return check.plan(c) }); err != nil {
@@ -140,7 +174,7 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 		obs.TotalPauseNS += p.Nanoseconds()
 	}
 	for i, check := range checks {
-		if obs.Items[i].Check == "" && c.ctx.Err() == nil {
+		if !check.bulk && obs.Items[i].Check == "" && c.ctx.Err() == nil {
 			obs.Items[i] = c.observe(check)
 		}
 	}
