@@ -16,5 +16,5 @@ func (p part) touched(out []mem.Extent) ([]mem.Extent, error) { return append(ou
 
 func openWindow(*os.File, int64, uint64) *window { return nil }
 
-func (w *window) close() error       { return nil }
-func (w *window) held(uint64) uint64 { return 0 }
+func (w *window) close() error     { return nil }
+func (w *window) held(uint64) bool { return false }

@@ -24,12 +24,6 @@ type window struct {
 	known  []atomic.Uint64 // a bit for each page: the file holds it
 }
 
-// Pages of a block, which is looked at as a whole: one word of known.
-const (
-	blockPages = 64
-	blockSize  = blockPages * mem.PageSize
-)
-
 // read fills p and returns true, or false if the file does not hold all of it.
 // Both p and where it is read from lie within the window.
 func (w *window) read(p []byte, into uint64) (bool, error) {
@@ -71,11 +65,13 @@ func catch(before bool, err *error) {
 
 // holds reports whether the file holds a page, and looks if it did not before.
 func (w *window) holds(page uint64) bool {
-	word, bit := &w.known[page/blockPages], uint64(1)<<(page%blockPages)
+	word, bit := &w.known[page/64], uint64(1)<<(page%64)
 	if word.Load()&bit != 0 {
 		return true
 	}
-	held := w.held(page / blockPages)
-	word.Or(held)
-	return held&bit != 0
+	if !w.held(page) {
+		return false
+	}
+	word.Or(bit)
+	return true
 }

@@ -27,7 +27,7 @@ func openWindow(file *os.File, offset int64, size uint64) *window {
 	if err != nil {
 		return nil
 	}
-	return &window{file: file, offset: offset, data: data, known: make([]atomic.Uint64, (size+blockSize-1)/blockSize)}
+	return &window{file: file, offset: offset, data: data, known: make([]atomic.Uint64, (size/mem.PageSize+63)/64)}
 }
 
 func (w *window) close() error {
@@ -37,18 +37,10 @@ func (w *window) close() error {
 	return unix.Munmap(w.data)
 }
 
-// held asks the file which pages of a block it holds (lseek(2), SEEK_DATA).
-func (w *window) held(block uint64) (pages uint64) {
-	from := w.offset + int64(block*blockSize)
-	end := min(from+blockSize, w.offset+int64(len(w.data)))
-	for at := from; at < end; {
-		data, hole, err := nextData(int(w.file.Fd()), at, end)
-		if err != nil || data == end {
-			break
-		}
-		first, last := (data-from)/mem.PageSize, (hole-from)/mem.PageSize // holes start at pages
-		pages |= (1<<last - 1) &^ (1<<first - 1)
-		at = hole
-	}
-	return pages
+// held asks the file whether it holds a page (lseek(2), SEEK_DATA). Where the
+// data ends is not asked: the kernel would look at each page up to there.
+func (w *window) held(page uint64) bool {
+	at := w.offset + int64(page*mem.PageSize)
+	data, err := unix.Seek(int(w.file.Fd()), at, unix.SEEK_DATA)
+	return err == nil && data == at
 }

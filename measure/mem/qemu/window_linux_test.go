@@ -34,10 +34,10 @@ func blocksOf(t *testing.T, f *os.File) int64 {
 	return info.Blocks
 }
 
-// TestWindowReadsWhatTheFileHolds reads pages on both sides of blocks' borders,
+// TestWindowReadsWhatTheFileHolds reads pages on both sides of words' borders,
 // holes between them, and a page that is written after it was looked at.
 func TestWindowReadsWhatTheFileHolds(t *testing.T) {
-	const pages, skipped = 3*blockPages + 5, 2
+	const pages, skipped = 3*64 + 5, 2
 	f := ramFile(t, pages+skipped)
 	page := func(i int64) []byte { return bytes.Repeat([]byte{byte(i), 0xa5}, mem.PageSize/2) }
 	write := func(i int64) {
@@ -45,7 +45,7 @@ func TestWindowReadsWhatTheFileHolds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	held := map[int64]bool{0: true, 1: true, blockPages - 1: true, blockPages: true, 2*blockPages + 7: true, pages - 1: true}
+	held := map[int64]bool{0: true, 1: true, 64 - 1: true, 64: true, 2*64 + 7: true, pages - 1: true}
 	for i := range held {
 		write(i)
 	}
@@ -72,7 +72,7 @@ func TestWindowReadsWhatTheFileHolds(t *testing.T) {
 		t.Error("a read that ends in a hole was answered")
 	}
 	if got := make([]byte, 2); true {
-		if ok, _ := w.read(got, mem.PageSize*blockPages-1); !ok || got[0] != 0xa5 || got[1] != blockPages {
+		if ok, _ := w.read(got, mem.PageSize*64-1); !ok || got[0] != 0xa5 || got[1] != 64 {
 			t.Errorf("across a border: %v, %x", ok, got)
 		}
 	}
