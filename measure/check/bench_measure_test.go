@@ -5,6 +5,7 @@ package check_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ type bench struct {
 	vm       *qemu.VM
 	profiles *kernel.Cache
 	refs     check.References
+	checks   []string // all for none
 }
 
 func newBench(t *testing.T, o lab.Options) *bench {
@@ -42,7 +44,7 @@ func newBench(t *testing.T, o lab.Options) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { vm.Close() })
-	return &bench{vm, &kernel.Cache{}, check.References{Images: oneImage{image}, Modules: modules, Accepted: accepted{}, Memo: &check.Memo{}}}
+	return &bench{vm: vm, profiles: &kernel.Cache{}, refs: check.References{Images: oneImage{image}, Modules: modules, Accepted: accepted{}, Memo: &check.Memo{}}}
 }
 
 type oneImage struct{ image *kernel.Image }
@@ -59,11 +61,11 @@ func (a accepted) Accept(key check.PageKey)        { a[key] = true }
 func (b *bench) scan(t *testing.T) (elapsed, pause time.Duration) {
 	t.Helper()
 	start := time.Now()
-	result, err := check.Scan(t.Context(), b.vm, &check.Options{Profiles: b.profiles})
+	result, err := check.Scan(t.Context(), b.vm, &check.Options{Profiles: b.profiles, Checks: b.checks})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.refs.Pages = result.Pages
+	b.refs.Pages, b.refs.Checks = result.Pages, b.checks
 	report, err := check.Judge(result.Observations, &b.refs)
 	if err != nil {
 		t.Fatal(err)
@@ -117,6 +119,43 @@ func TestBenchRAMGrowth(t *testing.T) {
 		t.Fatal("a machine was not measured")
 	}
 	fmt.Printf("bench measure.ram-growth %.2f x vs 512 MiB\n", float64(median[1])/float64(median[0]))
+}
+
+// TestBenchCrossViews compares the checks of processes and modules, registers,
+// profile, pause and judgement included, with full walks that find the same.
+// Rounds of both alternate.
+func TestBenchCrossViews(t *testing.T) {
+	b := newBench(t, lab.Options{})
+	regs, err := b.vm.Registers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	walk := newFullWalk(t, b.vm.Memory(), regs)
+	b.checks = []string{"linux.modules", "linux.processes"}
+	b.scan(t) // which makes the profile, as newFullWalk did
+	var ours, theirs []time.Duration
+	for attempt := 0; len(theirs) < 9; attempt++ {
+		walk.err = nil
+		start := time.Now()
+		tasks, candidates := walk.listedTasks(), walk.scannedTasks(t)
+		listed, objects, scanned := walk.modules()
+		took := time.Since(start)
+		if walk.err != nil && attempt < 30 { // a list changed under it
+			continue
+		} else if walk.err != nil {
+			t.Fatal(walk.err)
+		}
+		theirs = append(theirs, took)
+		elapsed, _ := b.scan(t)
+		ours = append(ours, elapsed)
+		if len(tasks) == 0 || len(candidates) < len(tasks) || len(listed) == 0 || !maps.Equal(listed, objects) || !maps.Equal(listed, scanned) {
+			t.Fatalf("the full walk found %d tasks on the list and %d in memory, modules %v, %v and %v", len(tasks), len(candidates), listed, objects, scanned)
+		}
+	}
+	slices.Sort(ours)
+	slices.Sort(theirs)
+	fmt.Printf("cross-views: %.1f ms, full walks: %.0f ms\n", milliseconds(ours[len(ours)/2]), milliseconds(theirs[len(theirs)/2]))
+	fmt.Printf("bench measure.crossviews %.1f x vs full-walk\n", float64(theirs[len(theirs)/2])/float64(ours[len(ours)/2]))
 }
 
 // TestBenchHashing compares hashing 32 MiB page by page, as scans do, with BLAKE3
