@@ -51,11 +51,6 @@ type oneImage struct{ image *kernel.Image }
 
 func (o oneImage) Image(string) (*kernel.Image, error) { return o.image, nil }
 
-type accepted map[check.PageKey]bool
-
-func (a accepted) Accepted(key check.PageKey) bool { return a[key] }
-func (a accepted) Accept(key check.PageKey)        { a[key] = true }
-
 // scan measures and judges once; a scan that does not pass says nothing about
 // speed.
 func (b *bench) scan(t *testing.T) (elapsed, pause time.Duration) {

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/plumbline-sec/plumbline/internal/lab"
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/check"
@@ -79,6 +81,8 @@ type scanner struct {
 	image    *kernel.Image
 	modules  *kernel.ModuleTree
 	profiles kernel.Cache
+	accepted accepted // of all scans, as a verifier keeps it
+	memo     check.Memo
 }
 
 func newScanner(t *testing.T, m *lab.Machine) *scanner {
@@ -91,7 +95,7 @@ func newScanner(t *testing.T, m *lab.Machine) *scanner {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &scanner{machine: m, image: image, modules: modules}
+	return &scanner{machine: m, image: image, modules: modules, accepted: make(accepted)}
 }
 
 // Image implements [check.ImageSource].
@@ -122,6 +126,11 @@ func (s *scanner) scan(t *testing.T, checks ...string) (withFiles, without *meas
 		t.Fatal(err)
 	}
 	withFiles = judge(t, obs, &check.References{Images: s, Modules: s.modules, Pages: result.Pages, Checks: checks})
+	// What earlier scans have left saves work and changes nothing.
+	warm := judge(t, obs, &check.References{Images: s, Modules: s.modules, Pages: result.Pages, Checks: checks, Accepted: s.accepted, Memo: &s.memo})
+	if diff := cmp.Diff(withFiles, warm); diff != "" {
+		t.Errorf("judged with what earlier scans left (-without +with):\n%s", diff)
+	}
 	without = judge(t, obs, &check.References{Pages: result.Pages, Checks: checks})
 	return withFiles, without
 }

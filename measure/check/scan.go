@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/measure"
@@ -131,19 +134,37 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 	return err
 }
 
-// collectBulk runs the collecting halves that read much, beside the caller, and
-// gives their pages once all are done.
+// collectBulk runs the collecting halves that read much, beside the caller, on as
+// many processors as there are, and gives their pages once all are done.
 func (c *collector) collectBulk(checks []check, obs *measure.Observations) <-chan Pages {
-	b := *c
-	b.space, b.pages, b.symbols = c.root.Cached(), make(Pages), make(map[mem.Virt]symbolsOrError)
-	done := make(chan Pages, 1)
-	go func() {
-		for i, check := range checks {
-			if check.bulk && check.kind == c.kind && b.ctx.Err() == nil {
-				obs.Items[i] = b.observe(check)
+	var next atomic.Int32
+	work := func(b *collector) {
+		for b.ctx.Err() == nil {
+			i := int(next.Add(1)) - 1
+			if i >= len(checks) {
+				return
+			}
+			if checks[i].bulk && checks[i].kind == c.kind {
+				obs.Items[i] = b.observe(checks[i])
 			}
 		}
-		done <- b.pages
+	}
+	var workers []*collector
+	var all sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		b := *c
+		b.space, b.pages, b.symbols = c.root.Cached(), make(Pages), make(map[mem.Virt]symbolsOrError)
+		workers = append(workers, &b)
+		all.Go(func() { work(&b) })
+	}
+	done := make(chan Pages, 1)
+	go func() {
+		all.Wait()
+		pages := workers[0].pages
+		for _, b := range workers[1:] {
+			maps.Copy(pages, b.pages)
+		}
+		done <- pages
 	}()
 	return done
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/cilium/ebpf/btf"
 )
@@ -11,10 +12,24 @@ import (
 // ErrNoMember means that a type has no member of a name.
 var ErrNoMember = errors.New("type has no such member")
 
-// Types are the types of a kernel, or of a module on top of its kernel's.
+// Types are the types of a kernel, or of a module on top of its kernel's. Its
+// methods are safe for concurrent use.
 type Types struct {
 	Spec *btf.Spec
 	base *Types // a module's kernel's; nil for the kernel's own
+
+	// mu is the kernel's, for its modules too: their Spec decodes what is the
+	// kernel's without the lock of its Spec.
+	mu      *sync.Mutex
+	structs map[string]*btf.Struct // found before
+}
+
+// Locked runs f while no other goroutine decodes types of the kernel or of its
+// modules, which whoever uses a Spec itself has to see to.
+func (t *Types) Locked(f func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f()
 }
 
 // parseTypes reads raw BTF; base is nil for the kernel's own.
@@ -33,7 +48,11 @@ func parseTypes(raw []byte, base *Types) (t *Types, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoTypes, err)
 	}
-	return &Types{Spec: spec, base: base}, nil
+	t = &Types{Spec: spec, base: base, mu: new(sync.Mutex), structs: make(map[string]*btf.Struct)}
+	if base != nil {
+		t.mu = base.mu
+	}
+	return t, nil
 }
 
 // Struct returns a structure by name. A module's own comes before the kernel's.
@@ -43,12 +62,23 @@ func (t *Types) Struct(name string) (s *btf.Struct, err error) {
 			s, err = nil, fmt.Errorf("struct %s: %v", name, r)
 		}
 	}()
+	t.Locked(func() { s, err = t.find(name) })
+	if err != nil && t.base != nil {
+		return t.base.Struct(name)
+	}
+	return s, err
+}
+
+// find looks a structure up, with the lock held.
+func (t *Types) find(name string) (*btf.Struct, error) {
+	if s := t.structs[name]; s != nil {
+		return s, nil
+	}
+	var s *btf.Struct
 	if err := t.Spec.TypeByName(name, &s); err != nil {
-		if t.base != nil {
-			return t.base.Struct(name)
-		}
 		return nil, fmt.Errorf("struct %s: %w", name, err)
 	}
+	t.structs[name] = s
 	return s, nil
 }
 
