@@ -166,10 +166,10 @@ func (c *collector) staticCalls(kvm *kernel.LoadedModule) ([]kvmRange, error) {
 		return nil, err
 	}
 	var out []kvmRange
-	for s := range symbols.All() {
-		name, ok := strings.CutPrefix(s.Name, "__SCK__kvm_x86_")
-		if ok && kvm.Holds(mem.Virt(s.Addr)) {
-			out = append(out, kvmRange{name: staticCallPrefix + name, at: mem.Virt(s.Addr), size: 8})
+	const prefix = "__SCK__kvm_x86_"
+	for _, s := range symbols.WithPrefix(prefix) {
+		if kvm.Holds(mem.Virt(s.Addr)) {
+			out = append(out, kvmRange{name: staticCallPrefix + strings.TrimPrefix(s.Name, prefix), at: mem.Virt(s.Addr), size: 8})
 		}
 	}
 	return out, nil

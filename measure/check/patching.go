@@ -140,8 +140,8 @@ func (c *collector) staticCallKeys(d *patchingData) error {
 		return nil // built without, or out of line
 	}
 	errs := []error{c.keysOf(start, uint64(stop-start)/8, keys)}
-	for s := range c.profile.Symbols.All() { // those that only a trampoline has
-		if strings.HasPrefix(s.Name, "__SCK__") && len(keys) < maxStaticCalls {
+	for _, s := range c.profile.Symbols.WithPrefix("__SCK__") { // those that only a trampoline has
+		if len(keys) < maxStaticCalls {
 			keys[mem.Virt(s.Addr)] = true
 		}
 	}
@@ -185,16 +185,16 @@ func (c *collector) keysOf(at mem.Virt, count uint64, keys map[mem.Virt]bool) er
 	return nil
 }
 
+// constantPrefix starts the name of a table of runtime constants, which goes on
+// with its kind, "_" and the variable.
+const constantPrefix = "__start_runtime_"
+
 // constants reads the variables of which runtime constants are copies; each has
 // a table named after it (include/asm-generic/vmlinux.lds.h, RUNTIME_CONST).
 func (c *collector) constants(d *patchingData) error {
 	var errs []error
-	for s := range c.profile.Symbols.All() {
-		kind, ok := strings.CutPrefix(s.Name, "__start_runtime_")
-		if !ok {
-			continue
-		}
-		_, name, _ := strings.Cut(kind, "_")
+	for _, s := range c.profile.Symbols.WithPrefix(constantPrefix) {
+		_, name, _ := strings.Cut(strings.TrimPrefix(s.Name, constantPrefix), "_")
 		at, ok := c.profile.Symbol(name)
 		if !ok {
 			continue // the compiler found no use for the variable

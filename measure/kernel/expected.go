@@ -39,6 +39,10 @@ type Text struct {
 	exports map[string]uint64
 	linker  *linker
 	rodata  Area
+
+	linked      sync.Once // sections
+	sections    []Section
+	sectionsErr error
 }
 
 // NewExpected returns what img's text holds where it runs slide bytes above

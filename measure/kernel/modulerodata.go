@@ -28,6 +28,11 @@ func (t *Text) Rodata() ([]Section, error) {
 	if t.linker == nil {
 		return nil, nil
 	}
+	t.linked.Do(func() { t.sections, t.sectionsErr = t.linkRodata() })
+	return t.sections, t.sectionsErr
+}
+
+func (t *Text) linkRodata() ([]Section, error) {
 	var out []Section
 	for i, s := range t.linker.file.elf.sections {
 		at := t.linker.addr[i]

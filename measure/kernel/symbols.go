@@ -28,6 +28,9 @@ type Symbols struct {
 type byName struct {
 	once  sync.Once
 	index map[string]int32
+
+	mu     sync.Mutex
+	prefix map[string][]int32
 }
 
 // newSymbols takes ownership of parallel slices and sorts them if needed.
@@ -76,6 +79,30 @@ func (s *Symbols) Address(name string) (uint64, bool) {
 		return 0, false
 	}
 	return s.addrs[i], true
+}
+
+// WithPrefix returns the symbols whose names start with a prefix, in address
+// order. Prefixes are the caller's, not a target's: what each gives is kept.
+func (s *Symbols) WithPrefix(prefix string) []Symbol {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found, ok := s.prefix[prefix]
+	if !ok {
+		for i, name := range s.names {
+			if strings.HasPrefix(name[1:], prefix) {
+				found = append(found, int32(i))
+			}
+		}
+		if s.prefix == nil {
+			s.prefix = make(map[string][]int32)
+		}
+		s.prefix[prefix] = found
+	}
+	out := make([]Symbol, 0, len(found))
+	for _, i := range found {
+		out = append(out, s.at(int(i)))
+	}
+	return out
 }
 
 // Lookup returns the symbol that holds addr, the last that starts at or before
