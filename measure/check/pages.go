@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/zeebo/blake3"
 
@@ -108,6 +109,7 @@ func (c *collector) readRegion(name string, start, end mem.Virt, read func([]byt
 			return region{}, err
 		}
 		c.readPages(&r, bytes, from, min(from+hashedAtOnce, r.pages()), read)
+		runtime.Gosched() // the goroutine that paused the target must not wait
 	}
 	return r, nil
 }

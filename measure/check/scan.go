@@ -134,8 +134,9 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 	return err
 }
 
-// collectBulk runs the collecting halves that read much, beside the caller, on as
-// many processors as there are, and gives their pages once all are done.
+// collectBulk runs the collecting halves that read much, beside the caller, and
+// gives their pages once all are done. One processor is left to the caller, who
+// may have paused the target.
 func (c *collector) collectBulk(checks []check, obs *measure.Observations) <-chan Pages {
 	var next atomic.Int32
 	work := func(b *collector) {
@@ -151,7 +152,7 @@ func (c *collector) collectBulk(checks []check, obs *measure.Observations) <-cha
 	}
 	var workers []*collector
 	var all sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
+	for range max(1, runtime.GOMAXPROCS(0)-1) {
 		b := *c
 		b.space, b.pages, b.symbols = c.root.Cached(), make(Pages), make(map[mem.Virt]symbolsOrError)
 		workers = append(workers, &b)

@@ -23,6 +23,7 @@ func (vm *VM) Pause(ctx context.Context) (resume func() error, err error) {
 	if !status.Running {
 		return func() error { return nil }, nil
 	}
+	flush(vm.disks)
 	events := vm.client.Subscribe()
 	asked := time.Now()
 	resume = func() error {

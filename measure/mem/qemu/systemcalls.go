@@ -109,6 +109,7 @@ func (vm *VM) deviceState(ctx context.Context) ([]byte, error) {
 	if err := vm.client.ExecuteWithFile(ctx, "add-fd", map[string]any{"opaque": "plumbline"}, &set, writable); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoDeviceState, err)
 	}
+	flush(vm.disks)
 	events := vm.client.Subscribe()
 	defer events.Close()
 	arguments := map[string]any{"filename": fmt.Sprintf("/dev/fdset/%d", set.ID), "live": false}

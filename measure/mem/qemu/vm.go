@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/internal/qmp"
@@ -19,6 +20,7 @@ type VM struct {
 	ram    *RAM
 	target measure.Target
 	paused time.Duration // the last pause
+	disks  []*os.File    // what QEMU keeps disks in
 }
 
 // Open connects to the QMP socket at path and maps the machine's RAM.
@@ -36,6 +38,7 @@ func Open(ctx context.Context, path string) (*VM, error) {
 		client.Close()
 		return nil, err
 	}
+	vm.disks = openDisks(client.PID())
 	return vm, nil
 }
 
@@ -82,5 +85,8 @@ func (vm *VM) Registers(ctx context.Context) ([]mem.Registers, error) {
 
 // Close hangs up and unmaps.
 func (vm *VM) Close() error {
+	for _, f := range vm.disks {
+		f.Close()
+	}
 	return errors.Join(vm.client.Close(), vm.ram.Close())
 }
