@@ -41,6 +41,21 @@ func (j *judging) expectedKey() Digest {
 	return DigestOf(append(environment[:], j.obs.Kernel.Slide...))
 }
 
+// expectedItems are the observations that decide what text should be, and what it
+// may be changed to. Keys of accepted text stand for all of them.
+var expectedItems = []string{textName, dynamicName, modulesName}
+
+// expectedFrom returns the facts of one of expectedItems, nil if there are none.
+func (j *judging) expectedFrom(name string) json.RawMessage {
+	if !slices.Contains(expectedItems, name) {
+		panic("text depends on " + name + ", and keys of accepted text do not")
+	}
+	if item := j.obs.Item(name); item != nil {
+		return item.Data
+	}
+	return nil
+}
+
 func (j *judging) makeExpected() *expectedText {
 	t := &expectedText{modules: make(map[string]*kernel.Text), why: make(map[string]error)}
 	if j.image == nil {
@@ -53,15 +68,15 @@ func (j *judging) makeExpected() *expectedText {
 		return t
 	}
 	facts := &textData{}
-	if item := j.obs.Item(textName); item != nil && item.Data != nil {
-		if facts, t.err = j.textData(item.Data); t.err != nil {
+	if raw := j.expectedFrom(textName); raw != nil {
+		if facts, t.err = j.textData(raw); t.err != nil {
 			return t
 		}
 	}
 	patching := facts.Patching.facts()
 	var dynamic dynamicData
-	if item := j.obs.Item(dynamicName); item != nil && item.Data != nil {
-		if t.err = decode(item.Data, &dynamic); t.err != nil {
+	if raw := j.expectedFrom(dynamicName); raw != nil {
+		if t.err = decode(raw, &dynamic); t.err != nil {
 			return t
 		}
 	}

@@ -60,20 +60,16 @@ func (m *Memo) put(image *kernel.Image, of Digest, text *expectedText) {
 
 // environment stands for all that decides what the text of the kernel and its
 // modules should be, and how it may have been changed, besides the image and the
-// place of the kernel: what was observed of the text and of the modules, and the
-// modules' files.
+// place of the kernel: what was observed of the text, of code made at run time and
+// of the modules, and the modules' files.
 func (j *judging) environment() Digest {
 	if j.environmentDigest != (Digest{}) {
 		return j.environmentDigest
 	}
 	var b []byte
 	add := func(part []byte) { b = append(binary.LittleEndian.AppendUint64(b, uint64(len(part))), part...) }
-	for _, name := range []string{textName, modulesName} {
-		if item := j.obs.Item(name); item != nil {
-			add(item.Data)
-		} else {
-			add(nil)
-		}
+	for _, name := range expectedItems {
+		add(j.expectedFrom(name))
 	}
 	for i := range j.code.modules {
 		file, err := j.moduleFile(&j.code.modules[i])

@@ -25,6 +25,7 @@ func TestWholeKeyStandsForAll(t *testing.T) {
 	type inputs struct {
 		kernel        measure.Kernel
 		text, modules string
+		dynamic       string
 		files         filesOf
 		check         string
 		region        region
@@ -40,7 +41,7 @@ func TestWholeKeyStandsForAll(t *testing.T) {
 		}
 		j := &judging{refs: &References{Modules: in.files}, code: code{modules: []moduleFact{{Name: "a"}}}}
 		j.obs = &measure.Observations{Kernel: in.kernel, Items: []measure.Observation{
-			{Check: textName, Data: json.RawMessage(in.text)}, {Check: modulesName, Data: json.RawMessage(in.modules)}}}
+			{Check: textName, Data: json.RawMessage(in.text)}, {Check: modulesName, Data: json.RawMessage(in.modules)}, {Check: dynamicName, Data: json.RawMessage(in.dynamic)}}}
 		return j.wholeKey(in.check, &in.region)
 	}
 	same := key(nil)
@@ -53,6 +54,7 @@ func TestWholeKeyStandsForAll(t *testing.T) {
 		"other facts of text":     func(in *inputs) { in.text = `{"patching":{"kprobes":[]}}` },
 		"other modules":           func(in *inputs) { in.modules = `{"modules":null}` },
 		"another file":            func(in *inputs) { in.files = filesOf{"a": {Digest: [32]byte{2}}} },
+		"other code of BPF":       func(in *inputs) { in.dynamic = `{"images":[]}` },
 		"no file":                 func(in *inputs) { in.files = nil },
 		"another check":           func(in *inputs) { in.check = moduleTextName },
 		"another page":            func(in *inputs) { in.region.Digests[63]++ },
