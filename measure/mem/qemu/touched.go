@@ -3,7 +3,8 @@ package qemu
 import "github.com/plumbline-sec/plumbline/measure/mem"
 
 // Touched implements [mem.Toucher]: the parts of shared files that hold data
-// (lseek(2), SEEK_DATA). Private RAM counts as touched throughout.
+// (lseek(2), SEEK_DATA), in blocks of 2 MiB. Private RAM counts as touched
+// throughout.
 func (r *RAM) Touched() ([]mem.Extent, error) {
 	var out []mem.Extent
 	for _, p := range r.parts {
