@@ -18,7 +18,7 @@ import (
 const tablesName = "linux.tables"
 
 func tablesCheck() check {
-	return check{name: tablesName, bulk: true, collect: collectTables, judge: judgeTables}
+	return check{name: tablesName, bulk: 2, collect: collectTables, judge: judgeTables}
 }
 
 func collectTables(c *collector) (any, measure.Coverage, error) {

@@ -5,11 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"runtime"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/measure"
@@ -128,58 +124,19 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 			obs.Items[i] = notMeasured(check, errOtherKind)
 		}
 	}
-	bulk := c.collectBulk(checks, obs)
+	bulk := c.startBulk(checks, obs)
 	err := c.scanPaused(m, checks, obs)
-	c.addPages(<-bulk)
+	if err == nil {
+		bulk.work(c.twin())
+	}
+	c.addPages(bulk.wait())
 	return err
-}
-
-// collectBulk runs the collecting halves that read much, beside the caller, and
-// gives their pages once all are done. One processor is left to the caller, who
-// may have paused the target.
-func (c *collector) collectBulk(checks []check, obs *measure.Observations) <-chan Pages {
-	var next atomic.Int32
-	work := func(b *collector) {
-		for b.ctx.Err() == nil {
-			i := int(next.Add(1)) - 1
-			if i >= len(checks) {
-				return
-			}
-			if checks[i].bulk && checks[i].kind == c.kind {
-				obs.Items[i] = b.observe(checks[i])
-			}
-		}
-	}
-	var workers []*collector
-	var all sync.WaitGroup
-	for range max(1, runtime.GOMAXPROCS(0)-1) {
-		b := *c
-		b.space, b.pages, b.symbols = c.root.Cached(), make(Pages), make(map[mem.Virt]symbolsOrError)
-		workers = append(workers, &b)
-		all.Go(func() { work(&b) })
-	}
-	done := make(chan Pages, 1)
-	go func() {
-		all.Wait()
-		pages := workers[0].pages
-		for _, b := range workers[1:] {
-			maps.Copy(pages, b.pages)
-		}
-		done <- pages
-	}()
-	return done
-}
-
-// addPages adds to the fewer pages the more.
-func (c *collector) addPages(more Pages) {
-	maps.Copy(more, c.pages)
-	c.pages = more
 }
 
 // scanPaused runs the checks that are not bulk.
 func (c *collector) scanPaused(m Machine, checks []check, obs *measure.Observations) error {
 	for i, check := range checks {
-		if check.plan == nil || check.bulk || check.kind != c.kind {
+		if check.plan == nil || check.bulk > 0 || check.kind != c.kind {
 			continue
 		}
 		if err := guard(func() error { return check.plan(c) }); err != nil {
@@ -196,7 +153,7 @@ func (c *collector) scanPaused(m Machine, checks []check, obs *measure.Observati
 		obs.TotalPauseNS += p.Nanoseconds()
 	}
 	for i, check := range checks {
-		if !check.bulk && obs.Items[i].Check == "" && c.ctx.Err() == nil {
+		if check.bulk == 0 && obs.Items[i].Check == "" && c.ctx.Err() == nil {
 			obs.Items[i] = c.observe(check)
 		}
 	}

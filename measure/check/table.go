@@ -21,10 +21,11 @@ type check struct {
 	// observation; an error becomes the reason why nothing was measured.
 	collect func(c *collector) (data any, coverage measure.Coverage, err error)
 
-	// bulk says that collect only reads, with c.region and c.space, and wants
-	// nothing from the pause: it runs beside the planning, the pause and the
-	// collecting halves of the others, on a collector of its own.
-	bulk bool
+	// bulk, if not 0, says that collect only reads and wants nothing from the
+	// pause: it runs beside the planning, the pause and the collecting halves of
+	// the others, on a collector of its own. It is how long that takes, in
+	// milliseconds or so: the longest is begun first.
+	bulk int
 
 	// judge reads the data of collect and fills in out's findings, notes and
 	// reason. It sets no outcome: findings make it a failure. An error means
