@@ -16,7 +16,13 @@ import (
 type Digest [32]byte
 
 // DigestOf hashes b.
-func DigestOf(b []byte) Digest { return blake3.Sum256(b) }
+func DigestOf(b []byte) (d Digest) {
+	if len(b) == pagehash.PageSize {
+		pagehash.Sum(d[:], b)
+		return d
+	}
+	return blake3.Sum256(b)
+}
 
 func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 
