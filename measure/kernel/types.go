@@ -27,9 +27,17 @@ type Types struct {
 // Locked runs f while no other goroutine decodes types of the kernel or of its
 // modules, which whoever uses a Spec itself has to see to.
 func (t *Types) Locked(f func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	if t.mu != nil { // not read from memory: made for one goroutine
+		t.mu.Lock()
+		defer t.mu.Unlock()
+	}
 	f()
+}
+
+// Named returns all types of a name.
+func (t *Types) Named(name string) (all []btf.Type, err error) {
+	t.Locked(func() { all, err = t.Spec.AnyTypesByName(name) })
+	return all, err
 }
 
 // parseTypes reads raw BTF; base is nil for the kernel's own.
@@ -78,7 +86,9 @@ func (t *Types) find(name string) (*btf.Struct, error) {
 	if err := t.Spec.TypeByName(name, &s); err != nil {
 		return nil, fmt.Errorf("struct %s: %w", name, err)
 	}
-	t.structs[name] = s
+	if t.structs != nil {
+		t.structs[name] = s
+	}
 	return s, nil
 }
 

@@ -121,7 +121,7 @@ func (s *Schema) hold(c held) (*holding, error) {
 }
 
 func (s *Schema) structLocked(name string) (*Type, error) {
-	t, err := first(s.types.Spec, name)
+	t, err := first(s.types, name)
 	if err != nil && s.base != nil {
 		return s.base.Struct(name)
 	}
@@ -171,7 +171,7 @@ func (s *Schema) promoted(t *Type, p promotion) (promoted, error) {
 
 // member returns a member by its path, "km.all".
 func (s *Schema) member(structure, path string) (kernel.Member, error) {
-	t, err := first(s.types.Spec, structure)
+	t, err := first(s.types, structure)
 	if err != nil && s.base != nil {
 		return s.base.member(structure, path)
 	}

@@ -108,12 +108,12 @@ func (s *Schema) module(types *kernel.Types) *Schema {
 // Struct returns a compiled structure by name.
 func (s *Schema) Struct(name string) (*Type, error) {
 	if s.base != nil {
-		if own, err := first(s.types.Spec, name); err == nil {
+		if own, err := first(s.types, name); err == nil {
 			return s.compile(own), nil
 		}
 		return s.base.Struct(name)
 	}
-	t, err := first(s.types.Spec, name)
+	t, err := first(s.types, name)
 	if err != nil {
 		return nil, err
 	}
@@ -122,13 +122,13 @@ func (s *Schema) Struct(name string) (*Type, error) {
 
 // first returns the first structure of a name: a few names of a kernel stand
 // for several.
-func first(spec *btf.Spec, name string) (t *btf.Struct, err error) {
+func first(types *kernel.Types, name string) (t *btf.Struct, err error) {
 	defer func() { // the parser is not ours
 		if r := recover(); r != nil {
 			err = fmt.Errorf("struct %s: %v", name, r)
 		}
 	}()
-	all, err := spec.AnyTypesByName(name)
+	all, err := types.Named(name)
 	if err != nil {
 		return nil, fmt.Errorf("struct %s: %w", name, err)
 	}
@@ -195,11 +195,15 @@ func (s *Schema) declare(t btf.Type, name string) *Type {
 
 // fromBase returns the kernel's own type for one that a module shares with it.
 func (s *Schema) fromBase(t btf.Type) *Type {
-	id, err := s.base.types.Spec.TypeID(t)
-	if err != nil {
-		return nil
-	}
-	own, err := s.base.types.Spec.TypeByID(id)
+	types := s.base.types
+	var own btf.Type
+	var err error
+	types.Locked(func() {
+		var id btf.TypeID
+		if id, err = types.Spec.TypeID(t); err == nil {
+			own, err = types.Spec.TypeByID(id)
+		}
+	})
 	if err != nil {
 		return nil
 	}

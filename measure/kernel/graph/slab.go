@@ -115,7 +115,7 @@ func (a *allocator) marks(p *kernel.Profile) (err error) {
 }
 
 func enumerator(p *kernel.Profile, enum, name string) (uint64, bool) {
-	all, err := p.Types.Spec.AnyTypesByName(enum)
+	all, err := p.Types.Named(enum)
 	if err != nil {
 		return 0, false
 	}

@@ -85,7 +85,7 @@ func (s *Schema) variable(r root, room uint64) (*Type, error) {
 		s.heads(out, h, r.shape == holdsArray, room)
 		leads = append(leads, h.elem)
 	} else {
-		st, err := first(s.types.Spec, r.typ)
+		st, err := first(s.types, r.typ)
 		if err != nil {
 			return nil, err
 		}
@@ -163,7 +163,7 @@ func (s *Schema) perCPUVariables() []perCPUVariable {
 		return s.perCPU
 	}
 	s.perCPU = []perCPUVariable{}
-	all, err := s.types.Spec.AnyTypesByName(".data..percpu")
+	all, err := s.types.Named(".data..percpu")
 	if err != nil {
 		return nil
 	}
