@@ -5,7 +5,9 @@ package oob
 import (
 	"context"
 	"net"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,7 +29,8 @@ func TestGuestAndLANShareOneBMC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveBoth(t, s, m.BMCSocket)
+	serveLAN(t, s)
+	stop := serveVM(t, s, m.BMCSocket)
 
 	waitFor(t, "QEMU to find its BMC", link.Connected)
 	// The driver gave up on the interface at boot, when nobody answered.
@@ -40,7 +43,13 @@ func TestGuestAndLANShareOneBMC(t *testing.T) {
 		t.Errorf("the guest found another BMC: %q", out)
 	}
 
-	t.Run("the machine measures itself", func(t *testing.T) { selfScan(t, m, s.address) })
+	t.Run("the machine measures itself", func(t *testing.T) {
+		selfScan(t, m, s.address)
+		stop()
+		foreignBMC(t, m, m.BMCSocket)
+	})
+	serveVM(t, s, m.BMCSocket)
+	waitFor(t, "QEMU to find its BMC again", link.Connected)
 
 	if out := s.admin(t, "chassis", "power", "off"); !strings.Contains(out, "Down/Off") {
 		t.Errorf("power off: %q", out)
@@ -53,27 +62,35 @@ func TestGuestAndLANShareOneBMC(t *testing.T) {
 	waitFor(t, "the machine to be on", func() bool { return strings.Contains(s.admin(t, "chassis", "power", "status"), "is on") })
 }
 
-func serveBoth(t *testing.T, s *station, socket string) {
+// serveLAN serves the BMC's side of the network until the test ends.
+func serveLAN(t *testing.T, s *station) {
 	t.Helper()
 	lan, err := s.bmc.ListenLAN("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.address = lan.Address()
+	untilStopped(t, lan.Serve)
+}
+
+// serveVM serves the machine's side until the test ends or stop is called.
+func serveVM(t *testing.T, s *station, socket string) (stop func()) {
+	t.Helper()
+	os.Remove(socket)
 	ln, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return untilStopped(t, func(ctx context.Context) error { return s.bmc.ServeVM(ctx, ln) })
+}
+
+func untilStopped(t *testing.T, serve func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 2)
-	go func() { served <- lan.Serve(ctx) }()
-	go func() { served <- s.bmc.ServeVM(ctx, ln) }()
-	t.Cleanup(func() {
-		cancel()
-		for range 2 {
-			<-served
-		}
-	})
+	served := make(chan error, 1)
+	go func() { served <- serve(ctx) }()
+	stop = sync.OnceFunc(func() { cancel(); <-served })
+	t.Cleanup(stop)
+	return stop
 }
 
 func waitFor(t *testing.T, what string, done func() bool) {
