@@ -11,6 +11,9 @@ import (
 // deltas lists the attributes of check that differ. known are those of the new
 // state that have been observed at all.
 func deltas(old, new *Record, check, known filewatch.Attributes) Deltas {
+	if known.Has(filewatch.AttrXattrs) {
+		known |= filewatch.AttrXattrParts
+	}
 	c := comparison{check: check & known}
 	c.text(filewatch.AttrType, "type", string(old.Type), string(new.Type))
 	if old.Type != filewatch.TypeDir || new.Type != filewatch.TypeDir {
@@ -90,10 +93,10 @@ func (c *comparison) names(old, new []string) {
 
 // xattrs gives the attributes that differ, not those that are equal.
 func (c *comparison) xattrs(old, new []filewatch.Xattr) {
-	if !c.check.Has(filewatch.AttrXattrs) {
+	if c.check&(filewatch.AttrXattrs|filewatch.AttrXattrParts) == 0 {
 		return
 	}
-	gone, come := missingXattrs(old, new), missingXattrs(new, old)
+	gone, come := c.covered(missingXattrs(old, new)), c.covered(missingXattrs(new, old))
 	if len(gone) == 0 && len(come) == 0 {
 		return
 	}
@@ -105,6 +108,11 @@ func (c *comparison) xattrs(old, new []filewatch.Xattr) {
 		d.New = encodeXattrs(come)
 	}
 	c.found = append(c.found, d)
+}
+
+// covered leaves out what the rule does not ask for.
+func (c *comparison) covered(xattrs []filewatch.Xattr) []filewatch.Xattr {
+	return slices.DeleteFunc(xattrs, func(x filewatch.Xattr) bool { return !c.check.CoversXattr(x.Name) })
 }
 
 // missingXattrs gives the xattrs of a that b does not have with the same value.

@@ -31,7 +31,30 @@ const (
 	AttrGrowing
 	// AttrImmutable: nothing at all may differ, identity and ctime included.
 	AttrImmutable
+	// Parts of AttrXattrs, for rules that ask for no more.
+	AttrACL     // POSIX ACLs
+	AttrSELinux // the SELinux context
+	AttrCaps    // file capabilities
+
+	// AttrXattrParts are the parts that have names of their own.
+	AttrXattrParts = AttrACL | AttrSELinux | AttrCaps
 )
+
+// CoversXattr says that a comparison of a looks at the extended attribute of a
+// name.
+func (a Attributes) CoversXattr(name string) bool {
+	switch {
+	case a.Has(AttrXattrs):
+		return true
+	case strings.HasPrefix(name, "system.posix_acl_"):
+		return a.Has(AttrACL)
+	case name == "security.selinux":
+		return a.Has(AttrSELinux)
+	case name == "security.capability":
+		return a.Has(AttrCaps)
+	}
+	return false
+}
 
 // AllAttributes is every attribute that can be compared for any object. SHA-256
 // is not in it: BLAKE3 already says whether content differs.
@@ -52,6 +75,7 @@ var attributeNames = []struct {
 	{"link", AttrTarget}, {"rdev", AttrRdev}, {"mode", AttrMode}, {"uid", AttrUID}, {"gid", AttrGID},
 	{"nlink", AttrNlink}, {"names", AttrNames}, {"inode", AttrInode}, {"mtime", AttrMtime}, {"ctime", AttrCtime},
 	{"flags", AttrFlags}, {"xattrs", AttrXattrs},
+	{"acl", AttrACL}, {"selinux", AttrSELinux}, {"caps", AttrCaps},
 	{"growing", AttrGrowing}, {"immutable", AttrImmutable},
 }
 

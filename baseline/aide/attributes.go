@@ -15,7 +15,7 @@ type attributes map[string]bool
 var words = map[string]string{
 	"ftype": "type", "p": "mode", "i": "inode", "l": "link", "n": "nlink", "u": "uid", "g": "gid", "s": "size",
 	"m": "mtime", "c": "ctime", "growing": "growing", "S": "growing", "compressed": "growing",
-	"acl": "xattrs", "xattrs": "xattrs", "selinux": "xattrs", "caps": "xattrs", "e2fsattrs": "flags",
+	"acl": "acl", "xattrs": "xattrs", "selinux": "selinux", "caps": "caps", "e2fsattrs": "flags",
 	"md5": "blake3", "sha1": "blake3", "sha512": "blake3", "rmd160": "blake3", "tiger": "blake3", "crc32": "blake3",
 	"crc32b": "blake3", "haval": "blake3", "whirlpool": "blake3", "gost": "blake3", "stribog256": "blake3",
 	"stribog512": "blake3", "sha256": "sha256",
@@ -100,6 +100,11 @@ func (a attributes) check() (check, missing []string) {
 	if set["growing"] {
 		// A file that may grow changes these.
 		for _, w := range []string{"size", "blake3", "sha256", "mtime", "ctime"} {
+			delete(set, w)
+		}
+	}
+	if set["xattrs"] { // all of them
+		for _, w := range []string{"acl", "selinux", "caps"} {
 			delete(set, w)
 		}
 	}

@@ -133,6 +133,7 @@ func TestGroups(t *testing.T) {
 		"p+i+n":       "inode mode nlink",
 		"R":           "blake3 ctime flags gid inode link mode mtime nlink size type uid xattrs",
 		"R-m-c - md5": "flags gid inode link mode nlink size type uid xattrs",
+		"acl+caps":    "acl caps",
 		"H":           "blake3 sha256",
 		"R+growing":   "flags gid growing inode link mode nlink type uid xattrs",
 		"E":           "",

@@ -92,17 +92,17 @@ func newLine(r *baseline.Record, check filewatch.Attributes) *line {
 		l.attrs &^= attrBLAKE3 // it says nothing more, and AIDE 0.18 has no such line
 	}
 	add(filewatch.AttrXattrs, true, attrXattrs)
-	add(filewatch.AttrXattrs, !link, attrACL)
+	add(filewatch.AttrXattrs|filewatch.AttrACL, !link, attrACL)
 	if l.attrs&attrACL != 0 {
 		l.acl = aclLines(r)
 	}
 	if context, ok := r.Xattr("security.selinux"); ok {
 		l.cntx = strings.TrimRight(string(context), "\x00")
-		add(filewatch.AttrXattrs, true, attrSELinux)
+		add(filewatch.AttrXattrs|filewatch.AttrSELinux, true, attrSELinux)
 	}
 	if value, ok := r.Xattr("security.capability"); ok && file {
 		l.caps = capabilities(value)
-		add(filewatch.AttrXattrs, l.caps != "", attrCaps)
+		add(filewatch.AttrXattrs|filewatch.AttrCaps, l.caps != "", attrCaps)
 	}
 	return l
 }

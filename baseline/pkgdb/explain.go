@@ -1,6 +1,7 @@
 package pkgdb
 
 import (
+	"bytes"
 	"path"
 	"slices"
 	"strings"
@@ -111,14 +112,16 @@ func (p *Packages) hint(c *baseline.Change) string {
 	return ""
 }
 
-// beyondPackages says that something changed that no package contains: packages
-// have no xattrs and do not set inode flags. An .rpm's file capabilities are not
-// compared, so they are not explained.
+// beyondPackages says that xattrs came or changed, whatever the rules compare: no
+// package contains them. An .rpm's file capabilities are not compared, so they
+// are not explained.
 func beyondPackages(c *baseline.Change) bool {
-	if c.Kind == baseline.Added {
+	if c.Old == nil {
 		return len(c.New.Xattrs) > 0
 	}
-	return c.Attributes.Has("xattrs")
+	return !slices.EqualFunc(c.Old.Xattrs, c.New.Xattrs, func(a, b filewatch.Xattr) bool {
+		return a.Name == b.Name && bytes.Equal(a.Value, b.Value)
+	})
 }
 
 // is says that the change made an object what the package has.

@@ -22,6 +22,7 @@ import (
 type aideTree struct {
 	t         *testing.T
 	root, out string
+	group     string // what AIDE compares
 }
 
 // Rules that ask for the same in both languages.
@@ -34,7 +35,7 @@ const aideSame = "l+p+u+g+s+c+m+i+n+sha256+acl+selinux+xattrs+ftype+e2fsattrs+ca
 
 func newAideTree(t *testing.T) *aideTree {
 	t.Helper()
-	a := &aideTree{t, t.TempDir(), t.TempDir()}
+	a := &aideTree{t, t.TempDir(), t.TempDir(), aideSame}
 	t.Setenv("HOME", a.out)
 	t.Setenv("XDG_CONFIG_HOME", a.out)
 	t.Setenv("XDG_STATE_HOME", a.out)
@@ -70,7 +71,7 @@ func (a *aideTree) xattr(name, key string, value []byte) {
 func (a *aideTree) aide(mode string, options ...string) (string, int) {
 	a.t.Helper()
 	conf := fmt.Sprintf("root_prefix=%[1]s\ndatabase_in=file:%[2]s/old\ndatabase_out=file:%[2]s/%[3]s\ndatabase_new=file:%[2]s/new\ndatabase_attrs=sha256\ngzip_dbout=no\n%[4]s\n/ %[5]s\n",
-		a.root, a.out, map[string]string{"--init": "old", "--init-new": "new"}[mode], strings.Join(options, "\n"), aideSame)
+		a.root, a.out, map[string]string{"--init": "old", "--init-new": "new"}[mode], strings.Join(options, "\n"), a.group)
 	a.write(a.out+"/aide.conf", conf)
 	cmd := exec.Command("aide", "--config="+a.out+"/aide.conf", strings.TrimSuffix(mode, "-new"))
 	return a.run(cmd)
@@ -277,5 +278,23 @@ func TestReportsAsAIDE(t *testing.T) {
 			ours, ourCode = a.plumbline([]string{"baseline", "diff", file, a.out + "/new.b", "--format", "aide"})
 			a.same("compare", theirs, theirCode, ours, ourCode)
 		})
+	}
+}
+
+// Rules that ask for parts of the extended attributes.
+func TestReportsPartsOfXattrsAsAIDE(t *testing.T) {
+	for group, check := range map[string]string{"p+ftype+acl": "'mode','acl'", "ftype+caps+selinux": "'caps','selinux'"} {
+		a := newAideTree(t)
+		a.group = group
+		a.write(a.out+"/rules.toml", "[[rule]]\npath='**'\nlevel='verify'\ncheck=["+check+"]\n")
+		a.populate()
+		a.aide("--init")
+		a.plumbline([]string{"baseline", "create", "--root", a.root, "--rules", a.out + "/rules.toml", "-f", a.out + "/b"})
+		a.change()
+		for _, options := range settings[4:7] {
+			theirs, theirCode := a.aide("--check", options...)
+			ours, ourCode := a.plumbline([]string{"baseline", "check", "--root", a.root, "-f", a.out + "/b", "--format", "aide"}, options...)
+			a.same(group, theirs, theirCode, ours, ourCode)
+		}
 	}
 }
