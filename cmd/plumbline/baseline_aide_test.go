@@ -35,12 +35,28 @@ const aideSame = "l+p+u+g+s+c+m+i+n+sha256+acl+selinux+xattrs+ftype+e2fsattrs+ca
 
 func newAideTree(t *testing.T) *aideTree {
 	t.Helper()
-	a := &aideTree{t, t.TempDir(), t.TempDir(), aideSame}
+	a := &aideTree{t, onDisk(t), t.TempDir(), aideSame}
 	t.Setenv("HOME", a.out)
 	t.Setenv("XDG_CONFIG_HOME", a.out)
 	t.Setenv("XDG_STATE_HOME", a.out)
 	a.write(a.out+"/rules.toml", aideRules)
 	return a
+}
+
+// onDisk is a directory that is on no tmpfs: that has no flags, and lists xattrs in
+// another order than AIDE has them in its report elsewhere.
+func onDisk(t *testing.T) string {
+	t.Helper()
+	var fs unix.Statfs_t
+	if dir := t.TempDir(); unix.Statfs(dir, &fs) != nil || fs.Type != unix.TMPFS_MAGIC {
+		return dir
+	}
+	dir, err := os.MkdirTemp("/var/tmp", "plumbline-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // must lets only root be stopped by what only root may do.
