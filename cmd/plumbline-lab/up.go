@@ -27,7 +27,8 @@ The first run builds the machine's image from Debian packages; it is kept in
 $PLUMBLINE_CACHE, or the user's cache directory, and built again when its
 recipe changes.`,
 		Example: `  plumbline-lab up --dir /tmp/m1 | jq -r .qmp
-  plumbline-lab up --dir /tmp/m2 --kernel trixie --memory 4G --smp 4`,
+  plumbline-lab up --dir /tmp/m2 --kernel trixie --memory 4G --smp 4
+  plumbline-lab up --dir /tmp/m3 --xen 4.17`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			var err error
@@ -35,10 +36,10 @@ recipe changes.`,
 				return argumentError{err}
 			}
 			o.Dir, o.Log = *dir, progress{}
-			if !noPlugin {
+			if !noPlugin && o.Xen == "" {
 				o.Plugin = trapPlugin()
 			}
-			if !noBMC {
+			if !noBMC && o.Xen == "" {
 				o.BMC = bmcArguments
 			}
 			m, err := lab.Start(command.Context(), o)
@@ -50,7 +51,9 @@ recipe changes.`,
 	}
 	flags := command.Flags()
 	flags.StringVar(&o.Kernel, "kernel", lab.DefaultKernel, "kernel: "+strings.Join(lab.KernelNames(), ", "))
-	flags.StringVar(&o.UKI, "uki", lab.UKIDefault, "signed kernel image: default, other (another command line)")
+	flags.StringVar(&o.Xen, "xen", "", "boot this `VERSION` of Xen, the kernel as its first domain's: "+strings.Join(lab.XenVersions(), ", "))
+	flags.StringVar(&o.CPU, "cpu", "", "CPU `MODEL` of a machine that boots Xen (default "+lab.DefaultXenCPU+")")
+	flags.StringVar(&o.UKI, "uki", "", "signed kernel image: default, other (another command line)")
 	flags.StringVar(&memory, "memory", "1G", "RAM, with suffix M or G")
 	flags.IntVar(&o.CPUs, "smp", 2, "virtual CPUs")
 	flags.BoolVar(&o.PrivateRAM, "private-ram", false, "keep RAM private to QEMU instead of in a shared file")

@@ -39,6 +39,13 @@ type Options struct {
 	Dir string
 	// Kernel is one of KernelNames; empty: DefaultKernel.
 	Kernel string
+	// Xen is a version of Xen to boot, one of XenVersions, with the kernel as that
+	// of its first domain; empty: none. Such a machine runs on TCG and has neither
+	// UEFI, TPM, BMC nor network; UKI, Files, BMC and Plugin do not apply.
+	Xen string
+	// CPU is the model of a machine that boots Xen, in QEMU's syntax; empty:
+	// DefaultXenCPU.
+	CPU string
 	// UKI is the signed kernel image to boot; empty: UKIDefault.
 	UKI string
 	// Memory is the guest's RAM in bytes; 0: 1 GiB.
@@ -77,6 +84,7 @@ type Machine struct {
 	Disk    string `json:"disk"`          // raw image of the root file system, no partition table
 	Vmlinuz string `json:"vmlinuz"`       // the kernel package's vmlinuz
 	Modules string `json:"modules"`       // the kernel package's lib/modules/VERSION
+	Xen     string `json:"xen,omitempty"` // the Xen package's file, as in /boot; absent without
 	PID     int    `json:"pid"`           // of QEMU
 	BMC     *BMC   `json:"bmc,omitempty"` // absent without a BMC of ours
 	TPM     string `json:"tpm"`           // control socket of the guest's swtpm

@@ -139,6 +139,9 @@ var observe = map[string]string{
 func TestTampersShowAndAreRestored(t *testing.T) {
 	m := sharedMachine(t)
 	for _, tamper := range Tampers() {
+		if tamper.Xen {
+			continue // tested with a machine that boots one, in measure/check
+		}
 		t.Run(tamper.Name, func(t *testing.T) {
 			script, inGuest := observe[tamper.Name]
 			before := ""

@@ -44,7 +44,11 @@ func (m *Machine) openMemory(ctx context.Context) (*guestMemory, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guestMemory{file: file, size: m.Memory, regs: regs}, nil
+	g := &guestMemory{file: file, size: m.Memory, regs: regs}
+	if m.Xen != "" {
+		err = g.useXens(m.Xen)
+	}
+	return g, err
 }
 
 func (g *guestMemory) close() error { return g.file.Close() }

@@ -8,6 +8,9 @@ import (
 // commandLine is QEMU's. Each socket is a chardev, which takes any path: the
 // short forms would choke on a comma.
 func (m *Machine) commandLine(o Options) []string {
+	if m.Xen != "" {
+		return m.xenCommandLine(o)
+	}
 	const mib = 1 << 20
 	argv := []string{"qemu-system-x86_64",
 		"-name", "plumbline-lab", "-nodefaults", "-no-user-config", "-display", "none",
@@ -60,23 +63,32 @@ func (m *Machine) addSockets(add func(...string)) {
 }
 
 func (m *Machine) addDevices(add func(...string), o Options) {
-	disk := func(id, path, options string) {
-		add("-drive", fmt.Sprintf("if=none,id=%s,format=raw,file=%s%s", id, escape(path), options))
-	}
-	disk("esp", m.ESP, ",readonly=on")
+	disk(add, "esp", m.ESP, ",readonly=on")
 	add("-device", "virtio-blk-pci,drive=esp,serial=plumbline-esp,bootindex=0")
-	disk("root", m.Disk, ",cache=writeback")
-	add("-device", "virtio-blk-pci,drive=root,serial=plumbline-root")
+	m.addRoot(add)
 	if o.Files != "" {
-		disk("files", filepath.Join(m.Dir, "files.img"), ",readonly=on")
+		disk(add, "files", filepath.Join(m.Dir, "files.img"), ",readonly=on")
 		add("-device", "virtio-blk-pci,drive=files,serial=plumbline-files")
 	}
-	add("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent0,name=org.qemu.guest_agent.0")
+	m.addAgent(add)
 	add("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0")
 	add("-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile=")
 	add("-chardev", "socket,id=tpm0,path="+escape(m.TPM), "-tpmdev", "emulator,id=tpm0,chardev=tpm0", "-device", "tpm-crb,tpmdev=tpm0")
 	add("-chardev", "socket,id=ipmi0,reconnect=2,path="+escape(m.BMCSocket),
 		"-device", "ipmi-bmc-extern,id=bmc0,chardev=ipmi0", "-device", "isa-ipmi-kcs,bmc=bmc0,irq=5")
+}
+
+func (m *Machine) addRoot(add func(...string)) {
+	disk(add, "root", m.Disk, ",cache=writeback")
+	add("-device", "virtio-blk-pci,drive=root,serial=plumbline-root")
+}
+
+func (m *Machine) addAgent(add func(...string)) {
+	add("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent0,name=org.qemu.guest_agent.0")
+}
+
+func disk(add func(...string), id, path, options string) {
+	add("-drive", fmt.Sprintf("if=none,id=%s,format=raw,file=%s%s", id, escape(path), options))
 }
 
 // escape doubles the commas of a value in QEMU's option syntax.

@@ -55,9 +55,19 @@ func Start(ctx context.Context, o Options) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Xen != "" {
+		accel = accelTCG
+	}
 	m, err := newMachine(o, img, authority, accel)
 	if err != nil {
 		return nil, err
+	}
+	if o.Xen != "" {
+		x, err := openXen(ctx, cache, o.Xen, o.Log)
+		if err != nil {
+			return nil, err
+		}
+		m.Xen = x.file()
 	}
 	if err := m.start(ctx, o, img, authority); err != nil {
 		failure := &StartError{Err: err, Command: m.Command,
@@ -77,6 +87,9 @@ func (o *Options) complete() error {
 	}
 	if _, ok := kernels[o.Kernel]; !ok {
 		return fmt.Errorf("unknown kernel %q, want one of %s", o.Kernel, strings.Join(KernelNames(), ", "))
+	}
+	if err := o.completeXen(); err != nil {
+		return err
 	}
 	if o.UKI == "" {
 		o.UKI = UKIDefault
@@ -101,6 +114,26 @@ func (o *Options) complete() error {
 	}
 	if o.Log == nil {
 		o.Log = io.Discard
+	}
+	return nil
+}
+
+// completeXen refuses what a machine that boots Xen does not have.
+func (o *Options) completeXen() error {
+	if o.Xen == "" {
+		if o.CPU != "" {
+			return errors.New("a CPU model is for machines that boot Xen")
+		}
+		return nil
+	}
+	if _, ok := xens[o.Xen]; !ok {
+		return fmt.Errorf("unknown version of Xen %q, want one of %s", o.Xen, strings.Join(XenVersions(), ", "))
+	}
+	if o.BMC != nil || o.Files != "" || o.Plugin != "" || o.UKI != "" || o.PrivateRAM {
+		return errors.New("a machine that boots Xen has no BMC, no files, no plugin, no other kernel image and no private RAM")
+	}
+	if o.CPU == "" {
+		o.CPU = DefaultXenCPU
 	}
 	return nil
 }
@@ -174,8 +207,10 @@ func (m *Machine) start(ctx context.Context, o Options, img *image, authority st
 	if err := m.prepareDisks(ctx, o, img); err != nil {
 		return err
 	}
-	if err := m.startTPMs(ctx, authority); err != nil {
-		return err
+	if m.Xen == "" {
+		if err := m.startTPMs(ctx, authority); err != nil {
+			return err
+		}
 	}
 	if err := m.startBMC(ctx, o); err != nil {
 		return err
@@ -215,6 +250,9 @@ func (m *Machine) prepareDisks(ctx context.Context, o Options, img *image) error
 	}
 	if err := copySparse(ctx, img.root(), m.Disk); err != nil {
 		return err
+	}
+	if m.Xen != "" {
+		return nil // boots from QEMU's hand
 	}
 	if err := copySparse(ctx, img.esp(o.UKI), m.ESP); err != nil {
 		return err

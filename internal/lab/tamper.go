@@ -26,7 +26,9 @@ type Tamper struct {
 }
 
 // Tampers lists the corpus.
-func Tampers() []Tamper {
+func Tampers() []Tamper { return append(linuxTampers(), ofXen(xenTampers)...) }
+
+func linuxTampers() []Tamper {
 	return slices.Concat(textTampers, dynamicTampers, dataTampers, tableTampers, registerTampers, msrTampers, pageTampers,
 		pointerTampers, heapTampers, hidingTampers, socketTampers, fileTampers, benignChanges)
 }
@@ -50,6 +52,9 @@ func (m *Machine) Tamper(ctx context.Context, name string) error {
 	}
 	if !m.Running() {
 		return ErrNotRunning
+	}
+	if Tampers()[at].Xen && m.Xen == "" {
+		return fmt.Errorf("%s: the machine boots no Xen: %w", name, ErrNoSubject)
 	}
 	journal := m.journal(name)
 	if _, err := os.Stat(journal); err == nil {

@@ -96,15 +96,20 @@ func (c *change) gate(ctx context.Context) (address uint64, gate []byte, err err
 }
 
 func hookGate(ctx context.Context, c *change) error {
-	address, gate, err := c.gate(ctx)
-	if err != nil {
-		return err
-	}
 	at, err := c.symbols(ctx, "asm_exc_bounds")
 	if err != nil {
 		return err
 	}
-	setGateOffset(gate, at[0])
+	return c.setGate(ctx, at[0])
+}
+
+// setGate points vector 9's gate at a handler.
+func (c *change) setGate(ctx context.Context, handler uint64) error {
+	address, gate, err := c.gate(ctx)
+	if err != nil {
+		return err
+	}
+	setGateOffset(gate, handler)
 	return c.write(ctx, address, gate)
 }
 

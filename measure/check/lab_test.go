@@ -22,6 +22,7 @@ import (
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/kernel/xen"
 	"github.com/plumbline-sec/plumbline/measure/mem/qemu"
 )
 
@@ -79,6 +80,7 @@ func sharedMachine(t *testing.T) *lab.Machine {
 type scanner struct {
 	machine  *lab.Machine
 	image    *kernel.Image
+	xen      *xen.Image // instead, of a machine that boots Xen
 	modules  *kernel.ModuleTree
 	profiles kernel.Cache
 	accepted accepted // of all scans, as a verifier keeps it
@@ -125,9 +127,14 @@ func (s *scanner) scan(t *testing.T, checks ...string) (withFiles, without *meas
 	if err != nil {
 		t.Fatal(err)
 	}
-	withFiles = judge(t, obs, &check.References{Images: s, Modules: s.modules, Pages: result.Pages, Checks: checks})
+	refs := check.References{Images: s, Modules: s.modules, Pages: result.Pages, Checks: checks}
+	if s.xen != nil {
+		refs = check.References{Xen: s, Pages: result.Pages, Checks: checks}
+	}
+	withFiles = judge(t, obs, &refs)
 	// What earlier scans have left saves work and changes nothing.
-	warm := judge(t, obs, &check.References{Images: s, Modules: s.modules, Pages: result.Pages, Checks: checks, Accepted: s.accepted, Memo: &s.memo})
+	refs.Accepted, refs.Memo = s.accepted, &s.memo
+	warm := judge(t, obs, &refs)
 	if diff := cmp.Diff(withFiles, warm); diff != "" {
 		t.Errorf("judged with what earlier scans left (-without +with):\n%s", diff)
 	}
