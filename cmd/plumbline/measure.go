@@ -49,6 +49,10 @@ data is explained; with --modules, a lib/modules/VERSION directory, that of its
 modules too. Without them those checks are not measured, and the exit code says
 so.
 
+A target that runs Xen is recognized and measured by the xen.* checks in place of
+the others; --kernel then takes Xen's file, such as /boot/xen-4.17-amd64.gz. Its
+domains' kernels are not measured, dom0's included.
+
 A dump is measured as it lies: its registers lack EFER, the debug registers and
 those of system calls, so that linux.registers and linux.msrs are not measured.
 Without registers (LiME, raw, makedumpfile) the kernel is found by its own word
@@ -70,6 +74,7 @@ Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
   plumbline measure --vm /run/vm/qmp.sock -o json | jq .outcome
   plumbline measure --host --write-observations inside.json
   plumbline measure --vm /run/vm/qmp.sock --compare inside.json
+  plumbline measure --vm /run/xen/qmp.sock --kernel /boot/xen-4.17-amd64.gz
   plumbline measure --dump vm.elf --kernel /boot/vmlinuz-6.1.0-56-amd64`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -87,7 +92,7 @@ Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
 	f.StringVar(&flags.vm, "vm", "", "QEMU's QMP `SOCKET`")
 	f.StringVar(&flags.dump, "dump", "", "memory dump `FILE`")
 	f.BoolVar(&flags.host, "host", false, "this machine")
-	f.StringVar(&flags.kernel, "kernel", "", "vmlinuz or vmlinux `FILE` the target should run")
+	f.StringVar(&flags.kernel, "kernel", "", "vmlinuz, vmlinux or Xen `FILE` the target should run")
 	f.StringVar(&flags.modules, "modules", "", "lib/modules/VERSION `DIR` with the modules it should have loaded")
 	f.StringVar(&flags.reference, "reference", "", "compare with the reference `FILE`")
 	f.StringVar(&flags.writeReference, "write-reference", "", "write a reference `FILE` if every check passes")
