@@ -23,7 +23,7 @@ type xenPackage struct {
 
 // xens are the versions that a machine can boot, by the name users give.
 var xens = map[string]xenPackage{
-	"4.14": {"bullseye", []string{"xen-hypervisor-4.14-amd64"}, "usr/lib/debug/xen-syms-*.gz"},
+	"4.14": {"bullseye", []string{"xen-hypervisor-4.14-amd64"}, "usr/lib/debug/xen-syms-4.14.?.gz"},
 	"4.17": {"bookworm", []string{"xen-hypervisor-4.17-amd64", "xen-hypervisor-4.17-amd64-dbg"}, "usr/lib/debug/boot/xen-syms-4.17-amd64"},
 	"4.20": {"trixie", []string{"xen-hypervisor-4.20-amd64", "xen-hypervisor-4.20-amd64-dbg"}, "usr/lib/debug/boot/xen-syms-4.20-amd64"},
 }

@@ -100,14 +100,19 @@ func (c *collector) xenCalls(name string, start mem.Virt) (xenCalls, error) {
 // slots of these pages that are left.
 func (c *collector) xenStubs(data *xenHypercalls) error {
 	var found []paging.Mapping
+	odd := false
 	err := c.xen.Space.Walk(xen.StubsFirst, xen.StubsLast, func(m paging.Mapping) bool {
-		if m.Flags&paging.NoExecute == 0 && m.Size == mem.PageSize {
+		if m.Flags&paging.NoExecute == 0 {
 			found = append(found, m)
+			odd = odd || m.Size != mem.PageSize || len(found) > maxXenStubs
 		}
-		return len(found) < maxXenStubs
+		return !odd
 	}, nil)
 	if err != nil {
 		return err
+	}
+	if odd {
+		return fmt.Errorf("%w: executable memory where stubs are", xen.ErrLayout)
 	}
 	type slot struct {
 		page mem.Phys

@@ -43,6 +43,11 @@ func judgeXenIDT(j *judging, raw json.RawMessage, out *measure.Check) error {
 		return errNotObserved
 	}
 	for _, cpu := range data.CPUs {
+		if at := mem.Virt(cpu.Base); at < xen.Base || at >= xen.DirectMapEnd || at > xen.StubsFirst && at < xen.DirectMap {
+			out.Findings = append(out.Findings, measure.Finding{Address: cpu.Base.String(), Symbol: fmt.Sprintf("IDTR of CPU %d", cpu.CPU),
+				Explanation: "the CPU's interrupt table lies neither in Xen's image nor in its map of all RAM"})
+			continue
+		}
 		if cpu.Limit != idtSize-1 {
 			out.Findings = append(out.Findings, measure.Finding{
 				Address: cpu.Base.String(), Symbol: fmt.Sprintf("IDTR of CPU %d", cpu.CPU),

@@ -29,7 +29,7 @@ func judgeXenPageTables(j *judging, raw json.RawMessage, out *measure.Check) err
 	for _, r := range data.Writable {
 		say(&out.Findings, r, "memory of Xen is both writable and executable")
 	}
-	for _, r := range xenUnowned(img, data.Executable) {
+	for _, r := range j.xenUnowned(img, data.Executable) {
 		if mem.Virt(r.Start)+mem.Virt(r.Size) <= xen.Base && xen.Base-mem.Virt(r.Start) == mem.Virt(data.Image-r.Phys) && img.Before(4, 17) {
 			say(&out.Notes, r, "memory before the image is executable, as Xen leaves it before 4.17; what is in it is not measured")
 			continue
@@ -73,11 +73,13 @@ func judgeXenPageTables(j *judging, raw json.RawMessage, out *measure.Check) err
 	return nil
 }
 
-// xenUnowned returns what is executable outside of Xen's text and the stubs.
-func xenUnowned(img *xen.Image, ranges []mappedRange) []mappedRange {
+// xenUnowned returns what is executable outside of Xen's text and the stubs, of
+// which there is a page for each CPU.
+func (j *judging) xenUnowned(img *xen.Image, ranges []mappedRange) []mappedRange {
 	b := img.Bounds()
+	stubs := address(min(max(j.obs.Kernel.CPUs, 0), maxXenStubs)) * mem.PageSize
 	return unownedRanges(ranges, []owner{
 		{Kind: "text", Start: address(b.Text), Size: uint64(b.TextEnd - b.Text)},
-		{Kind: "stubs", Start: address(xen.StubsFirst), Size: uint64(xen.StubsLast - xen.StubsFirst + 1)},
+		{Kind: "stubs", Start: address(xen.StubsLast) + 1 - stubs, Size: uint64(stubs)},
 	})
 }

@@ -103,9 +103,9 @@ func TestDetectsOnXen(t *testing.T) {
 		"text open to guests": {xenPageTablesName, func(m *xentest.Machine) {
 			m.Put64(xentest.Page(1), uint64(xentest.Phys)+0x1000|xentest.Present|xentest.User)
 		}},
-		"a second mapping of text":     {xenPageTablesName, func(m *xentest.Machine) { m.Put64(hole, uint64(xentest.Phys)|flags|xentest.NX) }},
-		"a guest that maps Xen":        {xenPageTablesName, func(m *xentest.Machine) { guest(m, 300, uint64(xentest.Phys)+xentest.Data) }},
-		"a guest's own view of Xen":    {xenPageTablesName, func(m *xentest.Machine) { guest(m, 261, 0x10_0000) }},
+		"a second mapping of text":          {xenPageTablesName, func(m *xentest.Machine) { m.Put64(hole, uint64(xentest.Phys)|flags|xentest.NX) }},
+		"a guest that maps Xen":             {xenPageTablesName, func(m *xentest.Machine) { guest(m, 300, uint64(xentest.Phys)+xentest.Data) }},
+		"a guest's own view of Xen":         {xenPageTablesName, func(m *xentest.Machine) { guest(m, 261, 0x10_0000) }},
 		"a domain missing in the list": {xenDomainsName, func(m *xentest.Machine) { clear(m.Image(int(xentest.Address("domain_list") - xentest.Base))[:8]) }},
 	}
 	for name, test := range tests {
@@ -118,6 +118,40 @@ func TestDetectsOnXen(t *testing.T) {
 		for _, c := range r.Checks {
 			if want := c.Name == test.check; (c.Outcome == measure.Fail) != want || want && len(c.Findings) == 0 || !want && c.Outcome != measure.Pass {
 				t.Errorf("%s: %s is %s %s %+v", name, c.Name, c.Outcome, c.Reason, c.Findings)
+			}
+		}
+	}
+}
+
+// Each CPU has one page of stubs, and tables lie in memory that is Xen's alone.
+func TestDetectsWhatBelongsToNoCPU(t *testing.T) {
+	m := xentest.Boot()
+	m.Put64(0x10_4000+8*509, uint64(xentest.StubPage)|xentest.Present)
+	m.CPUs = append(m.CPUs, m.CPUs[0])
+	m.MSRs = append(m.MSRs, m.MSRs[0])
+	m.CPUs[1].CPU = 1
+	result, err := Scan(context.Background(), m, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	item := result.Observations.Item(xenIDTName)
+	item.Data = bytes.ReplaceAll(item.Data, []byte(`"base":"0xffff82d04020c000"`), []byte(`"base":"0xffff810000000000"`))
+	for cpus, want := range map[int]measure.Outcome{1: measure.Fail, 2: measure.Pass} {
+		result.Observations.Kernel.CPUs = cpus
+		r, err := Judge(result.Observations, xenRefs(t, result))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range r.Checks {
+			switch c.Name {
+			case xenPageTablesName:
+				if c.Outcome != want {
+					t.Errorf("two stubs of %d CPUs: %s", cpus, c.Outcome)
+				}
+			case xenIDTName, xenMSRsName: // the second CPU has the first one's stub
+				if c.Outcome != measure.Fail {
+					t.Errorf("%s: %s", c.Name, c.Outcome)
+				}
 			}
 		}
 	}

@@ -28,7 +28,7 @@ type Image struct {
 
 // Bounds are those of the parts of an image that do not change.
 type Bounds struct {
-	Text, TextEnd     mem.Virt // [_stext, _etext)
+	Text, TextEnd     mem.Virt // from _stext up to the end of the page with _etext: all that is executable
 	Rodata, RodataEnd mem.Virt // whole pages
 	// SetAtBoot is the part of the read-only data that is written once, empty
 	// before 4.17, where it is part of the data.
@@ -88,9 +88,9 @@ func boundsOf(symbols *kernel.Symbols, size int) (Bounds, error) {
 		v, _ := symbols.Address(name)
 		return mem.Virt(v)
 	}
-	b := Bounds{Text: at("_stext"), TextEnd: at("_etext"), RodataEnd: at("__2M_rodata_end"),
+	end := (at("_etext") + mem.PageSize - 1) &^ (mem.PageSize - 1)
+	b := Bounds{Text: at("_stext"), TextEnd: end, Rodata: end, RodataEnd: at("__2M_rodata_end"),
 		SetAtBoot: at("__ro_after_init_start"), SetAtBootEnd: at("__ro_after_init_end")}
-	b.Rodata = (b.TextEnd + mem.PageSize - 1) &^ (mem.PageSize - 1)
 	if start := at("__2M_rodata_start"); start != 0 && start != b.Rodata {
 		return b, fmt.Errorf("%w: read-only data at %v", ErrLayout, start)
 	}

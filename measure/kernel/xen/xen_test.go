@@ -124,6 +124,7 @@ func TestExplain(t *testing.T) {
 	}{
 		"as it booted":                         {xentest.Cold, []byte{0x90}, ""},
 		"a sealed function":                    {0x2380, []byte{0x66, 0x0f, 0x1f, 0x00}, ""},
+		"code behind the end of text":          {xentest.Text + 8, []byte{0xc3}, "patches nothing here"},
 		"code that nothing patches":            {xentest.Cold, []byte{0xc3}, "patches nothing here"},
 		"an alternative with other code":       {xentest.Alternative, []byte{0x0f, 0x01, 0xcb}, "none that Xen writes"},
 		"an alternative left out once":         {xentest.Alternative, []byte{0x90, 0x90, 0x90}, "feature 0x21"},
@@ -132,7 +133,7 @@ func TestExplain(t *testing.T) {
 		"a call to another function":           {xentest.Call, []byte{0xe8, 0x9b, 0x01, 0, 0, 0x90}, "goes to another function"},
 		"a call with code behind":              {xentest.Call, []byte{0xe8, 0x1f, 0x02, 0, 0, 0xc3}, "none that Xen writes"},
 	} {
-		text := bytes.Clone(xentest.Boot().Image(0)[:xentest.Text])
+		text := bytes.Clone(xentest.Boot().Image(0)[:xentest.Rodata])
 		copy(text[test.off:], test.code)
 		x, err := img.Explain(text)
 		if err != nil {
