@@ -103,9 +103,9 @@ func TestDetectsOnXen(t *testing.T) {
 		"text open to guests": {xenPageTablesName, func(m *xentest.Machine) {
 			m.Put64(xentest.Page(1), uint64(xentest.Phys)+0x1000|xentest.Present|xentest.User)
 		}},
-		"a second mapping of text":          {xenPageTablesName, func(m *xentest.Machine) { m.Put64(hole, uint64(xentest.Phys)|flags|xentest.NX) }},
-		"a guest that maps Xen":             {xenPageTablesName, func(m *xentest.Machine) { guest(m, 300, uint64(xentest.Phys)+xentest.Data) }},
-		"a guest's own view of Xen":         {xenPageTablesName, func(m *xentest.Machine) { guest(m, 261, 0x10_0000) }},
+		"a second mapping of text":     {xenPageTablesName, func(m *xentest.Machine) { m.Put64(hole, uint64(xentest.Phys)|flags|xentest.NX) }},
+		"a guest that maps Xen":        {xenPageTablesName, func(m *xentest.Machine) { guest(m, 300, uint64(xentest.Phys)+xentest.Data) }},
+		"a guest's own view of Xen":    {xenPageTablesName, func(m *xentest.Machine) { guest(m, 261, 0x10_0000) }},
 		"a domain missing in the list": {xenDomainsName, func(m *xentest.Machine) { clear(m.Image(int(xentest.Address("domain_list") - xentest.Base))[:8]) }},
 	}
 	for name, test := range tests {
