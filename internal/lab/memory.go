@@ -24,6 +24,7 @@ type guestMemory struct {
 	file *os.File
 	size int64
 	regs registers
+	xen  bool // the tables are Xen's own
 }
 
 // registers are the few of CPU 0 that tampers need.
@@ -145,7 +146,7 @@ type pageEntry struct {
 func (g *guestMemory) walk(v uint64) ([]pageEntry, error) {
 	root := g.regs.cr3 & entryAddress
 	own, err := g.walkFrom(root, v)
-	if root&cr3UserPTI == 0 {
+	if root&cr3UserPTI == 0 || g.xen {
 		return own, err
 	}
 	kernels, errKernels := g.walkFrom(root&^cr3UserPTI, v)

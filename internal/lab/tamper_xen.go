@@ -23,7 +23,7 @@ var xenTampers = []Tamper{
 	{
 		Name: "xen-rodata", Check: "xen.rodata",
 		Doc:   "change a byte of Xen's read-only data",
-		apply: writeXen("symbols_token_table", 3, []byte{0x7f}),
+		apply: writeXen("symbols_markers", 8, []byte{0x7f, 0x7f, 0x7f, 0x7f}),
 	},
 	{
 		Name: "xen-exception-table", Check: "xen.tables",

@@ -129,6 +129,7 @@ func (g *guestMemory) useXens(file string) error {
 		return err
 	}
 	g.regs.cr3, err = g.translate(at[0])
+	g.xen = true
 	return err
 }
 

@@ -75,7 +75,11 @@ func tamperXen(t *testing.T, s *scanner) {
 				t.Fatal(err)
 			}
 			for _, c := range r.Checks {
-				if want := c.Name == tamper.Check; (c.Outcome == measure.Fail) != want {
+				want := c.Name == tamper.Check
+				if tamper.Name == "xen-hypercall-table" && c.Name == "xen.rodata" {
+					want = true // the table is part of it
+				}
+				if (c.Outcome == measure.Fail) != want {
 					t.Errorf("%s is %s:\n%s", c.Name, c.Outcome, text(r))
 				}
 			}
