@@ -52,7 +52,7 @@ recipe changes.`,
 	flags := command.Flags()
 	flags.StringVar(&o.Kernel, "kernel", lab.DefaultKernel, "kernel: "+strings.Join(lab.KernelNames(), ", "))
 	flags.StringVar(&o.Xen, "xen", "", "boot this `VERSION` of Xen, the kernel as its first domain's: "+strings.Join(lab.XenVersions(), ", "))
-	flags.StringVar(&o.CPU, "cpu", "", "CPU `MODEL` of a machine that boots Xen (default "+lab.DefaultXenCPU+")")
+	flags.StringVar(&o.CPU, "cpu", "", "CPU `MODEL` under TCG (default "+lab.DefaultCPU+", with Xen "+lab.DefaultXenCPU+")")
 	flags.StringVar(&o.UKI, "uki", "", "signed kernel image: default, other (another command line)")
 	flags.StringVar(&memory, "memory", "1G", "RAM, with suffix M or G")
 	flags.IntVar(&o.CPUs, "smp", 2, "virtual CPUs")

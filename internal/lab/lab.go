@@ -43,9 +43,6 @@ type Options struct {
 	// of its first domain; empty: none. Such a machine runs on TCG and has neither
 	// UEFI, TPM, BMC nor network; UKI, Files, BMC and Plugin do not apply.
 	Xen string
-	// CPU is the model of a machine that boots Xen, in QEMU's syntax; empty:
-	// DefaultXenCPU.
-	CPU string
 	// UKI is the signed kernel image to boot; empty: UKIDefault.
 	UKI string
 	// Memory is the guest's RAM in bytes; 0: 1 GiB.
@@ -53,7 +50,7 @@ type Options struct {
 	// CPUs is the number of virtual CPUs; 0: 2.
 	CPUs int
 	// CPU is QEMU's model of them under TCG, with its features; empty:
-	// DefaultCPU.
+	// DefaultCPU, or DefaultXenCPU if the machine boots Xen.
 	CPU string
 	// PrivateRAM leaves RAM to QEMU alone instead of a shared file.
 	PrivateRAM bool

@@ -121,9 +121,6 @@ func (o *Options) complete() error {
 // completeXen refuses what a machine that boots Xen does not have.
 func (o *Options) completeXen() error {
 	if o.Xen == "" {
-		if o.CPU != "" {
-			return errors.New("a CPU model is for machines that boot Xen")
-		}
 		return nil
 	}
 	if _, ok := xens[o.Xen]; !ok {
