@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/cilium/ebpf/btf"
@@ -56,9 +57,13 @@ func (f *fixture) global(name string) uint64 {
 
 func (f *fixture) profile(t testing.TB) *kernel.Profile {
 	t.Helper()
+	types, err := spec()
+	if err != nil {
+		t.Fatal(err)
+	}
 	f.symbols = append(f.symbols, kernel.Symbol{Addr: f.next, Kind: 'D', Name: "_end"})
 	return &kernel.Profile{Base: base, End: after, Symbols: kernel.NewSymbols(f.symbols),
-		Space: paging.SpaceAt(f.Pages, 0x1000, 4), Types: &kernel.Types{Spec: spec(t)}}
+		Space: paging.SpaceAt(f.Pages, 0x1000, 4), Types: &kernel.Types{Spec: types}}
 }
 
 func (f *fixture) walk(t testing.TB) *Result {
@@ -83,8 +88,10 @@ const (
 	nodeSlots           = 8
 )
 
-func spec(t testing.TB) *btf.Spec {
-	t.Helper()
+// spec is made once: most of a small walk's time goes into it.
+var spec = sync.OnceValues(makeSpec)
+
+func makeSpec() (*btf.Spec, error) {
 	word := &btf.Int{Name: "unsigned long", Size: 8}
 	void := &btf.Pointer{Target: (*btf.Void)(nil)}
 	function := &btf.Pointer{Target: &btf.FuncProto{Return: (*btf.Void)(nil)}}
@@ -119,15 +126,11 @@ func spec(t testing.TB) *btf.Spec {
 
 	b, err := btf.NewBuilder([]btf.Type{super, inode, entry, head, idr, slots, program, fds, file, task}, nil)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	raw, err := b.Marshal(nil, nil)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	out, err := btf.LoadSpecFromReader(reading(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return btf.LoadSpecFromReader(reading(raw))
 }

@@ -15,7 +15,7 @@ const (
 	maxRoot     = 1 << 19 // objects reached from one root
 	maxDepth    = 1 << 16 // of objects that lead to each other; lists by ->next count
 	maxElements = 1 << 20 // of one container
-	maxSteps    = 4 << 20 // elements of all containers, and nodes on the way to them
+	maxSteps    = 2 << 20 // elements of all containers, and nodes on the way to them
 	maxTargets  = 1 << 18 // distinct functions
 )
 
