@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -103,9 +105,7 @@ func Judge(obs *measure.Observations, refs *References) (*measure.Report, error)
 	if err != nil {
 		return nil, err
 	}
-	for _, ch := range checks {
-		report.Checks = append(report.Checks, j.check(ch))
-	}
+	report.Checks = append(report.Checks, j.checks(checks)...)
 	report.Checks = append(report.Checks, j.unknown()...)
 	if len(j.missing) > 0 {
 		return nil, &MissingPagesError{Digests: j.missing}
@@ -128,6 +128,27 @@ func (j *judging) finish() {
 	if j.refs.Memo != nil && j.text != nil && j.text.err == nil {
 		j.refs.Memo.put(j.image, j.expectedKey(), j.text)
 	}
+}
+
+// checks judges checks. Those that allow it are judged beside the others.
+func (j *judging) checks(checks []check) []measure.Check {
+	out := make([]measure.Check, len(checks))
+	if slices.ContainsFunc(checks, func(ch check) bool { return ch.beside }) {
+		_, _ = j.expected() // made before anyone is beside anyone
+	}
+	var beside sync.WaitGroup
+	for i, ch := range checks {
+		if ch.beside {
+			beside.Go(func() { out[i] = j.check(ch) })
+		}
+	}
+	for i, ch := range checks {
+		if !ch.beside {
+			out[i] = j.check(ch)
+		}
+	}
+	beside.Wait()
+	return out
 }
 
 // check judges one check. Observations come from a producer that may lie: a

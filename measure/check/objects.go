@@ -30,7 +30,7 @@ import (
 const objectsName = "linux.objects"
 
 func objectsCheck() check {
-	return check{name: objectsName, bulk: 50, collect: collectObjects, judge: judgeObjects}
+	return check{name: objectsName, bulk: 50, collect: collectObjects, judge: judgeObjects, beside: true}
 }
 
 // objectsData are the facts of linux.objects.

@@ -31,6 +31,11 @@ type check struct {
 	// reason. It sets no outcome: findings make it a failure. An error means
 	// that it could not be judged and becomes the reason of not measured.
 	judge func(j *judging, data json.RawMessage, out *measure.Check) error
+
+	// beside says that judge takes long and only reads what the judging has: the
+	// facts of code and what is expected of text, but no pages. It runs on its
+	// own goroutine.
+	beside bool
 }
 
 // table returns all checks in the order in which reports show them.
