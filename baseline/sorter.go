@@ -18,7 +18,7 @@ import (
 
 // runSize is how many encoded bytes are sorted in memory before they go to a
 // temporary file.
-const runSize = 16 << 20
+const runSize = 8 << 20
 
 // sorter puts any number of encoded records in order with bounded memory: full
 // runs are sorted and spilled, compressed, to one unlinked temporary file.
@@ -28,6 +28,7 @@ type sorter struct {
 	run     []byte
 	entries []span
 	spill   *os.File
+	packer  *zstd.Encoder // of the runs
 	runs    []extent
 	end     int64
 }
@@ -88,10 +89,15 @@ func (s *sorter) flush() error {
 	}
 	s.sortRun()
 	section := &counter{w: io.NewOffsetWriter(s.spill, s.end)}
-	z, err := zstd.NewWriter(section, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(256<<10))
-	if err != nil {
-		return err
+	if s.packer == nil {
+		var err error
+		s.packer, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(256<<10))
+		if err != nil {
+			return err
+		}
 	}
+	z := s.packer
+	z.Reset(section)
 	for _, e := range s.entries {
 		if _, err := z.Write(s.record(e)); err != nil {
 			return fmt.Errorf("write temporary file: %w", err)
@@ -122,7 +128,7 @@ func (s *sorter) each(fn func(encoded []byte) error) error {
 			return err
 		}
 	}
-	s.run, s.entries = nil, nil
+	s.run, s.entries, s.packer = nil, nil, nil
 	return s.merge(fn)
 }
 
