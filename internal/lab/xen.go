@@ -122,13 +122,15 @@ func (m *Machine) xenCommandLine(o Options) []string {
 }
 
 // useXens takes Xen's own page tables in place of those of the guest that a CPU
-// ran: a guest's come and go.
+// ran: a guest's come and go, and with XPTI show of Xen's image the entry code
+// only. The image is contiguous in physical memory.
 func (g *guestMemory) useXens(file string) error {
-	at, err := xenImage{filepath.Dir(file)}.lookup("idle_pg_table")
+	at, err := xenImage{filepath.Dir(file)}.lookup("idle_pg_table", "_stextentry")
 	if err != nil {
 		return err
 	}
-	g.regs.cr3, err = g.translate(at[0])
+	entry, err := g.translate(at[1])
+	g.regs.cr3 = entry + at[0] - at[1]
 	g.xen = true
 	return err
 }
