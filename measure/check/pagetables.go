@@ -82,12 +82,12 @@ const (
 )
 
 // collectPageTables walks the tables, and again while memory is executable that
-// has no account.
+// has no account, or protected memory is not: it may be of a module that goes.
 func collectPageTables(c *collector) (any, measure.Coverage, error) {
 	for {
 		began := time.Now()
 		data, coverage, err := c.walkPageTables()
-		if err != nil || len(unownedRanges(data.Executable, data.Owners)) == 0 || !c.wait() {
+		if err != nil || len(unownedRanges(data.Executable, data.Owners)) == 0 && len(data.Aliases) == 0 || !c.wait() {
 			return data, coverage, err
 		}
 		c.patience -= time.Since(began)
@@ -159,9 +159,10 @@ func (w *tableWalk) protect() {
 			add(from, to)
 		}
 	}
+	gone, _ := w.goneModules()
 	for _, m := range w.modules {
 		for _, a := range m.Areas {
-			if m.Live && (a.Kind == kernel.AreaText || a.Kind == kernel.AreaRodata) {
+			if m.Live && !slices.Contains(gone, m.Name) && (a.Kind == kernel.AreaText || a.Kind == kernel.AreaRodata) {
 				add(a.Start, a.End())
 			}
 		}

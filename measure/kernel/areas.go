@@ -66,7 +66,11 @@ func splitLayout(t *Types, core uint64) ([]areaLayout, error) {
 		}
 		*f.into = core + at
 	}
-	return []areaLayout{a}, nil
+	init, err := t.Offset("module", "init_layout")
+	if err != nil {
+		return nil, err
+	}
+	return []areaLayout{a, {base: init + a.base - core, size: init + a.size - core, kind: AreaInit}}, nil
 }
 
 // read returns the areas, validated to lie where modules do.

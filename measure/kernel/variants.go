@@ -371,6 +371,10 @@ func (x *explainer) trace(at uint64, seen []byte) [][]byte {
 		x.note(at, seen, "jump to BPF's dispatcher")
 		return append(out, seen)
 	}
+	if image, is := x.env.bpfImage(target, "bpf_trampoline_"); ok && op == opJump && is {
+		x.note(at, seen, "traced by BPF: jump to "+image.Name) // as of 7.2, where it calls the function itself
+		return append(out, seen)
+	}
 	if !ok || op != opCall {
 		return out
 	}

@@ -68,7 +68,11 @@ var kinds = []kind{
 		})
 	}},
 	{"fentry", func() ([]io.Closer, error) {
-		return with(ebpf.Tracing, "vfs_write", ebpf.AttachTraceFEntry, followsPointer, tracing)
+		held, err := with(ebpf.Tracing, "vfs_write", ebpf.AttachTraceFEntry, followsPointer, tracing)
+		if err != nil { // the structure begins with something else
+			held, err = with(ebpf.Tracing, "vfs_write", ebpf.AttachTraceFEntry, followsNumber, tracing)
+		}
+		return held, err
 	}},
 	{"fexit", func() ([]io.Closer, error) {
 		return with(ebpf.Tracing, "vfs_write", ebpf.AttachTraceFExit, returnsZero, tracing)

@@ -43,6 +43,14 @@ var followsPointer = asm.Instructions{
 	asm.Return(),
 }
 
+// followsNumber does the same where the structure begins with a lock.
+var followsNumber = asm.Instructions{
+	asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord), // struct file *
+	asm.LoadMem(asm.R2, asm.R1, 0, asm.Word),
+	asm.Mov.Imm(asm.R0, 0),
+	asm.Return(),
+}
+
 // arithmetic has what most programs lack: shifts by registers, division, byte
 // order, atomic operations, 32-bit comparisons.
 var arithmetic = asm.Instructions{
