@@ -140,6 +140,21 @@ func (c *collector) trampolines(d *patchingData) error {
 		}
 		at = fields[0]
 	}
+	return c.leavingTrampolines(d)
+}
+
+// leavingTrampolines adds those of users who have left the list: functions call
+// them until the text is patched, and they are kept longer.
+func (c *collector) leavingTrampolines(d *patchingData) error {
+	var all dynamicData
+	if err := c.tracers(&all); err != nil {
+		return err
+	}
+	for _, t := range all.Tracers {
+		if !slices.ContainsFunc(d.Trampolines, func(have trampolineFact) bool { return have.At == t.At }) {
+			d.Trampolines = append(d.Trampolines, trampolineFact{At: t.At, Size: t.Size, Ops: t.Ops, Func: t.Func})
+		}
+	}
 	return nil
 }
 
