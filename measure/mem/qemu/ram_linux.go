@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -47,4 +48,13 @@ func (p part) touched(out []mem.Extent) ([]mem.Extent, error) {
 		}
 	}
 	return out, nil
+}
+
+// memoryFile makes a file that only memory holds.
+func memoryFile(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }

@@ -3,6 +3,7 @@
 package qemu
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 
@@ -21,3 +22,5 @@ func (w *window) held(uint64) bool { return false }
 
 func openDisks(int) []*os.File { return nil }
 func flush([]*os.File)         {}
+
+func memoryFile(string) (*os.File, error) { return nil, errors.ErrUnsupported }

@@ -7,8 +7,6 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -91,14 +89,13 @@ func believed(state []byte, shown []mem.Registers, sameStop bool) ([]mem.SystemC
 // deviceState has QEMU write the state of all devices into a file that only
 // memory holds, and returns its bytes. A machine that stands still stays so.
 func (vm *VM) deviceState(ctx context.Context) ([]byte, error) {
-	fd, err := unix.MemfdCreate("device-state", unix.MFD_CLOEXEC)
+	file, err := memoryFile("device-state")
 	if err != nil {
 		return nil, fmt.Errorf("file in memory: %w", err)
 	}
-	file := os.NewFile(uintptr(fd), "device-state")
 	defer file.Close()
 	// QEMU takes a descriptor that is open for what it is wanted for, no more.
-	writable, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0)
+	writable, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", file.Fd()), os.O_WRONLY, 0)
 	if err != nil {
 		return nil, err
 	}
