@@ -77,8 +77,10 @@ func collectXenPageTables(c *collector) (any, measure.Coverage, error) {
 		}
 	}
 	registers := c.registers
+	lost := len(w.data.Lost)
 	for range rootAttempts {
-		if err := w.cpus(registers); err != nil || len(w.data.Foreign)+len(w.data.Guests) == 0 || c.machine == nil {
+		w.data.Lost = w.data.Lost[:lost] // a guest that ends takes its tables with it
+		if err := w.cpus(registers); err != nil || len(w.data.Foreign)+len(w.data.Guests)+len(w.data.Lost) == lost || c.machine == nil {
 			if err != nil {
 				return nil, measure.Coverage{}, err
 			}
