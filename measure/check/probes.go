@@ -152,7 +152,7 @@ func (c *collector) leavingTrampolines(d *patchingData) error {
 	}
 	for _, t := range all.Tracers {
 		if !slices.ContainsFunc(d.Trampolines, func(have trampolineFact) bool { return have.At == t.At }) {
-			d.Trampolines = append(d.Trampolines, trampolineFact{At: t.At, Size: t.Size, Ops: t.Ops, Func: t.Func})
+			d.Trampolines = append(d.Trampolines, trampolineFact(t))
 		}
 	}
 	return nil
