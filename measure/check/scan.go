@@ -216,9 +216,14 @@ func selected(names []string, kind string) ([]check, error) {
 	return slices.DeleteFunc(all, func(c check) bool { return !slices.Contains(names, c.name) }), nil
 }
 
+// profileAttempts is how often a profile is made without stopping the target.
+const profileAttempts = 3
+
 // profileOf makes the profile while the target runs: what it reads is constant
-// from boot on. But the registers of a running CPU may be from two moments, so
-// a kernel that is not found is sought once more with registers of a pause.
+// from boot on. But the registers of a running CPU may be from two moments, and
+// the process whose page tables they name may end while those are walked. So a
+// kernel that is not found, or not understood, is sought again with new
+// registers, the last time with those of a pause.
 func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cache) error {
 	profile := func() (err error) {
 		if xen.Runs(m.Memory(), c.registers) {
@@ -229,11 +234,13 @@ func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cach
 		return err
 	}
 	var err error
-	if c.registers, err = m.Registers(ctx); err != nil {
-		return err
-	}
-	if err = guard(profile); !errors.Is(err, kernel.ErrNoKernel) && !errors.Is(err, xen.ErrNotXen) || ctx.Err() != nil {
-		return err
+	for range profileAttempts {
+		if c.registers, err = m.Registers(ctx); err != nil {
+			return err
+		}
+		if err = guard(profile); !elusive(err) || len(c.registers) == 0 || ctx.Err() != nil {
+			return err
+		}
 	}
 	resume, pauseErr := m.Pause(ctx)
 	if pauseErr != nil {
@@ -244,6 +251,12 @@ func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cach
 		return err
 	}
 	return guard(profile)
+}
+
+// elusive says that other registers may show what these did not.
+func elusive(err error) bool {
+	return errors.Is(err, kernel.ErrNoKernel) || errors.Is(err, kernel.ErrNoSymbols) ||
+		errors.Is(err, kernel.ErrNoTypes) || errors.Is(err, xen.ErrNotXen)
 }
 
 // atPause stops the target for as long as it takes to read what the checks
