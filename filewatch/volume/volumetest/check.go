@@ -111,6 +111,7 @@ func Read(ctx context.Context, v *volume.Volume) (*State, error) {
 			return fmt.Errorf("inode %d after %d", o.Inode, last)
 		}
 		last = o.Inode
+		c.Raw = bytes.Clone(c.Raw) // valid during the call only
 		s.Objects[o.Inode], s.Contents[o.Inode] = o, c
 		return nil
 	})
