@@ -118,6 +118,7 @@ var skipped = map[string]string{
 	"sigaction.sa_handler":   "an address in the process (include/linux/signal_types.h)",
 	"sigaction.sa_restorer":  "an address in the process",
 	"callback_head.func":     "holds other things while it is not queued (kernel/rcu/tree.c, kvfree_call_rcu); that of a queued one is not judged either",
+	"worker.last_func":       "what a worker did last, compared and never called; may be in text freed after boot (kernel/workqueue.c, wq_worker_last_func)",
 	"task_struct.vmacache":   "may be stale: a sequence number says so (mm/vmacache.c, up to 6.0)",
 	"task_struct.last_wakee": "kept without a reference (kernel/sched/fair.c, record_wakee)",
 	"task_struct.rcu":        "the same",

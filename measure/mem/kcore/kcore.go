@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/measure"
@@ -59,7 +60,7 @@ func Open() (*Host, error) {
 // kernel's address space (Linux, fs/proc/kcore.c), of which those are taken that
 // map RAM one to one.
 func New(r io.ReaderAt, size int64) (*Host, error) {
-	core, err := dump.New(r, size)
+	core, err := dump.New(&serial{r: r}, size)
 	if err != nil {
 		return nil, err
 	}
@@ -108,4 +109,18 @@ func (h *Host) Close() error {
 		return nil
 	}
 	return h.file.Close()
+}
+
+// serial lets one read at a time through: the kernel copies what it reads by way
+// of one buffer for each open file and does not lock it (Linux 6.1, fs/proc/kcore.c,
+// read_kcore), so reads at the same time return each other's bytes.
+type serial struct {
+	mu sync.Mutex
+	r  io.ReaderAt
+}
+
+func (s *serial) ReadAt(p []byte, off int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.r.ReadAt(p, off)
 }

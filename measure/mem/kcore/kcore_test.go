@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -82,6 +84,40 @@ func TestKcoreConforms(t *testing.T) {
 	if regs, err := h.Registers(t.Context()); len(regs) > 0 || err != nil {
 		t.Errorf("registers %v, %v", regs, err)
 	}
+}
+
+// oneBuffer is a file that, like the kernel's, reads by way of one buffer.
+type oneBuffer struct {
+	r      *bytes.Reader
+	buffer []byte
+}
+
+func (o *oneBuffer) ReadAt(p []byte, off int64) (int, error) {
+	n, err := o.r.ReadAt(o.buffer[:min(len(p), len(o.buffer))], off)
+	time.Sleep(time.Millisecond)
+	copy(p, o.buffer[:n])
+	return n, err
+}
+
+func TestReadsOneAtATime(t *testing.T) {
+	low, high := bytes.Repeat([]byte("low."), 1024), bytes.Repeat([]byte("high"), 1024)
+	b := core(loaded{0xffff888000001000, 0x1000, low}, loaded{0xffff888100000000, 0x1_0000_0000, high})
+	h, err := New(&oneBuffer{bytes.NewReader(b), make([]byte, 1<<20)}, int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var readers sync.WaitGroup
+	for at, want := range map[mem.Phys][]byte{0x1000: low, 0x1_0000_0000: high} {
+		readers.Go(func() {
+			for range 20 {
+				got := make([]byte, 4096)
+				if err := h.Memory().ReadPhys(got, at); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%v reads %q, %v", at, got[:4], err)
+				}
+			}
+		})
+	}
+	readers.Wait()
 }
 
 func TestRefusesOtherFiles(t *testing.T) {
