@@ -32,6 +32,8 @@ type settlement struct {
 	fail    context.CancelCauseFunc
 	emit    func(*filewatch.Event) error
 
+	unwritten reserved // used by read only, which Settler calls from one goroutine
+
 	mu   sync.Mutex
 	conn *qemutcg.Conn // of the kernel that runs now
 }
@@ -147,6 +149,9 @@ func (s *settlement) read(disk trap.Disk, o *filewatch.Object) (any, error) {
 	v := disk.(diskNow).volume(o.Volume)
 	now, where, err := v.Object(o.Inode)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.unwritten.check(now, where, time.Now()); err != nil {
 		return nil, err
 	}
 	fast, slow := blake3.New(), sha256.New()
