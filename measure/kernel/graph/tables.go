@@ -60,8 +60,6 @@ var containers = map[string][]held{
 	"workqueue_struct.pwqs":         {{form: list, elem: "pool_workqueue.pwqs_node"}},
 	"pool_workqueue.inactive_works": {{form: list, elem: "work_struct.entry"}},
 	"pool_workqueue.delayed_works":  {{form: list, elem: "work_struct.entry"}}, // up to 5.13
-	// kernel/rcu/rcu_segcblist.h, struct rcu_segcblist: callbacks by ->next.
-	"rcu_segcblist.head": {{form: chain, elem: "callback_head.next"}},
 	// include/linux/tty_driver.h: arrays of num entries.
 	"tty_driver.ttys":  {{form: pointers, elem: "tty_struct", count: "num"}},
 	"tty_driver.ports": {{form: pointers, elem: "tty_port", count: "num"}},
@@ -133,6 +131,9 @@ var skippedTypes = map[string]string{
 	"bio":     "in flight, from pools that do not clear it",
 	"request": "in flight, from pools that do not clear it",
 	"pt_regs": "registers",
+	// Of an inode that waits there, i_fop is the function that frees it (include/
+	// linux/fs.h, the union of i_fop and free_inode).
+	"rcu_segcblist": "objects that wait for their end, which other members of unions hold by then",
 	// Links: what is linked is in the table of containers.
 	"list_head":        "a link",
 	"hlist_head":       "a link",
