@@ -17,8 +17,6 @@ func (w *walker) contained(i int32, n *node, f *field) {
 		w.linked(head, head, 0, h.link, visit)
 	case hlist:
 		w.linked(head, 0, 1, h.link, visit)
-	case chain:
-		w.linkedBy(head, h.link, visit)
 	case tree:
 		w.tree(head, h.link, visit)
 	case xarray:
@@ -83,27 +81,6 @@ func (w *walker) linked(head, end, mask, link uint64, visit func(uint64, int)) {
 	}
 	if err != nil {
 		w.cut("lists that were cut")
-	}
-}
-
-// linkedBy follows pointers to the next object, the first in head.
-func (w *walker) linkedBy(head, next uint64, visit func(uint64, int)) {
-	at, err := w.u64(head)
-	slow := at
-	for k, power := 0, 1; err == nil && at != 0; k++ {
-		if !high(at) || k == maxElements || w.exhausted() {
-			w.cut("lists that were cut")
-			return
-		}
-		visit(at, k)
-		at, err = w.u64(at + next)
-		if at == slow && at != 0 {
-			w.cut("lists with a cycle")
-			return
-		}
-		if k == power {
-			slow, power = at, power*2
-		}
 	}
 }
 

@@ -20,7 +20,6 @@ const (
 	maple                  // struct maple_tree
 	pointers               // pointer to an array of pointers
 	inPlace                // array of structures at the member itself
-	chain                  // pointers to the next, the first in the head
 	terminated             // pointer to an array of structures, the last starts with zero
 )
 
