@@ -113,9 +113,13 @@ var skipped = map[string]string{
 	"smp_ops.smp_cpus_done":             "__init (arch/x86/kernel/smp.c)",
 	"trace_event_class.raw_init":        "__init (kernel/trace/trace_syscalls.c, init_syscall_trace)",
 
-	"sigaction.sa_handler":   "an address in the process (include/linux/signal_types.h)",
-	"sigaction.sa_restorer":  "an address in the process",
-	"callback_head.func":     "holds other things while it is not queued (kernel/rcu/tree.c, kvfree_call_rcu); that of a queued one is not judged either",
+	"sigaction.sa_handler":  "an address in the process (include/linux/signal_types.h)",
+	"sigaction.sa_restorer": "an address in the process",
+	"callback_head.func":    "holds other things while it is not queued (kernel/rcu/tree.c, kvfree_call_rcu); that of a queued one is not judged either",
+	// The timers are walked from their trees.
+	"hrtimer_cpu_base.next_timer":         "kept for comparing; of a CPU that is off line it may be gone (kernel/time/hrtimer.c)",
+	"hrtimer_cpu_base.softirq_next_timer": "the same",
+
 	"worker.last_func":       "what a worker did last, compared and never called; may be in text freed after boot (kernel/workqueue.c, wq_worker_last_func)",
 	"task_struct.vmacache":   "may be stale: a sequence number says so (mm/vmacache.c, up to 6.0)",
 	"task_struct.last_wakee": "kept without a reference (kernel/sched/fair.c, record_wakee)",
