@@ -147,6 +147,9 @@ func (s *cpuState) differs(r *mem.Registers, sameStop bool) string {
 		{"RIP", s.regs.RIP, r.RIP, false}, {"RSP", s.regs.RSP, r.RSP, false},
 	}
 	for _, p := range pairs {
+		if (p.name == "RIP" || p.name == "RSP") && !r.Known("RIP") {
+			continue // the monitor shows EIP and ESP of a CPU that is not in long mode
+		}
 		if (sameStop || p.once) && p.have != p.say {
 			return p.name
 		}

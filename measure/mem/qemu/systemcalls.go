@@ -34,15 +34,11 @@ func (vm *VM) SystemCalls(ctx context.Context) ([]mem.SystemCalls, error) {
 		return nil, err
 	}
 	calls, err := believed(state, shown, false)
-	// A processor in firmware or about to be reset may differ even at one stop.
-	for i := 0; err != nil && i < stopAttempts && ctx.Err() == nil; i++ {
-		calls, err = vm.systemCallsOfOneStop(ctx)
+	if err == nil {
+		return calls, nil
 	}
-	return calls, err
+	return vm.systemCallsOfOneStop(ctx)
 }
-
-// stopAttempts is how often the machine is stopped for its registers.
-const stopAttempts = 3
 
 // systemCallsOfOneStop is for a CPU that changed what is set once, such as one
 // that was in system management mode or ran a guest of its own.
