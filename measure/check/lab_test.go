@@ -85,6 +85,7 @@ type scanner struct {
 	profiles kernel.Cache
 	accepted accepted // of all scans, as a verifier keeps it
 	memo     check.Memo
+	places   qemu.Places
 }
 
 func newScanner(t *testing.T, m *lab.Machine) *scanner {
@@ -114,6 +115,7 @@ func (s *scanner) scan(t *testing.T, checks ...string) (withFiles, without *meas
 		t.Fatal(err)
 	}
 	defer vm.Close()
+	vm.Remember(&s.places)
 	result, err := check.Scan(ctx, vm, &check.Options{Target: vm.Target(), Profiles: &s.profiles, Checks: checks})
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ type target struct {
 	// capture of its files.
 	monitor sync.Mutex
 	servers sync.WaitGroup
+	places  qemu.Places // of the VM's registers, from scan to scan
 }
 
 func newTarget(a *Agent, config TargetConfig) (*target, error) {
@@ -109,6 +110,11 @@ func (t *target) scan(ctx context.Context, nonce remote.Nonce) error {
 	t.monitor.Lock()
 	defer t.monitor.Unlock()
 	return t.agent.scan(ctx, measure.Target{Name: t.config.Name, Kind: "vm"}, nonce, func(ctx context.Context) (measurable, error) {
-		return qemu.Open(ctx, t.config.QMP)
+		vm, err := qemu.Open(ctx, t.config.QMP)
+		if err != nil {
+			return nil, err
+		}
+		vm.Remember(&t.places)
+		return vm, nil
 	})
 }

@@ -14,6 +14,7 @@ import (
 // mapping is one line of /proc/PID/maps (proc(5)).
 type mapping struct {
 	start, end uint64 // virtual addresses in the process
+	access     string // such as "rw-p"
 	shared     bool
 	device     uint64 // as in stat's st_dev
 	inode      uint64
@@ -52,6 +53,7 @@ func parseMapping(line string) (mapping, error) {
 	m := mapping{
 		start:  parse(0, from, 16),
 		end:    parse(1, to, 16),
+		access: fields[1],
 		shared: fields[1][3] == 's',
 		offset: int64(parse(2, fields[2], 16)),
 		inode:  parse(3, fields[4], 10),

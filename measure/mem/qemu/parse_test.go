@@ -87,8 +87,8 @@ func TestParseMapping(t *testing.T) {
 		ok   bool
 	}{
 		"shared": {"7f6247fff000-7f6267fff000 rw-s 00001000 00:1b 12    /dev/shm/a b",
-			mapping{0x7f6247fff000, 0x7f6267fff000, true, 0x1b, 12, 0x1000}, true},
-		"private":   {"1000-2000 rw-p 0 103:02 0 ", mapping{0x1000, 0x2000, false, makedev(0x103, 2), 0, 0}, true},
+			mapping{0x7f6247fff000, 0x7f6267fff000, "rw-s", true, 0x1b, 12, 0x1000}, true},
+		"private":   {"1000-2000 rw-p 0 103:02 0 ", mapping{0x1000, 0x2000, "rw-p", false, makedev(0x103, 2), 0, 0}, true},
 		"no device": {"1000-2000 rw-p 0 1 0", mapping{}, false},
 		"not hex":   {"zz-2000 rw-p 0 1:1 0", mapping{}, false},
 		"empty":     {"", mapping{}, false},

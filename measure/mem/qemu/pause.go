@@ -42,9 +42,11 @@ func (vm *VM) Pause(ctx context.Context) (resume func() error, err error) {
 	return resume, nil
 }
 
-// PausedFor is how long the last pause lasted by the times of QEMU's own events:
-// from all virtual CPUs standing still to just before they run again. After
-// [VM.SystemCalls] it is the longest of the stops that took.
+// PausedFor is how long the last pause lasted by the times of QEMU's own events.
+// The virtual CPUs stand still for a little longer: before STOP and after RESUME
+// QEMU takes down and sets up the notifiers of its devices, some tenths of a
+// millisecond for each. After [VM.SystemCalls] it is the longest of the stops that
+// took, none being 0.
 func (vm *VM) PausedFor() time.Duration { return vm.paused }
 
 // between returns the time from STOP to RESUME as their events give it, which

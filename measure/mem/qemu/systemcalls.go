@@ -24,10 +24,18 @@ var ErrNoDeviceState = errors.New("the registers of system calls are in QEMU's d
 // all that QEMU's monitor shows too is the same in them: first, while the
 // machine runs, what the kernel sets once, then everything, at one stop. If
 // anything differs there is no answer.
+//
+// After [VM.Remember] the machine is stopped for that the first time only: then
+// they are read where QEMU keeps them, as long as that is the same process with the
+// same CPUs, and what the monitor shows of a CPU is beside them.
 func (vm *VM) SystemCalls(ctx context.Context) ([]mem.SystemCalls, error) {
 	shown, err := vm.Registers(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if calls, err := vm.placed(ctx, shown); err == nil {
+		vm.paused = 0 // for this
+		return calls, nil
 	}
 	state, err := vm.deviceState(ctx)
 	if err != nil {
@@ -35,6 +43,7 @@ func (vm *VM) SystemCalls(ctx context.Context) ([]mem.SystemCalls, error) {
 	}
 	calls, err := believed(state, shown, false)
 	if err == nil {
+		_ = vm.learn(ctx, state) // else the machine is stopped again for the next scan
 		return calls, nil
 	}
 	return vm.systemCallsOfOneStop(ctx)

@@ -21,6 +21,7 @@ type VM struct {
 	target measure.Target
 	paused time.Duration // the last pause
 	disks  []*os.File    // what QEMU keeps disks in
+	places *Places       // nil if nothing is remembered
 }
 
 // Open connects to the QMP socket at path and maps the machine's RAM.

@@ -1,0 +1,131 @@
+package qemu
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// envAt writes the registers of a CPU into the memory of a process as QEMU 7.2 has
+// them: the tables, between bytes later the rest.
+func envAt(process []byte, at, between int, r *mem.Registers, c *mem.SystemCalls) {
+	u64 := func(at int, v uint64) { binary.LittleEndian.PutUint64(process[at:], v) }
+	u32 := func(at int, v uint32) { binary.LittleEndian.PutUint32(process[at:], v) }
+	u64(at, uint64(r.GDT.Base))
+	u32(at+8, r.GDT.Limit)
+	u64(at+24, uint64(r.IDT.Base))
+	u32(at+32, r.IDT.Limit)
+	u64(at+40, r.CR0)
+	u64(at+56, r.CR2)
+	u64(at+64, r.CR3)
+	u64(at+72, r.CR4)
+	at += between
+	u32(at, uint32(c.SysenterCS))
+	for i, v := range []uint64{c.SysenterESP, c.SysenterEIP, c.STAR, 0x7700, c.LSTAR, c.CSTAR, c.FMASK} {
+		u64(at+8+8*i, v)
+	}
+}
+
+const envBetween = 6 << 10
+
+// placesProcess is a process with the registers of two CPUs, the second across
+// the end of what is read at once.
+func placesProcess(t testing.TB) (process []byte, ranges []mem.Extent, shown []mem.Registers, calls []mem.SystemCalls, cpus map[uint32]cpuState) {
+	shown, calls, _ = shownState(t)
+	process = make([]byte, 3<<20)
+	ranges = []mem.Extent{{Start: 0x1000, Size: 0x1000}, {Start: 0x10000, Size: 3<<20 - 0x10000}}
+	cpus = make(map[uint32]cpuState)
+	for i, at := range []int{0x40000, 0x10000 + 1<<20 - envBetween - lstarAt - 8} {
+		envAt(process, at, envBetween, &shown[i], &calls[i])
+		cpus[uint32(i)] = cpuState{regs: shown[i], calls: calls[i]}
+	}
+	return process, ranges, shown, calls, cpus
+}
+
+func TestReadsSystemCallsWhereTheyAre(t *testing.T) {
+	process, ranges, shown, calls, cpus := placesProcess(t)
+	memory := bytes.NewReader(process)
+	places, err := findPlaces(memory, ranges, cpus)
+	if err != nil || len(places) != 2 {
+		t.Fatalf("%d places: %v", len(places), err)
+	}
+	calls[1].LSTAR = 0xffffffffc0001000 // a hook, set later
+	envAt(process, int(places[0].tables), envBetween, &shown[places[0].cpu], &calls[places[0].cpu])
+	envAt(process, int(places[1].tables), envBetween, &shown[places[1].cpu], &calls[places[1].cpu])
+	for _, p := range places {
+		got, err := p.read(memory, &shown[p.cpu])
+		if diff := cmp.Diff(calls[p.cpu], got); diff != "" || err != nil {
+			t.Errorf("CPU %d (-want +got): %v\n%s", p.cpu, err, diff)
+		}
+		other := shown[p.cpu]
+		other.CR4 ^= 1 << 20
+		if _, err := p.read(memory, &other); !errors.Is(err, errNoPlaces) {
+			t.Errorf("CPU %d whose CR4 the monitor shows otherwise: %v", p.cpu, err)
+		}
+	}
+	if _, err := places[0].read(bytes.NewReader(process[:0x1000]), &shown[0]); !errors.Is(err, io.EOF) {
+		t.Errorf("memory that is gone: %v", err)
+	}
+}
+
+// What the guest can have QEMU keep somewhere may look like a CPU: then there is
+// no telling which is.
+func TestRefusesPlacesInDoubt(t *testing.T) {
+	tests := map[string]func(process []byte, shown []mem.Registers, calls []mem.SystemCalls, cpus map[uint32]cpuState){
+		"planted": func(process []byte, shown []mem.Registers, calls []mem.SystemCalls, _ map[uint32]cpuState) {
+			envAt(process, 2<<20, envBetween, &shown[0], &calls[0])
+		},
+		"planted tables": func(process []byte, shown []mem.Registers, calls []mem.SystemCalls, _ map[uint32]cpuState) {
+			copy(process[0x40000+128:], process[0x40000:0x40000+tablesSize])
+		},
+		"gone": func(process []byte, _ []mem.Registers, _ []mem.SystemCalls, _ map[uint32]cpuState) {
+			clear(process[0x40000 : 0x40000+envBetween])
+		},
+		"another layout": func(process []byte, shown []mem.Registers, calls []mem.SystemCalls, _ map[uint32]cpuState) {
+			clear(process[0x40000 : 0x40000+envBetween+callsSize])
+			envAt(process, 0x40000, envBetween+8, &shown[0], &calls[0])
+		},
+		"CPUs alike": func(process []byte, shown []mem.Registers, calls []mem.SystemCalls, cpus map[uint32]cpuState) {
+			calls[1], shown[1] = calls[0], shown[0]
+			clear(process[0x80000:])
+			envAt(process, 0x80000, envBetween, &shown[1], &calls[1])
+			cpus[1] = cpuState{regs: shown[1], calls: calls[1]}
+		},
+		"everywhere": func(process []byte, _ []mem.Registers, calls []mem.SystemCalls, _ map[uint32]cpuState) {
+			pattern := process[0x40000+envBetween+lstarAt:][:24]
+			for at := 1 << 20; at < len(process)-24; at += 24 {
+				copy(process[at:], pattern)
+			}
+		},
+	}
+	for name, damage := range tests {
+		t.Run(name, func(t *testing.T) {
+			process, ranges, shown, calls, cpus := placesProcess(t)
+			damage(process, shown, calls, cpus)
+			if places, err := findPlaces(bytes.NewReader(process), ranges, cpus); !errors.Is(err, errNoPlaces) || places != nil {
+				t.Errorf("%v: %v", places, err)
+			}
+		})
+	}
+}
+
+func TestPresentPages(t *testing.T) {
+	pagemap := make([]byte, 8*8)
+	for page, entry := range map[int]uint64{2: 1 << 63, 3: 1 << 62, 5: 1 << 63, 7: 1<<61 | 5} {
+		binary.LittleEndian.PutUint64(pagemap[8*page:], entry)
+	}
+	got, err := present(bytes.NewReader(pagemap), mapping{start: 0x1000, end: 0x8000}, nil)
+	want := []mem.Extent{{Start: 0x2000, Size: 0x2000}, {Start: 0x5000, Size: 0x1000}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("(-want +got): %v\n%s", err, diff)
+	}
+	if _, err := present(bytes.NewReader(pagemap[:16]), mapping{start: 0x1000, end: 0x8000}, nil); err == nil {
+		t.Error("a pagemap that ends early was taken")
+	}
+}
