@@ -30,7 +30,9 @@ type file struct {
 	filewatch.Object
 	names   []string
 	content string
-	damage  error
+	// lasting and torn are those of lastingFile.
+	lasting, torn bool
+	damage        error
 }
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC)
@@ -55,6 +57,9 @@ func (fs *files) Scan(_ context.Context, want WantFunc, visit VisitFunc) ([]file
 		var content io.Reader
 		if f.Type == filewatch.TypeFile && f.damage == nil && want(&f.Object, f.names) {
 			content = strings.NewReader(f.content)
+			if f.lasting {
+				content = lastingFile{content, f.content, f.torn}
+			}
 		}
 		if err := visit(&f.Object, f.names, content, f.damage); err != nil {
 			return nil, err

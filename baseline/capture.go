@@ -22,7 +22,8 @@ type Source interface {
 	// content is needed. visit gets an object with its names in the guest,
 	// sorted (nil when no directory names it), the content when it was wanted
 	// and can be read, and what is wrong with the object. Objects, names and
-	// content are valid during the call. Scan itself fails only when nothing
+	// content are valid during the call, unless the content says that it lasts.
+	// Scan itself fails only when nothing
 	// sensible could be read, when ctx ends, or with visit's error.
 	Scan(ctx context.Context, want WantFunc, visit VisitFunc) ([]filewatch.Gap, error)
 }
@@ -142,15 +143,15 @@ func (c *capture) putBack(h *hasher) {
 	c.idle = append(c.idle, h)
 }
 
-// settle waits for no one: all hashers are idle. It takes the records that wait
-// in them.
+// settle takes the records that wait in the hashers, which are all idle.
 func (c *capture) settle() error {
-	for _, h := range c.idle {
-		if err := h.flush(); err != nil {
-			return err
-		}
+	errs := make([]error, len(c.idle))
+	var wg sync.WaitGroup
+	for i, h := range c.idle {
+		wg.Go(func() { errs[i] = h.finish() })
 	}
-	return nil
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 func (c *capture) want(o *filewatch.Object, names []string) bool {
@@ -176,28 +177,38 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 	h := c.hasher()
 	defer c.putBack(h)
 	var read int64
+	var err error
 	switch {
 	case damage != nil:
 		r.Unread = damage.Error()
 	case content != nil:
-		var err error
 		h.ctx, h.limit, h.old, h.keep = ctx, c.o.Limit, c.o.growing[obj.ID()], rule.Diff && !rule.Sealed
-		if read, err = h.sum(&r, content, rule.Check); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			r.BLAKE3, r.SHA256, r.Unread = Digest{}, Digest{}, err.Error()
-		} else if h.keep {
+		if h.stream(&r, content, rule.Check, func(r *Record, read int64, err error) error { return c.finish(ctx, h, r, read, err) }) {
+			return h.failed
+		}
+		if read, err = h.sum(&r, content, rule.Check); err == nil && h.keep {
 			r.Text = keepText(h.text)
 		}
 	case obj.Type == filewatch.TypeFile && contentAttributes&rule.Check != 0 && !c.takeOver(&r, &rule):
 		r.Unread = "content not read"
 	}
+	return c.finish(ctx, h, &r, read, err)
+}
+
+// finish gives on the record of an object, of whose content so much was read
+// before err.
+func (c *capture) finish(ctx context.Context, h *hasher, r *Record, read int64, err error) error {
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		r.BLAKE3, r.SHA256, r.Unread = Digest{}, Digest{}, err.Error()
+	}
 	if c.o.Progress != nil {
 		c.o.Progress(read)
 	}
-	c.count(&r, read)
-	return h.put(&r)
+	c.count(r, read)
+	return h.put(r)
 }
 
 // takeOver fills digests and text from an earlier record of the same content.

@@ -3,6 +3,7 @@ package baseline
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -10,7 +11,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/internal/twinsha"
+	"github.com/plumbline-sec/plumbline/internal/manysha"
 )
 
 // hasher has what one worker needs to digest and encode one object after the
@@ -19,10 +20,11 @@ type hasher struct {
 	ctx        context.Context
 	limit      func(context.Context, int) error
 	blake3     *blake3.Hasher
-	sha256     hash.Hash // nil when twins is there
-	twins      *twins
+	sha256     hash.Hash // of what batch does not keep
+	batch      *batch    // nil where the processor has nothing for it
 	withBLAKE3 bool
 	withSHA    bool
+	alone      bool    // the content's SHA-256 is computed as it comes
 	old        *prefix // nil when the object's old content is of no interest
 	keep       bool    // content is text that a diff may be made of
 	text       []byte
@@ -31,15 +33,15 @@ type hasher struct {
 	scratch    []byte
 	encoded    []byte
 	add        func(encoded []byte) error
+	idle       []*stream
+	failed     error // of what a stream gave on
 }
 
 // newHasher gives its encoded records to add.
 func newHasher(add func([]byte) error) *hasher {
-	h := &hasher{blake3: blake3.New(), add: add}
-	if twinsha.Available() {
-		h.twins = &twins{}
-	} else {
-		h.sha256 = sha256.New()
+	h := &hasher{blake3: blake3.New(), sha256: sha256.New(), add: add}
+	if manysha.Available() {
+		h.batch = &batch{}
 	}
 	return h
 }
@@ -49,7 +51,7 @@ func newHasher(add func([]byte) error) *hasher {
 // it was read, or the source lies. After sum comes put.
 func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (int64, error) {
 	h.read, h.text = 0, h.text[:0]
-	h.withBLAKE3 = check&(filewatch.AttrContent|filewatch.AttrGrowing) != 0
+	h.withBLAKE3 = check&blake3Attributes != 0
 	h.withSHA = check.Has(filewatch.AttrSHA256)
 	if h.withBLAKE3 {
 		h.blake3.Reset()
@@ -62,57 +64,82 @@ func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (
 	if err := h.copy(content); err != nil {
 		return h.read, fmt.Errorf("read content after %d bytes: %w", h.read, err)
 	}
-	if h.read < r.Size {
-		return h.read, fmt.Errorf("content ends after %d of %d bytes: %w", h.read, r.Size, io.ErrUnexpectedEOF)
+	if err := whole(h.read, r.Size); err != nil {
+		return h.read, err
 	}
 	h.comparePrefix(nil)
 	if h.withBLAKE3 {
 		h.blake3.Sum(r.BLAKE3[:0])
 	}
-	if h.withSHA {
-		h.endSHA(&r.SHA256)
+	switch {
+	case !h.withSHA:
+	case h.alone:
+		h.sha256.Sum(r.SHA256[:0])
+	default:
+		r.SHA256 = h.batch.end()
 	}
 	return h.read, nil
 }
 
+// whole is an error unless all of a content was read.
+func whole(read, size int64) error {
+	if read < size {
+		return fmt.Errorf("content ends after %d of %d bytes: %w", read, size, io.ErrUnexpectedEOF)
+	}
+	return nil
+}
+
 func (h *hasher) beginSHA() error {
-	if h.twins == nil {
+	h.alone = h.batch == nil
+	if h.alone {
 		h.sha256.Reset()
 		return nil
 	}
-	if h.twins.full() {
+	if h.batch.full() {
 		if err := h.flush(); err != nil {
 			return err
 		}
 	}
-	h.twins.begin()
+	h.batch.begin()
 	return nil
 }
 
-func (h *hasher) endSHA(sum *Digest) {
-	if h.twins == nil {
-		h.sha256.Sum(sum[:0])
-		return
+func (h *hasher) writeSHA(piece []byte) {
+	if !h.alone && !h.batch.write(piece) {
+		h.alone = true
+		h.sha256.Reset()
+		h.sha256.Write(h.batch.drop())
 	}
-	h.twins.end(sum)
+	if h.alone {
+		h.sha256.Write(piece)
+	}
 }
 
 // put encodes the record, which waits for its SHA-256 or is given on.
 func (h *hasher) put(r *Record) error {
 	var at int
 	h.encoded, at = encodeRecord(h.encoded[:0], r, &h.scratch)
-	if h.twins != nil && h.twins.wait(h.encoded, at, r.SHA256) {
+	if h.batch != nil && h.batch.wait(h.encoded, at, r.SHA256) {
 		return nil
 	}
 	return h.add(h.encoded)
 }
 
-// flush gives on what waits.
+// flush gives on what waits, but not the streams.
 func (h *hasher) flush() error {
-	if h.twins == nil {
+	if h.batch == nil {
 		return nil
 	}
-	return h.twins.flush(h.add)
+	return errors.Join(h.batch.flush(h.add), h.failed)
+}
+
+// finish gives on everything.
+func (h *hasher) finish() error {
+	if h.batch == nil {
+		return nil
+	}
+	h.batch.many.Finish()
+	return h.flush()
 }
 
 func (h *hasher) copy(content io.Reader) error {
@@ -144,12 +171,8 @@ func (h *hasher) Write(piece []byte) (int, error) {
 	if h.withBLAKE3 {
 		h.blake3.Write(piece)
 	}
-	switch {
-	case !h.withSHA:
-	case h.twins != nil:
-		h.twins.write(piece)
-	default:
-		h.sha256.Write(piece)
+	if h.withSHA {
+		h.writeSHA(piece)
 	}
 	h.read += int64(len(piece))
 	return len(piece), nil

@@ -68,22 +68,16 @@ func (c *Content) ReadAt(b []byte, off int64) (int, error) {
 // WriteTo implements [io.WriterTo]: the rest of the content in large pieces.
 func (c *Content) WriteTo(w io.Writer) (int64, error) {
 	if c.window == nil {
-		c.window = newWindow(c.dev, c.size)
+		c.window = newWindow(c.dev, make([]byte, max(1, min(c.size, windowSize))))
 	}
 	start := c.off
 	for c.off < c.size {
-		run, err := c.run(c.off, c.size-c.off)
+		b, err := c.piece()
 		if err != nil {
 			return c.off - start, err
 		}
-		switch {
-		case c.where.Inline != nil:
-			err = c.writeInline(w)
-		case run.Physical < 0:
-			err = c.writeZeros(w, run.Length)
-		default:
-			err = c.writeRun(w, run)
-		}
+		n, err := w.Write(b)
+		c.off += int64(n)
 		if err != nil {
 			return c.off - start, err
 		}
@@ -91,46 +85,38 @@ func (c *Content) WriteTo(w io.Writer) (int64, error) {
 	return c.off - start, nil
 }
 
-func (c *Content) writeInline(w io.Writer) error {
-	b := make([]byte, c.size-c.off)
-	if _, err := c.ReadAt(b, c.off); err != nil {
-		return err
+// Lasting gives the content piece by piece, read into buf, and io.EOF after the
+// last. A piece stays as it is until the next; unlike c, what is given can be used
+// as long as the volume's disk is open.
+func (c *Content) Lasting(buf []byte) (next func() ([]byte, error)) {
+	own := &Content{dev: c.dev, size: c.size, where: c.where, window: newWindow(c.dev, buf)}
+	return func() ([]byte, error) {
+		b, err := own.piece()
+		own.off += int64(len(b))
+		return b, err
 	}
-	n, err := w.Write(b)
-	c.off += int64(n)
-	return err
 }
 
-func (c *Content) writeZeros(w io.Writer, length int64) error {
-	if length > MaxHole {
-		return fmt.Errorf("%d bytes at %d: %w", length, c.off, ErrTooSparse)
+// piece is what comes next, as much of it as can be had at once.
+func (c *Content) piece() ([]byte, error) {
+	run, err := c.run(c.off, c.size-c.off)
+	switch {
+	case err != nil:
+		return nil, err
+	case c.where.Inline != nil:
+		b := make([]byte, c.size-c.off)
+		_, err := c.ReadAt(b, c.off)
+		return b, err
+	case run.Physical < 0 && run.Length > MaxHole:
+		return nil, fmt.Errorf("%d bytes at %d: %w", run.Length, c.off, ErrTooSparse)
+	case run.Physical < 0:
+		return zeros[:min(run.Length, int64(len(zeros)))], nil
 	}
-	for length > 0 {
-		n, err := w.Write(zeros[:min(length, int64(len(zeros)))])
-		c.off += int64(n)
-		length -= int64(n)
-		if err != nil {
-			return err
-		}
+	b, err := c.window.at(run.Physical, run.Length)
+	if err != nil {
+		return nil, fmt.Errorf("read content at %#x of the volume: %w", run.Physical, err)
 	}
-	return nil
-}
-
-func (c *Content) writeRun(w io.Writer, run filewatch.Extent) error {
-	for run.Length > 0 {
-		b, err := c.window.at(run.Physical, run.Length)
-		if err != nil {
-			return fmt.Errorf("read content at %#x of the volume: %w", run.Physical, err)
-		}
-		n, err := w.Write(b)
-		c.off += int64(n)
-		run.Physical += int64(n)
-		run.Length -= int64(n)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return b, nil
 }
 
 // run is the longest run at off, no longer than most and not past the end.
@@ -204,8 +190,9 @@ type window struct {
 	until  int64
 }
 
-func newWindow(dev io.ReaderAt, size int64) *window {
-	w := &window{dev: dev, buf: make([]byte, max(1, min(size, windowSize)))}
+// newWindow reads into buf, which has at least one byte.
+func newWindow(dev io.ReaderAt, buf []byte) *window {
+	w := &window{dev: dev, buf: buf}
 	w.sparse, _ = dev.(span.Sparse)
 	return w
 }

@@ -172,7 +172,7 @@ func cluster(items []scanItem) int64 {
 }
 
 func (s *scan) work(ctx context.Context) error {
-	w := newWindow(s.reader, windowSize)
+	w := newWindow(s.reader, make([]byte, windowSize))
 	for items := range s.queue {
 		for i := range items {
 			if ctx.Err() != nil {

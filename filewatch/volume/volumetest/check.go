@@ -3,6 +3,7 @@ package volumetest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -266,12 +267,14 @@ func checkObject(t *testing.T, v *volume.Volume, s *State) {
 	}
 }
 
-// checkScan reads all contents in physical order, on one worker and on three.
+// checkScan reads all contents in physical order, on one worker and on three, and
+// again when the scan is over.
 func checkScan(t *testing.T, v *volume.Volume, s *State, want map[string]Entry) {
 	t.Helper()
 	for _, o := range []*volume.ScanOptions{{Workers: 1}, {Workers: 3, Batch: 16}} {
 		var mu sync.Mutex
 		seen := map[uint64]bool{}
+		var after []lasting
 		err := v.Scan(t.Context(), o, func(o *filewatch.Object, c *volume.Content, damage error) error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -293,11 +296,40 @@ func checkScan(t *testing.T, v *volume.Volume, s *State, want map[string]Entry) 
 					t.Errorf("content of %q differs", p)
 				}
 			}
+			after = append(after, lasting{o.Inode, sha256.Sum256(b.Bytes()), c.Lasting(make([]byte, 5000))})
 			return nil
 		})
+		for _, l := range after {
+			l.check(t)
+		}
 		if err != nil || len(seen) != len(s.Objects) {
 			t.Errorf("scan saw %d of %d objects: %v", len(seen), len(s.Objects), err)
 		}
+	}
+}
+
+// lasting is a content that is read after its scan.
+type lasting struct {
+	inode uint64
+	want  [sha256.Size]byte
+	next  func() ([]byte, error)
+}
+
+func (l *lasting) check(t *testing.T) {
+	t.Helper()
+	h := sha256.New()
+	for {
+		b, err := l.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatalf("content of %d after the scan: %v", l.inode, err)
+		}
+		h.Write(b)
+	}
+	if got := h.Sum(nil); !bytes.Equal(got, l.want[:]) {
+		t.Errorf("content of %d differs after the scan", l.inode)
 	}
 }
 
