@@ -29,6 +29,15 @@ func (d *differing) check(n int) error {
 	return nil
 }
 
+// news are the records of the new state, to look them up.
+func (d *differing) news() map[string]bool {
+	out := make(map[string]bool, len(d.new))
+	for _, encoded := range d.new {
+		out[string(encoded)] = true
+	}
+	return out
+}
+
 // append encodes both lists, each with its length in bytes before it.
 func (d *differing) append(b []byte) []byte {
 	for _, list := range [][][]byte{d.old, d.new} {
@@ -51,7 +60,11 @@ func (d *differing) parse(b []byte) error {
 		for len(part.rest) > 0 && !part.bad {
 			whole := part.rest
 			part.bytes()
-			*list = append(*list, whole[:len(whole)-len(part.rest)])
+			encoded := whole[:len(whole)-len(part.rest)]
+			if _, _, err := encodedID(encoded); err != nil {
+				return err
+			}
+			*list = append(*list, encoded)
 		}
 		in.bad = in.bad || part.bad
 	}

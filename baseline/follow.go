@@ -2,7 +2,9 @@ package baseline
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -26,7 +28,9 @@ type Update struct {
 	last  *Last
 	snap  *Snapshot // of the touched objects
 	void  *void
-	gone  [][]byte // void records that equal the baseline's
+	had   uint64      // void objects that had a record
+	base  []objectKey // those of them whose record is in the last state's base
+	gone  [][]byte    // void records that equal the baseline's
 	known map[filewatch.ID]*Record
 }
 
@@ -87,38 +91,66 @@ func (r *Record) holds(o *filewatch.Object, rule *filewatch.Rule) bool {
 		(check&blake3Attributes == 0 || r.BLAKE3 != Digest{}) && (!check.Has(filewatch.AttrSHA256) || r.SHA256 != Digest{})
 }
 
-// recall goes through the last state once: it keeps the records that no longer
-// hold, and prepares what growing files are compared with.
+// recall keeps the last state's records that no longer hold, and prepares what
+// growing files are compared with.
 func (u *Update) recall(o *CaptureOptions) error {
 	o.growing = map[filewatch.ID]*prefix{}
 	for _, g := range u.last.head.Growing {
 		o.growing[g.ID] = &prefix{size: g.Size, want: g.Want, kept: g.Kept}
 	}
-	return u.last.eachRecord(func(equal bool, encoded []byte) error {
-		volume, inode, err := encodedID(encoded)
+	records, err := u.last.open()
+	if err != nil {
+		return err
+	}
+	differs := u.last.diff.news()
+	take := func(encoded []byte) error { return u.take(o, encoded, differs[string(encoded)]) }
+	if len(u.void.whole) > 0 {
+		return u.last.eachRecord(func(encoded []byte) error {
+			volume, inode, err := encodedID(encoded)
+			if err != nil || !u.void.hasBytes(volume, inode) {
+				return err
+			}
+			return take(encoded)
+		})
+	}
+	find := records.lookup()
+	for _, k := range u.void.sorted(records.volumes) {
+		encoded, base, err := find.find(k)
 		if err != nil {
+			return fmt.Errorf("%w: %w", ErrLast, err)
+		}
+		if base {
+			u.base = append(u.base, k)
+		}
+		if encoded == nil {
+			continue
+		}
+		if err := take(encoded); err != nil {
 			return err
 		}
-		if !u.void.hasBytes(volume, inode) {
-			return nil
-		}
-		r, err := decodeEncoded(encoded)
-		if err != nil {
-			return err
-		}
-		if !u.void.whole[r.Volume] {
-			u.known[r.ID()] = r
-		}
-		if !equal {
-			return nil
-		}
-		u.gone = append(u.gone, bytes.Clone(encoded))
-		if p := o.growth(r); p != nil {
-			p.kept = !u.void.whole[r.Volume] // it is the baseline's own content
-			o.growing[r.ID()] = p
-		}
+	}
+	return nil
+}
+
+// take takes a record that no longer holds.
+func (u *Update) take(o *CaptureOptions, encoded []byte, differs bool) error {
+	u.had++
+	r, err := decodeEncoded(encoded)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLast, err)
+	}
+	if !u.void.whole[r.Volume] {
+		u.known[r.ID()] = r
+	}
+	if differs {
 		return nil
-	})
+	}
+	u.gone = append(u.gone, bytes.Clone(encoded))
+	if p := o.growth(r); p != nil {
+		p.kept = !u.void.whole[r.Volume] // it is the baseline's own content
+		o.growing[r.ID()] = p
+	}
+	return nil
 }
 
 // growth is what a growing file of the baseline is compared with, nil when the
@@ -143,15 +175,9 @@ func (u *Update) Bytes() int64 { return u.snap.Bytes }
 // against.
 func (u *Update) Report(b *Header) (*Report, error) {
 	l := &Last{}
-	diff, err := u.merge(func(bool, []byte) error {
-		l.head.Objects++
-		return nil
-	})
-	if err != nil {
+	if _, err := u.settle(l, func([]byte) error { return nil }); err != nil {
 		return nil, err
 	}
-	l.diff = *diff
-	l.head.Machine, l.head.Gaps, l.head.Growing = u.snap.Machine, u.snap.Gaps, diff.growing(u.snap.growing)
 	report, err := l.Report(b, u.snap.rules)
 	if err == nil {
 		report.Bytes = u.snap.Bytes
@@ -192,68 +218,89 @@ func (v *void) hasBytes(volume []byte, inode uint64) bool {
 	return v.whole[string(volume)] || v.inodes[string(volume)][inode]
 }
 
-// merge gives every record of now in order, those of the last state and those of
-// the capture, and whether it equals the baseline's. It leaves in diff what does
-// not.
-func (u *Update) merge(fn func(equal bool, encoded []byte) error) (*differing, error) {
+// sorted are the objects by the number of their volume, then by inode.
+func (v *void) sorted(volumes map[string]uint16) (out []objectKey) {
+	for volume, inodes := range v.inodes {
+		for inode := range inodes {
+			out = append(out, objectKey{volume, inode})
+		}
+	}
+	slices.SortFunc(out, func(a, b objectKey) int {
+		return cmp.Or(cmp.Compare(volumes[a.volume], volumes[b.volume]), compareKeys(a, b))
+	})
+	return out
+}
+
+func compareKeys(a, b objectKey) int {
+	return cmp.Or(cmp.Compare(a.volume, b.volume), cmp.Compare(a.inode, b.inode))
+}
+
+// settle fills in what of the state of now differs from the baseline, and its head
+// but for what names it. fn gets the captured records in order; their bytes are
+// valid during the call. size is how many bytes they have.
+func (u *Update) settle(l *Last, fn func(encoded []byte) error) (size int64, err error) {
 	base := map[string]bool{} // records of the baseline that may have a partner
 	for _, list := range [][][]byte{u.gone, u.last.diff.old} {
 		for _, encoded := range list {
 			base[string(encoded)] = true
 		}
 	}
-	diff := &differing{}
-	asked := u.snap.rules.Asked()
-	add := func(equal bool, encoded []byte) error {
-		if !equal {
-			diff.new = append(diff.new, bytes.Clone(encoded))
-			if err := diff.check(len(encoded)); err != nil {
-				return err
-			}
+	was, now := &u.last.head, &l.head
+	now.Machine, now.Gaps, now.Objects = u.snap.Machine, u.snap.Gaps, was.Objects-u.had
+	for _, id := range was.Again {
+		if !u.void.has(id.Volume, id.Inode) {
+			now.Again = append(now.Again, id)
 		}
-		return fn(equal, encoded)
 	}
-	fresh, err := u.fresh()
-	if err != nil {
-		return nil, err
+	diff := &l.diff
+	differ := func(encoded []byte) error {
+		diff.new = append(diff.new, encoded)
+		return diff.check(len(encoded))
 	}
-	put := func(encoded []byte) error {
-		equal := base[string(encoded)] && matches(u.snap.rules, encoded, asked)
-		if equal {
-			delete(base, string(encoded))
-		}
-		return add(equal, encoded)
-	}
-	err = u.last.eachRecord(func(equal bool, encoded []byte) error {
+	for _, encoded := range u.last.diff.new {
 		volume, inode, err := encodedID(encoded)
-		if err != nil || u.void.hasBytes(volume, inode) {
+		if err != nil {
+			return 0, fmt.Errorf("%w: %w", ErrLast, err)
+		}
+		if u.void.hasBytes(volume, inode) {
+			continue
+		}
+		if err := differ(encoded); err != nil {
+			return 0, err
+		}
+	}
+	asked := u.snap.rules.Asked()
+	err = u.snap.sorter.each(func(encoded []byte) error {
+		now.Objects++
+		size += int64(len(encoded))
+		if base[string(encoded)] && matches(u.snap.rules, encoded, asked) {
+			delete(base, string(encoded))
+			return fn(encoded)
+		}
+		if err := now.again(encoded); err != nil {
 			return err
 		}
-		for len(fresh) > 0 && compareEncoded(fresh[0], encoded) < 0 {
-			if err := put(fresh[0]); err != nil {
-				return err
-			}
-			fresh = fresh[1:]
+		if err := differ(bytes.Clone(encoded)); err != nil {
+			return err
 		}
-		return add(equal, encoded)
+		return fn(encoded)
 	})
-	for ; err == nil && len(fresh) > 0; fresh = fresh[1:] {
-		err = put(fresh[0])
-	}
 	for encoded := range base {
 		diff.old = append(diff.old, []byte(encoded))
 	}
 	slices.SortFunc(diff.old, compareEncoded)
-	return diff, err
+	slices.SortStableFunc(diff.new, compareEncoded)
+	now.Growing = diff.growing(u.snap.growing)
+	return size, err
 }
 
-// fresh are the captured records, in order.
-func (u *Update) fresh() (out [][]byte, err error) {
-	err = u.snap.sorter.each(func(encoded []byte) error {
-		out = append(out, bytes.Clone(encoded))
-		return nil
-	})
-	return out, err
+// again notes an object that was not read whole.
+func (h *lastHead) again(encoded []byte) error {
+	r, err := decodeEncoded(encoded)
+	if err == nil && r.Unread != "" {
+		h.Again = append(h.Again, r.ID())
+	}
+	return err
 }
 
 // decodeEncoded decodes a record with its length before it.

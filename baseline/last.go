@@ -1,14 +1,11 @@
 package baseline
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,19 +28,15 @@ var ErrLast = errors.New("the state of the last scan cannot be used")
 // It is as trusted as the ledger beside it: digests in its head find damage, and
 // nothing keeps someone who may write the directory from forging it. It need not
 // be durable: what a crash leaves of it is missing, older than the source says, or
-// damaged, and all three are found.
+// damaged. The first two are found at once, damage of records when they are read.
 type Last struct {
-	head lastHead
-	dir  string
-	diff differing
-	// records are kept from the first reading to the next where they are few.
-	records []byte
+	head    lastHead
+	dir     string
+	diff    differing
+	records *lastRecords // nil until they are asked for
 }
 
-// maxKept is the most bytes of records that are kept between two readings.
-const maxKept = 32 << 20
-
-const lastFormat = 1
+const lastFormat = 2
 
 // lastHead is the file "last.json", which names the others.
 type lastHead struct {
@@ -65,9 +58,12 @@ type lastHead struct {
 	// Again are the objects that could not be read whole.
 	Again   []filewatch.ID `json:"again,omitempty"`
 	Growing []growing      `json:"growing,omitempty"`
-	Records lastFile       `json:"records"`
+	Base    lastBase       `json:"base"`
+	Delta   lastFile       `json:"delta"`
 	Diff    lastFile       `json:"diff"`
 	Memory  lastFile       `json:"memory"`
+	// Files are those that Memory needs.
+	Files []string `json:"files,omitempty"`
 }
 
 // growing is what is known of a growing file that differs from the baseline.
@@ -167,7 +163,7 @@ func (l *Last) Taken() (taken, full time.Time, scans int) {
 
 // Verify reads the records and says whether they are whole.
 func (l *Last) Verify() error {
-	return l.eachRecord(func(bool, []byte) error { return nil })
+	return l.eachRecord(func([]byte) error { return nil })
 }
 
 // Report compares the state with the baseline it was made with, as it is.
@@ -186,89 +182,41 @@ func (l *Last) Report(b *Header, rules *filewatch.Rules) (*Report, error) {
 	return &Report{Machine: l.head.Machine, Baseline: *b, Changes: c.changes, Objects: l.head.Objects}, nil
 }
 
-// eachRecord gives every record, and whether it equals the baseline's. Damage is
-// found at the end at the latest: nothing that was given may be used before. The
-// bytes are valid during the call.
-func (l *Last) eachRecord(fn func(equal bool, encoded []byte) error) error {
-	if l.head.Records.Size > maxKept {
-		return l.streamRecords(fn)
+// open opens the records.
+func (l *Last) open() (*lastRecords, error) {
+	if l.records != nil {
+		return l.records, nil
 	}
-	if l.records == nil {
-		var err error
-		if l.records, err = l.read(l.head.Records); err != nil {
+	packed, err := l.read(l.head.Delta)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrLast, err)
+	}
+	r, err := openLastRecords(l.dir, &l.head.Base, packed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrLast, err)
+	}
+	l.records = r
+	return r, nil
+}
+
+// eachRecord gives every record in order. The bytes are valid during the call.
+func (l *Last) eachRecord(fn func(encoded []byte) error) error {
+	r, err := l.open()
+	if err != nil {
+		return err
+	}
+	for c := r.all(); ; {
+		encoded, err := c.next()
+		if err != nil {
 			return fmt.Errorf("%w: %w", ErrLast, err)
 		}
-	}
-	for rest := l.records; len(rest) > 0; {
-		n, m := binary.Uvarint(rest[1:])
-		if m <= 0 || n > uint64(len(rest)-1-m) {
-			return fmt.Errorf("%s: %w", l.head.Records.Name, ErrDamaged)
+		if encoded == nil {
+			return nil
 		}
-		end := 1 + m + int(n)
-		if err := fn(rest[0] != 0, rest[1:end:end]); err != nil {
-			return err
-		}
-		rest = rest[end:]
-	}
-	return nil
-}
-
-// streamRecords is eachRecord with little memory.
-func (l *Last) streamRecords(fn func(equal bool, encoded []byte) error) error {
-	f, err := os.Open(filepath.Join(l.dir, filepath.Base(l.head.Records.Name)))
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrLast, err)
-	}
-	defer f.Close()
-	digest := blake3.New()
-	r := bufio.NewReaderSize(io.TeeReader(io.LimitReader(f, l.head.Records.Size+1), digest), 256<<10)
-	var record []byte
-	for {
-		flag, err := r.ReadByte()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		n, err := binary.ReadUvarint(r)
-		if err != nil || n > maxRecord {
-			return fmt.Errorf("%s: %w", l.head.Records.Name, ErrDamaged)
-		}
-		record = binary.AppendUvarint(record[:0], n)
-		head := len(record)
-		record = grow(record, head+int(n))
-		if _, err := io.ReadFull(r, record[head:]); err != nil {
-			return fmt.Errorf("%s: %w", l.head.Records.Name, ErrDamaged)
-		}
-		if err := fn(flag != 0, record); err != nil {
+		if err := fn(encoded); err != nil {
 			return err
 		}
 	}
-	if hex.EncodeToString(digest.Sum(nil)) != l.head.Records.BLAKE3 {
-		return fmt.Errorf("%s: %w", l.head.Records.Name, ErrDamaged)
-	}
-	return nil
-}
-
-func grow(b []byte, n int) []byte {
-	if cap(b) < n {
-		b = append(make([]byte, 0, n+n/2), b...)
-	}
-	return b[:n]
-}
-
-// encodedID finds volume and inode in an encoded record.
-func encodedID(encoded []byte) (volume []byte, inode uint64, err error) {
-	d := decoder{rest: encoded}
-	d.uvarint(maxRecord)
-	d.bytes() // path
-	volume = d.bytes()
-	inode = binary.BigEndian.Uint64(d.take(8))
-	if d.bad {
-		return nil, 0, fmt.Errorf("record of the last scan: %w", ErrDamaged)
-	}
-	return volume, inode, nil
 }
 
 // LastDir is the directory, under one for all of them, of the state of a source

@@ -1,19 +1,16 @@
 package baseline
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
-
-	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/baseline/sign"
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -21,35 +18,47 @@ import (
 
 // Keep is what a source wants to have kept.
 type Keep struct {
-	// Source is small and goes into the head, Memory is its bulk.
+	// Source is small and goes into the head, Memory is its bulk; Files are those
+	// in the state's directory that Memory needs, which the source wrote.
 	Source any
 	Memory []byte
+	Files  []string
 	Taken  time.Time
 }
 
 // Remember stores a snapshot of a whole tree in dir, set against b; b nil means
 // the baseline with the given digest that was written of this very snapshot.
 func (s *Snapshot) Remember(dir string, b *Baseline, digest string, k *Keep) (*Last, error) {
-	w, err := newLastWriter(dir, s.rules)
+	w, err := newLastBaseWriter(dir)
 	if err != nil {
-		return nil, err
+		return nil, storeError(err)
 	}
-	defer w.abandon()
-	l := w.last
-	l.head.Baseline = digest
+	l := &Last{dir: dir}
+	l.head.Rules, l.head.Baseline = rulesDigest(s.rules), digest
 	if b != nil {
 		l.head.Baseline = b.Header.Body.BLAKE3
 	}
-	if err := s.split(b, &l.diff, w.add); err != nil {
+	err = s.split(b, l, func(encoded []byte) error {
+		l.head.Objects++
+		return w.add(encoded)
+	})
+	if err != nil {
+		w.abandon()
 		return nil, err
+	}
+	if l.head.Base, err = w.finish(); err != nil {
+		return nil, storeError(err)
 	}
 	l.head.Machine, l.head.Gaps, l.head.Full = s.Machine, s.Gaps, k.Taken
 	l.head.Growing = l.diff.growing(s.growing)
-	return l, w.finish(k)
+	return l, l.store(newLastDelta().append(nil), k)
 }
 
+func storeError(err error) error { return fmt.Errorf("store the scan: %w", err) }
+
 // split sets the snapshot against a baseline, record by record as encoded.
-func (s *Snapshot) split(b *Baseline, diff *differing, fn func(equal bool, encoded []byte) error) error {
+func (s *Snapshot) split(b *Baseline, l *Last, fn func(encoded []byte) error) error {
+	diff := &l.diff
 	asked := s.rules.Asked()
 	if b == nil {
 		var budget textBudget // the baseline was written within it
@@ -62,9 +71,9 @@ func (s *Snapshot) split(b *Baseline, diff *differing, fn func(equal bool, encod
 			if !equal {
 				diff.old = append(diff.old, bytes.Clone(written))
 				diff.new = append(diff.new, bytes.Clone(encoded))
-				err = diff.check(len(encoded) + len(written))
+				err = errors.Join(l.head.again(encoded), diff.check(len(encoded)+len(written)))
 			}
-			return errors.Join(err, fn(equal, encoded))
+			return errors.Join(err, fn(encoded))
 		})
 	}
 	base := b.blocks()
@@ -92,10 +101,10 @@ func (s *Snapshot) split(b *Baseline, diff *differing, fn func(equal bool, encod
 		}
 		equal := bytes.Equal(old, encoded) && matches(s.rules, encoded, asked)
 		if equal {
-			return errors.Join(next(), fn(true, encoded))
+			return errors.Join(next(), fn(encoded))
 		}
 		diff.new = append(diff.new, bytes.Clone(encoded))
-		return errors.Join(diff.check(len(encoded)), fn(false, encoded))
+		return errors.Join(l.head.again(encoded), diff.check(len(encoded)), fn(encoded))
 	})
 	for err == nil && len(old) > 0 {
 		err = missing()
@@ -123,25 +132,102 @@ func (d *differing) growing(known map[filewatch.ID]*prefix) []growing {
 
 // Remember stores the update in the directory of the state it follows from.
 func (u *Update) Remember(k *Keep) (*Last, error) {
-	w, err := newLastWriter(u.last.dir, u.snap.rules)
+	l, was := &Last{dir: u.last.dir}, &u.last.head
+	records, err := u.last.open()
 	if err != nil {
 		return nil, err
 	}
-	defer w.abandon()
-	diff, err := u.merge(w.add)
+	delta := newLastDelta()
+	size, err := u.settle(l, func(encoded []byte) error {
+		if len(u.void.whole) > 0 || len(delta.records) > maxTouched {
+			return nil // it will be a new base
+		}
+		return delta.add(bytes.Clone(encoded))
+	})
 	if err != nil {
 		return nil, err
 	}
-	l, was := w.last, &u.last.head
-	l.diff = *diff
-	l.head.Baseline, l.head.Full, l.head.Scans = was.Baseline, was.Full, was.Scans+1
-	l.head.Machine, l.head.Gaps = u.snap.Machine, u.snap.Gaps
-	l.head.Growing = l.diff.growing(u.snap.growing)
-	if err := w.finish(k); err != nil {
-		return nil, err
+	l.head.Baseline, l.head.Rules, l.head.Full, l.head.Scans = was.Baseline, was.Rules, was.Full, was.Scans+1
+	if len(u.void.whole) == 0 && u.grows(records, delta, size) {
+		l.head.Base = was.Base
+	} else if l.head.Base, err = u.rebase(records); err != nil {
+		return nil, storeError(err)
+	} else {
+		delta = newLastDelta()
 	}
-	u.last.forget(l)
-	return l, nil
+	return l, l.store(delta.append(nil), k)
+}
+
+// maxTouched and maxDelta bound what is kept beside a base.
+const (
+	maxTouched = 1 << 16
+	maxDelta   = 16 << 20
+)
+
+// grows adds what still holds of the last state's delta to a new one, unless that
+// becomes so large that a new base is cheaper to carry on.
+func (u *Update) grows(records *lastRecords, delta *lastDelta, size int64) bool {
+	was := records.delta
+	if len(was.void)+len(u.base) > maxTouched || len(delta.records) > maxTouched {
+		return false
+	}
+	fresh := delta.records
+	delta.records = nil
+	for _, encoded := range was.records {
+		volume, inode, err := encodedID(encoded)
+		if err != nil {
+			return false
+		}
+		if !u.void.hasBytes(volume, inode) {
+			delta.records = append(delta.records, encoded)
+			size += int64(len(encoded))
+		}
+	}
+	delta.records = append(delta.records, fresh...)
+	slices.SortStableFunc(delta.records, compareEncoded)
+	for k := range was.void {
+		delta.void[k] = true
+	}
+	for _, k := range u.base {
+		delta.void[k] = true
+	}
+	return size < min(max(1<<20, u.last.head.Base.Records.Size/8), maxDelta)
+}
+
+// rebase writes all records.
+func (u *Update) rebase(records *lastRecords) (base lastBase, err error) {
+	w, err := newLastBaseWriter(u.last.dir)
+	if err != nil {
+		return base, err
+	}
+	old := records.all()
+	old.skip = u.void.hasBytes
+	kept, err := old.next()
+	// behind takes the kept records before an encoded one, nil for the end.
+	behind := func(encoded []byte) error {
+		for err == nil && kept != nil && (encoded == nil || compareEncoded(kept, encoded) < 0) {
+			if err = w.add(kept); err == nil {
+				kept, err = old.next()
+			}
+		}
+		return err
+	}
+	if err == nil {
+		err = u.snap.sorter.each(func(encoded []byte) error {
+			if err := behind(encoded); err != nil {
+				return err
+			}
+			return w.add(encoded)
+		})
+	}
+	if err == nil {
+		err = behind(nil)
+	}
+	if err != nil {
+		w.abandon()
+		return base, err
+	}
+	return w.finish()
 }
 
 // Write signs the update and writes it as a baseline, as [Snapshot.Write] does.
@@ -156,7 +242,7 @@ func (l *Last) Write(out io.Writer, rules *filewatch.Rules, e *Edition, key sign
 		return nil, err
 	}
 	add := limitText(w.add)
-	if err := l.eachRecord(func(_ bool, encoded []byte) error { return add(encoded) }); err != nil {
+	if err := l.eachRecord(add); err != nil {
 		return nil, err
 	}
 	header.Unread = uint64(len(l.head.Again))
@@ -178,109 +264,54 @@ func Forget(dir string) error {
 	return err
 }
 
-// forget removes the files of l that now does not use.
-func (l *Last) forget(now *Last) {
-	for _, f := range []lastFile{l.head.Records, l.head.Diff, l.head.Memory} {
-		if f.Name != now.head.Records.Name && f.Name != now.head.Diff.Name && f.Name != now.head.Memory.Name {
-			os.Remove(filepath.Join(l.dir, filepath.Base(f.Name)))
-		}
+// store writes the state's files and then the head that names them.
+func (l *Last) store(delta []byte, k *Keep) (err error) {
+	if l.head.Delta, err = l.put("delta", delta); err != nil {
+		return storeError(err)
 	}
-}
-
-// lastWriter writes a new state beside the old one.
-type lastWriter struct {
-	last    *Last
-	file    *os.File
-	out     *bufio.Writer
-	digest  *blake3.Hasher
-	written []string // files to remove unless finished
-}
-
-func newLastWriter(dir string, rules *filewatch.Rules) (*lastWriter, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("store the scan: %w", err)
+	if l.head.Diff, err = l.put("differing", l.diff.append(nil)); err != nil {
+		return storeError(err)
 	}
-	w := &lastWriter{last: &Last{dir: dir}, digest: blake3.New()}
-	w.last.head.Format, w.last.head.Rules = lastFormat, rulesDigest(rules)
-	var err error
-	if w.file, err = w.create("records-*"); err != nil {
-		return nil, err
+	if l.head.Memory, err = l.put("memory", k.Memory); err != nil {
+		return storeError(err)
 	}
-	w.out = bufio.NewWriterSize(io.MultiWriter(w.file, w.digest), 256<<10)
-	return w, nil
-}
-
-func (w *lastWriter) create(pattern string) (*os.File, error) {
-	f, err := os.CreateTemp(w.last.dir, pattern)
-	if err != nil {
-		return nil, fmt.Errorf("store the scan: %w", err)
-	}
-	w.written = append(w.written, f.Name())
-	return f, nil
-}
-
-// abandon removes what was written unless it was finished.
-func (w *lastWriter) abandon() {
-	w.file.Close()
-	for _, name := range w.written {
-		os.Remove(name)
-	}
-}
-
-// add takes the next record.
-func (w *lastWriter) add(equal bool, encoded []byte) error {
-	h := &w.last.head
-	h.Objects++
-	flag := byte(0)
-	if equal {
-		flag = 1
-	} else if r, err := decodeEncoded(encoded); err != nil {
-		return err
-	} else if r.Unread != "" {
-		h.Again = append(h.Again, r.ID())
-	}
-	w.out.WriteByte(flag)
-	_, err := w.out.Write(encoded)
-	h.Records.Size += int64(1 + len(encoded))
-	return err
-}
-
-func (w *lastWriter) finish(k *Keep) error {
-	l := w.last
-	if err := errors.Join(w.out.Flush(), w.file.Close()); err != nil {
-		return fmt.Errorf("store the scan: %w", err)
-	}
-	l.head.Records.Name, l.head.Records.BLAKE3 = filepath.Base(w.file.Name()), hex.EncodeToString(w.digest.Sum(nil))
-	var err error
-	if l.head.Diff, err = w.put("differing-*", l.diff.append(nil)); err != nil {
-		return err
-	}
-	if l.head.Memory, err = w.put("memory-*", k.Memory); err != nil {
-		return err
-	}
+	l.head.Files = k.Files
 	if err := l.writeHead(k); err != nil {
 		return err
 	}
-	w.written = nil
-	return nil
+	return l.tidy()
 }
 
-func (w *lastWriter) put(pattern string, b []byte) (lastFile, error) {
-	f, err := w.create(pattern)
+func (l *Last) put(prefix string, b []byte) (lastFile, error) {
+	f, err := os.CreateTemp(l.dir, prefix+"-*")
 	if err != nil {
 		return lastFile{}, err
 	}
-	if _, err := f.Write(b); err != nil {
-		f.Close()
-		return lastFile{}, fmt.Errorf("store the scan: %w", err)
+	_, err = f.Write(b)
+	return lastFile{filepath.Base(f.Name()), int64(len(b)), hexSum(b)}, errors.Join(err, f.Close())
+}
+
+// tidy removes what the head does not name: the files of the state before, and
+// those of scans that came to no end.
+func (l *Last) tidy() error {
+	h := &l.head
+	keep := append([]string{lastHeadName, h.Base.Records.Name, h.Base.IDs.Name, h.Delta.Name, h.Diff.Name, h.Memory.Name}, h.Files...)
+	files, err := os.ReadDir(l.dir)
+	if err != nil {
+		return storeError(err)
 	}
-	return lastFile{filepath.Base(f.Name()), int64(len(b)), hexSum(b)}, f.Close()
+	for _, f := range files {
+		if f.Type().IsRegular() && !slices.Contains(keep, f.Name()) {
+			os.Remove(filepath.Join(l.dir, f.Name()))
+		}
+	}
+	return nil
 }
 
 // writeHead puts the head in place: the state is this one from then on.
 func (l *Last) writeHead(k *Keep) error {
 	var err error
-	l.head.Taken = k.Taken
+	l.head.Format, l.head.Taken = lastFormat, k.Taken
 	if l.head.Source, err = json.Marshal(k.Source); err != nil {
 		return err
 	}
@@ -290,7 +321,7 @@ func (l *Last) writeHead(k *Keep) error {
 	}
 	f, err := os.CreateTemp(l.dir, ".last-*")
 	if err != nil {
-		return fmt.Errorf("store the scan: %w", err)
+		return storeError(err)
 	}
 	_, err = fmt.Fprintf(f, "%s\n%s\n", text, hexSum(text))
 	if err = errors.Join(err, f.Close()); err == nil {
@@ -298,7 +329,7 @@ func (l *Last) writeHead(k *Keep) error {
 	}
 	if err != nil {
 		os.Remove(f.Name())
-		return fmt.Errorf("store the scan: %w", err)
+		return storeError(err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/volume"
+	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
 // Following is a guest seen after an earlier scan: it knows what of that scan no
@@ -27,7 +29,7 @@ func (g *Guest) Follow(ctx context.Context, m *Memory, changed map[int][]filewat
 	f := &Following{Guest: g, touched: filewatch.Touched{Inodes: map[string][]uint64{}}}
 	seen := map[string]bool{}
 	for _, mount := range g.Mounts {
-		v := &followed{mount: mount, now: newVolumeMemory(mount)}
+		v := &followed{mount: mount, now: newVolumeMemory(mount), dir: m.dir}
 		reason, err := v.follow(ctx, m, changed, again)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", describe(mount.Volume), err)
@@ -62,17 +64,18 @@ func (f *Following) Touched() *filewatch.Touched { return &f.touched }
 func (f *Following) ScanTouched(ctx context.Context, want func(o *filewatch.Object, names []string, same bool) bool,
 	visit func(*filewatch.Object, []string, io.Reader, error) error) ([]filewatch.Gap, error) {
 	gaps := slices.Clone(f.gaps)
-	f.memory = &Memory{}
+	f.memory = &Memory{dir: f.Remember}
 	for _, v := range f.volumes {
-		s := &scan{mount: v.mount, visit: visit, memory: v.now}
+		s := &scan{mount: v.mount, visit: visit, memory: v.now, dir: f.Remember}
 		var err error
 		if v.whole {
 			s.want = func(o *filewatch.Object, names []string) bool { return want(o, names, false) }
 			err = s.run(ctx, f.Workers)
-		} else {
-			s.names = v.now.names
+		} else if len(v.located) > 0 {
+			s.names = v.is
 			s.want = func(o *filewatch.Object, names []string) bool { return want(o, names, v.same[o.Inode]) }
 			err = v.mount.Volume.ScanSome(ctx, s.options(f.Workers), v.located, s.one)
+			err = errors.Join(err, v.is.err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", describe(v.mount.Volume), err)
@@ -88,12 +91,14 @@ type followed struct {
 	mount Mount
 	now   *volumeMemory
 	whole bool
+	dir   sorted.Dir
 
 	reader  volume.Follower
 	old     *volumeMemory
-	blocks  []filewatch.Extent // that read differently
-	located []volume.Located   // to visit, in the order of inodes
-	places  map[uint64]place   // of those whose place was taken anew
+	was, is *view
+	blocks  []filewatch.Extent   // that read differently
+	located []volume.Located     // to visit, in the order of inodes
+	places  map[uint64]placeBody // of those whose place was taken anew
 	gone    map[uint64]bool
 	same    map[uint64]bool // content is what it was
 	void    []uint64
@@ -125,6 +130,12 @@ func (f *followed) follow(ctx context.Context, m *Memory, changed map[int][]file
 		return f.old.refused, nil
 	}
 	f.now.clean = true
+	if f.old.root != f.now.root {
+		return "its root is another", nil
+	}
+	if f.was, err = f.old.open(f.dir); err != nil {
+		return "", err
+	}
 	if f.now.marks, err = f.reader.Marks(); err != nil {
 		return err.Error(), nil
 	}
@@ -147,8 +158,10 @@ func (f *followed) follow(ctx context.Context, m *Memory, changed map[int][]file
 
 // find narrows the candidates down, then follows names.
 func (f *followed) find(ctx context.Context, candidates []uint64, forced map[uint64]bool) (reason string, err error) {
-	if err := f.owners(forced); err != nil {
-		return "", err
+	if len(f.blocks) > 0 {
+		if err := f.was.owners(f.blocks, forced); err != nil {
+			return "", err
+		}
 	}
 	candidates = append(candidates, slices.Collect(maps.Keys(forced))...)
 	slices.Sort(candidates)
@@ -166,7 +179,7 @@ func (f *followed) find(ctx context.Context, candidates []uint64, forced map[uin
 	f.void = append(f.void, slices.Collect(maps.Keys(f.gone))...)
 	slices.Sort(f.void)
 	f.void = slices.Compact(f.void)
-	return "", f.remember()
+	return "", nil
 }
 
 func compareInodes(a, b uint64) int {
@@ -179,63 +192,43 @@ func compareInodes(a, b uint64) int {
 	return 0
 }
 
-// owners adds the owners of changed blocks.
-func (f *followed) owners(to map[uint64]bool) error {
-	if len(f.blocks) == 0 {
-		return nil
-	}
-	c := placeCursor{rest: f.old.objects}
-	var p place
-	for {
-		ok, err := c.next()
-		if err != nil || !ok {
-			return err
-		}
-		if err := c.place(&p); err != nil {
-			return err
-		}
-		if p.on(f.blocks) {
-			to[p.inode] = true
-		}
-	}
-}
-
 // maxTouched bounds what is held of the touched objects of one volume. With more
 // of them a whole scan costs little more.
 const maxTouched = 1 << 17
 
 // look reads the candidates and keeps those that are forced or not as they were.
 func (f *followed) look(ctx context.Context, candidates []uint64, forced map[uint64]bool) (reason string, err error) {
-	f.places, f.gone, f.same = map[uint64]place{}, map[uint64]bool{}, map[uint64]bool{}
-	c := placeCursor{rest: f.old.objects}
-	more, err := c.next()
+	f.places, f.gone, f.same = map[uint64]placeBody{}, map[uint64]bool{}, map[uint64]bool{}
+	old := f.was.places()
 	var was place
 	var scratch []byte
 	i := 0
 	seen := uint64(0) // the last inode that is there
-	// behind takes the old objects before an inode: candidates among them that
-	// were not seen are gone.
+	// behind takes the candidates before an inode: those that were there and were
+	// not seen are gone.
 	behind := func(inode uint64) {
-		for err == nil && more && c.inode < inode {
-			for i < len(candidates) && candidates[i] < c.inode {
-				i++
+		for ; err == nil && i < len(candidates) && candidates[i] < inode; i++ {
+			if candidates[i] == seen {
+				continue
 			}
-			if i < len(candidates) && candidates[i] == c.inode && c.inode != seen {
-				f.gone[c.inode] = true
+			var body placeBody
+			if body, err = old.find(candidates[i]); body != nil {
+				f.gone[candidates[i]] = true
 			}
-			more, err = c.next()
 		}
-	}
-	if err != nil {
-		return "", err
 	}
 	skip := func(inode uint64, raw []byte) bool {
 		behind(inode)
-		same := err == nil && more && c.inode == inode && !forced[inode] && c.raw() == rawDigest(raw)
-		if same {
-			seen = inode
+		if err != nil || forced[inode] {
+			return false
 		}
-		return same
+		var body placeBody
+		body, err = old.find(inode)
+		if body == nil || body.raw() != rawDigest(raw) {
+			return false
+		}
+		seen = inode
+		return true
 	}
 	scanErr := f.reader.Some(ctx, candidates, skip, func(o *filewatch.Object, content filewatch.Content, damage error) error {
 		if damage != nil && (o.Inode == 0 || o.Type == filewatch.TypeDir || o.Type == filewatch.TypeUnknown) {
@@ -245,26 +238,28 @@ func (f *followed) look(ctx context.Context, candidates []uint64, forced map[uin
 		if behind(o.Inode); err != nil {
 			return err
 		}
+		seen = o.Inode
 		p := placeOf(o, &content, &scratch)
-		known := more && c.inode == o.Inode
-		if known {
-			if !forced[o.Inode] && damage == nil && c.digest() == p.digest {
-				more, err = c.next()
-				return err
+		var body placeBody
+		if body, err = old.find(o.Inode); err != nil {
+			return err
+		}
+		if body != nil {
+			if !forced[o.Inode] && damage == nil && body.digest() == p.digest {
+				return nil
 			}
-			if err = c.place(&was); err != nil {
+			if err = body.decode(o.Inode, &was); err != nil {
 				return err
 			}
 			f.same[o.Inode] = damage == nil && was.sameContent(&p) && !p.on(f.blocks)
-			more, err = c.next()
 		}
 		f.located = append(f.located, volume.Located{Object: o, Content: content, Damage: damage})
-		f.places[o.Inode] = p
+		f.places[o.Inode] = p.append(nil)
 		if len(f.located) > maxTouched {
 			reason = fmt.Sprintf("more than %d objects are touched", maxTouched)
 			return errWhole
 		}
-		return err
+		return nil
 	})
 	if scanErr == nil {
 		behind(1 << 63)
@@ -278,38 +273,3 @@ func (f *followed) look(ctx context.Context, candidates []uint64, forced map[uin
 
 // errWhole ends a look at a volume that must be scanned whole.
 var errWhole = fmt.Errorf("scan the whole volume")
-
-// remember makes the memory of now out of the old one.
-func (f *followed) remember() error {
-	c := placeCursor{rest: f.old.objects}
-	fresh := slices.Sorted(maps.Keys(f.places))
-	out := make(placeList, 0, len(f.old.objects)+64*len(fresh))
-	var last uint64
-	put := func(inode uint64) {
-		p := f.places[inode]
-		out = out.append(last, &p)
-		last = inode
-	}
-	for {
-		ok, err := c.next()
-		if err != nil {
-			return err
-		}
-		for len(fresh) > 0 && (!ok || fresh[0] < c.inode) {
-			put(fresh[0])
-			fresh = fresh[1:]
-		}
-		if !ok {
-			f.now.objects = out
-			return nil
-		}
-		switch {
-		case len(fresh) > 0 && fresh[0] == c.inode:
-			put(c.inode)
-			fresh = fresh[1:]
-		case !f.gone[c.inode]:
-			out = out.appendRaw(last, c.inode, c.body)
-			last = c.inode
-		}
-	}
-}

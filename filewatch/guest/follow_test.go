@@ -18,6 +18,7 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/volume"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
+	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
 // state is all that scans tell about a guest, by volume and inode.
@@ -30,6 +31,7 @@ type seer struct {
 	sums   map[string][32]byte
 	memory *Memory
 	image  []byte
+	dir    string
 	hashed int
 }
 
@@ -77,8 +79,8 @@ func (s *seer) visitor(reuse *sync.Map) func(*filewatch.Object, []string, io.Rea
 func whole(t *testing.T, image []byte) *seer {
 	t.Helper()
 	g := openGuest(t, image)
-	g.Remember = true
-	s := &seer{now: state{}, sums: map[string][32]byte{}, image: image}
+	s := &seer{now: state{}, sums: map[string][32]byte{}, image: image, dir: t.TempDir()}
+	g.Remember = sorted.Dir(s.dir)
 	gaps, err := g.Scan(t.Context(), func(*filewatch.Object, []string) bool { return true }, s.visitor(&sync.Map{}))
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +107,12 @@ func dirty(old, new []byte, granularity int) []filewatch.Extent {
 // next is what follows from the last scan; whole says why that was not possible.
 func (s *seer) next(t *testing.T, image []byte, granularity int) (out *seer, whole []filewatch.Gap) {
 	t.Helper()
-	memory, err := ParseMemory(s.memory.Append(nil))
+	s.memory.fold = 20 // so that some rounds write new bases
+	encoded, _, err := s.memory.Keep()
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory, err := ParseMemory(s.dir, encoded)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,11 +126,12 @@ func (s *seer) next(t *testing.T, image []byte, granularity int) (out *seer, who
 		}
 	}
 	g := openGuest(t, image)
+	g.Remember = sorted.Dir(s.dir)
 	f, err := g.Follow(t.Context(), memory, map[int][]filewatch.Extent{0: dirty(s.image, image, granularity)}, again)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out = &seer{now: state{}, sums: map[string][32]byte{}, image: image}
+	out = &seer{now: state{}, sums: map[string][32]byte{}, image: image, dir: s.dir}
 	for k, text := range s.now {
 		if !strings.HasPrefix(k, "gap ") {
 			out.now[k], out.sums[k] = text, s.sums[k]

@@ -19,6 +19,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/volume"
+	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
 // ErrNoFileSystem: nothing on the disk can be read.
@@ -32,8 +33,9 @@ type Guest struct {
 	// Workers is how many contents are read at once; default: one per core, at
 	// least two and at most four.
 	Workers int
-	// Remember makes Scan keep what [Guest.Follow] needs later; see Memory.
-	Remember bool
+	// Remember is a directory in which scans keep what [Guest.Follow] needs later,
+	// "" for none; see Memory.
+	Remember sorted.Dir
 	memory   *Memory
 	machine  filewatch.Machine
 	gaps     []filewatch.Gap
@@ -157,12 +159,12 @@ func (g *Guest) Memory() *Memory { return g.memory }
 func (g *Guest) Scan(ctx context.Context, want func(*filewatch.Object, []string) bool,
 	visit func(*filewatch.Object, []string, io.Reader, error) error) ([]filewatch.Gap, error) {
 	gaps := slices.Clone(g.gaps)
-	if g.Remember {
-		g.memory = &Memory{}
+	if g.Remember != "" {
+		g.memory = &Memory{dir: g.Remember}
 	}
 	for _, m := range g.Mounts {
-		s := &scan{mount: m, want: want, visit: visit}
-		if g.Remember {
+		s := &scan{mount: m, want: want, visit: visit, dir: g.Remember}
+		if g.Remember != "" {
 			s.memory = newVolumeMemory(m)
 			g.memory.volumes = append(g.memory.volumes, s.memory)
 		}

@@ -95,9 +95,11 @@ func (t *names) put(text []byte) (uint32, error) {
 	return uint32(last)<<textShift | uint32(at), nil
 }
 
-func (t *names) get(at uint32) string {
+func (t *names) get(at uint32) string { return string(t.bytes(at)) }
+
+func (t *names) bytes(at uint32) []byte {
 	piece := t.text[at>>textShift][at&(textLen-1):]
-	return string(piece[2 : 2+int(piece[0])+int(piece[1])<<8])
+	return piece[2 : 2+int(piece[0])+int(piece[1])<<8]
 }
 
 // sort ends adding.
@@ -115,7 +117,9 @@ func (t *names) sort() {
 	slices.SortFunc(t.entries, compareNames)
 }
 
-func compareNames(a, b name) int { return cmp.Compare(a.inode(), b.inode()) }
+func compareNames(a, b name) int {
+	return cmp.Or(cmp.Compare(a.inode(), b.inode()), cmp.Compare(a.parent(), b.parent()))
+}
 
 // find is the run of entries that name inode.
 func (t *names) find(inode uint64) []name {

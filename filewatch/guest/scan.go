@@ -8,17 +8,26 @@ import (
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/volume"
+	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
+
+// namer says how an object is called.
+type namer interface {
+	// of gives the paths of an inode in the guest, sorted; nil for none.
+	of(inode uint64) []string
+}
 
 // scan is the visit to one volume.
 type scan struct {
 	mount Mount
-	names *names
+	names namer
 	want  func(*filewatch.Object, []string) bool
 	visit func(*filewatch.Object, []string, io.Reader, error) error
-	// memory, if not nil, is filled.
+	// memory, if not nil, is filled, its base in dir.
 	memory *volumeMemory
-	last   uint64 // inode in memory
+	dir    sorted.Dir
+	base   *baseWriter
+	last   uint64 // inode in the base
 	// scratch is used again for each object.
 	scratch []byte
 
@@ -34,7 +43,8 @@ func (s *scan) gap(what string, err error) {
 
 func (s *scan) run(ctx context.Context, workers int) error {
 	v := s.mount.Volume
-	s.names = newNames(v.Root(), s.mount.Point)
+	names := newNames(v.Root(), s.mount.Point)
+	s.names = names
 	var damaged []damagedDir
 	err := v.Names(ctx, func(n filewatch.Name, damage error) error {
 		if damage != nil {
@@ -43,17 +53,17 @@ func (s *scan) run(ctx context.Context, workers int) error {
 		if len(n.Name) == 0 {
 			return nil
 		}
-		return s.names.add(n)
+		return names.add(n)
 	})
 	if err != nil {
 		return err
 	}
-	s.names.sort()
+	names.sort()
 	for _, d := range damaged {
-		s.gap(s.names.label(d.inode), d.err)
+		s.gap(names.label(d.inode), d.err)
 	}
 	options := s.options(workers)
-	if s.memory != nil {
+	if s.memory != nil && s.dir != "" {
 		s.remember(damaged)
 		options.Note = s.note
 	}
@@ -61,6 +71,7 @@ func (s *scan) run(ctx context.Context, workers int) error {
 	if s.memory != nil {
 		s.memory.clean = err == nil && len(s.gaps) == 0
 	}
+	s.keep(names, err == nil)
 	return err
 }
 
@@ -85,7 +96,16 @@ func (s *scan) remember(damaged []damagedDir) {
 		s.memory.refuse(damaged[0].err.Error())
 	}
 	if s.memory.refused == "" {
-		s.memory.names = s.names
+		s.base, err = newBaseWriter(s.dir)
+		s.unkept(err)
+	}
+}
+
+// unkept notes that the memory could not be written. The scan goes on: only the
+// next one will have to look at everything.
+func (s *scan) unkept(err error) {
+	if err != nil {
+		s.memory.refuse("what the last scan found of it could not be kept: " + err.Error())
 	}
 }
 
@@ -101,9 +121,24 @@ func (s *scan) note(o *filewatch.Object, content filewatch.Content, damage error
 		return nil
 	}
 	p := placeOf(o, &content, &s.scratch)
-	s.memory.objects = s.memory.objects.append(s.last, &p)
 	s.last = o.Inode
+	s.unkept(s.base.place(&p))
 	return nil
+}
+
+// keep ends the base; names have another order afterwards.
+func (s *scan) keep(names *names, whole bool) {
+	if s.base == nil {
+		return
+	}
+	if !whole || s.memory.refused != "" {
+		s.base.abandon()
+		return
+	}
+	var err error
+	s.memory.objects = s.base.places
+	s.memory.base, err = s.base.finish(names)
+	s.unkept(err)
 }
 
 // damagedDir is a directory that could not be read whole.

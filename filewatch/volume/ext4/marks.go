@@ -59,7 +59,11 @@ func (v *Volume) Marks() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := append([]byte(nil), m.shape[:]...)
+	return m.append(nil), nil
+}
+
+func (m *marks) append(b []byte) []byte {
+	b = append(b, m.shape[:]...)
 	b = le.AppendUint32(b, uint32(len(m.groups)))
 	for _, g := range m.groups {
 		b = le.AppendUint32(le.AppendUint64(b, g.table), g.unused)
@@ -79,7 +83,7 @@ func (v *Volume) Marks() ([]byte, error) {
 			b = le.AppendUint32(b, n)
 		}
 	}
-	return b, nil
+	return b
 }
 
 func parseMarks(b []byte) (*marks, error) {

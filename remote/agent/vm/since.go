@@ -14,6 +14,7 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/guest"
 	"github.com/plumbline-sec/plumbline/filewatch/volume"
+	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
 // Since steers a scan that takes from the last one what certainly did not change.
@@ -183,7 +184,7 @@ func (c *sinceScan) follow(ctx context.Context, last *baseline.Last) error {
 	if err != nil {
 		return c.unusable(err)
 	}
-	memory, err := guest.ParseMemory(raw)
+	memory, err := guest.ParseMemory(c.Dir, raw)
 	if err != nil {
 		return c.unusable(err)
 	}
@@ -191,13 +192,16 @@ func (c *sinceScan) follow(ctx context.Context, last *baseline.Last) error {
 	if err != nil {
 		return err
 	}
+	if c.Template == "" {
+		g.Remember = sorted.Dir(c.Dir)
+	}
 	following, err := g.Follow(ctx, memory, c.open.set.Changed, last.Again())
 	if err != nil {
 		return c.unusable(err)
 	}
 	update, err := baseline.CaptureSince(ctx, namedFollowing{namedGuest{g, c.Name}, following}, last, &c.Capture)
 	if err != nil {
-		if errors.Is(err, baseline.ErrDamaged) || errors.Is(err, baseline.ErrLast) {
+		if errors.Is(err, guest.ErrMemory) || errors.Is(err, baseline.ErrDamaged) || errors.Is(err, baseline.ErrLast) {
 			return c.unusable(err)
 		}
 		return err
@@ -207,7 +211,9 @@ func (c *sinceScan) follow(ctx context.Context, last *baseline.Last) error {
 	out := found{update: update}
 	if c.Template == "" {
 		c.store(func(k *baseline.Keep) (err error) {
-			k.Memory = g.Memory().Append(nil)
+			if k.Memory, k.Files, err = g.Memory().Keep(); err != nil {
+				return err
+			}
 			out.stored, err = update.Remember(k)
 			return err
 		})
@@ -230,7 +236,9 @@ func (c *sinceScan) full(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g.Remember = true
+	if c.Template == "" {
+		g.Remember = sorted.Dir(c.Dir)
+	}
 	options := c.Capture
 	if c.Baseline != nil {
 		if err := options.Follow(c.Baseline); err != nil {
@@ -246,7 +254,9 @@ func (c *sinceScan) full(ctx context.Context) error {
 	out := found{snap: snap}
 	if c.Template == "" {
 		c.store(func(k *baseline.Keep) (err error) {
-			k.Memory = g.Memory().Append(nil)
+			if k.Memory, k.Files, err = g.Memory().Keep(); err != nil {
+				return err
+			}
 			out.stored, err = snap.Remember(c.Dir, c.Baseline, alone, k)
 			return err
 		})
@@ -297,15 +307,18 @@ func OpenTracked(ctx context.Context, p Place, dir string) (*Tracked, error) {
 		o.set.Close()
 		return nil, err
 	}
-	g.Remember = true
+	g.Remember = sorted.Dir(dir)
 	return &Tracked{namedGuest{g, p.Name}, o, dir}, nil
 }
 
 // Store stores the state of the scan that snap came from, of which a baseline was
 // written.
 func (t *Tracked) Store(snap *baseline.Snapshot, h *baseline.Header) error {
-	_, err := snap.Remember(t.dir, nil, h.Body.BLAKE3, &baseline.Keep{
-		Source: &t.open.state, Taken: t.open.at.UTC(), Memory: t.Memory().Append(nil)})
+	k := &baseline.Keep{Source: &t.open.state, Taken: t.open.at.UTC()}
+	var err error
+	if k.Memory, k.Files, err = t.Memory().Keep(); err == nil {
+		_, err = snap.Remember(t.dir, nil, h.Body.BLAKE3, k)
+	}
 	if err == nil && !t.open.still() {
 		err = errors.New("an image was written to during the scan")
 	}

@@ -226,6 +226,12 @@ func TestSinceReadsEverythingWithoutItsState(t *testing.T) {
 		"diff damaged":    {"damaged", func(t *testing.T, _ *Since, file func(string) string) { flip(t, file("differing-*")) }},
 		"head damaged":    {"damaged", func(t *testing.T, _ *Since, file func(string) string) { flip(t, file("last.json")) }},
 		"head gone":       {"there is none", func(t *testing.T, _ *Since, file func(string) string) { remove(t, file("last.json")) }},
+		"delta damaged":   {"damaged", func(t *testing.T, _ *Since, file func(string) string) { flip(t, file("delta-*")) }},
+		"delta torn":      {"damaged", func(t *testing.T, _ *Since, file func(string) string) { tear(t, file("delta-*")) }},
+		"ids damaged":     {"damaged", func(t *testing.T, _ *Since, file func(string) string) { flip(t, file("ids-*")) }},
+		"volume damaged":  {"damaged", func(t *testing.T, _ *Since, file func(string) string) { flip(t, file("volume-*")) }},
+		"volume torn":     {"damaged", func(t *testing.T, _ *Since, file func(string) string) { tear(t, file("volume-*")) }},
+		"volume gone":     {"no such file", func(t *testing.T, _ *Since, file func(string) string) { remove(t, file("volume-*")) }},
 		"records gone":    {"no such file", func(t *testing.T, _ *Since, file func(string) string) { remove(t, file("records-*")) }},
 		"older": {"bitmap is gone", func(t *testing.T, s *Since, file func(string) string) {
 			saved := t.TempDir()
@@ -235,8 +241,8 @@ func TestSinceReadsEverythingWithoutItsState(t *testing.T) {
 			if _, how := check(t, s); how.Full {
 				t.Fatal("the scan that is to be undone was full")
 			}
-			for _, f := range []string{"records-*", "memory-*", "differing-*", "last.json"} {
-				remove(t, file(f))
+			if err := os.RemoveAll(s.Dir); err != nil {
+				t.Fatal(err)
 			}
 			if err := os.CopyFS(s.Dir, os.DirFS(saved)); err != nil {
 				t.Fatal(err)
@@ -281,6 +287,7 @@ func TestSinceReadsEverythingWithoutItsState(t *testing.T) {
 	}
 }
 
+// flip changes a bit of every part that is read alone.
 func flip(t *testing.T, path string) {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -290,8 +297,22 @@ func flip(t *testing.T, path string) {
 	if len(b) == 0 {
 		t.Fatalf("%s is empty", path)
 	}
-	b[len(b)/2] ^= 1
+	for at := 0; at < len(b); at += 512 {
+		b[at] ^= 1
+	}
 	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tear leaves of a file what a crash while it is written may leave.
+func tear(t *testing.T, path string) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err == nil {
+		err = os.Truncate(path, info.Size()/2)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }
