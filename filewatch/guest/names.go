@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -16,22 +15,17 @@ import (
 const (
 	maxInode    = 1<<48 - 1 // larger than any volume numbers its inodes
 	maxNameData = 1<<32 - 1<<16
-	maxDepth    = 2048
-	maxPath     = 64 << 10
-	maxCache    = 1 << 15 // directories
 )
 
 // names has every directory entry of a volume: 16 bytes and the name for each.
 // Adding and sorting come first; of and label may then be used concurrently.
 type names struct {
-	root    uint64
-	point   string
 	chunks  [][]name
 	entries []name // sorted by inode
 	text    [][]byte
 
-	mu    sync.Mutex
-	cache map[uint64]string // paths of directories
+	mu   sync.Mutex
+	dirs dirPaths
 }
 
 // name is one directory entry; inode numbers have 48 bits.
@@ -45,7 +39,15 @@ func (n *name) inode() uint64  { return uint64(n.inodeHigh)<<32 | uint64(n.inode
 func (n *name) parent() uint64 { return uint64(n.parentHigh)<<32 | uint64(n.parentLow) }
 
 func newNames(root uint64, point string) *names {
-	return &names{root: root, point: point, cache: map[uint64]string{}}
+	t := &names{}
+	t.dirs = newDirPaths(root, point, func(inode uint64) (uint64, string, bool) {
+		entries := t.find(inode)
+		if len(entries) == 0 {
+			return 0, "", false
+		}
+		return entries[0].parent(), t.get(entries[0].text), true
+	})
+	return t
 }
 
 var errTooMany = errors.New("more directory entries than can be held")
@@ -133,8 +135,8 @@ func (t *names) find(inode uint64) []name {
 
 // of gives the paths of an inode in the guest, sorted; nil for none.
 func (t *names) of(inode uint64) []string {
-	if inode == t.root {
-		return []string{t.point}
+	if inode == t.dirs.root {
+		return []string{t.dirs.point}
 	}
 	entries := t.find(inode)
 	if len(entries) == 0 {
@@ -144,7 +146,7 @@ func (t *names) of(inode uint64) []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range entries {
-		if dir, ok := t.dir(entries[i].parent(), 0); ok {
+		if dir, ok := t.dirs.of(entries[i].parent(), 0); ok {
 			out = append(out, join(dir, t.get(entries[i].text)))
 		}
 	}
@@ -153,38 +155,6 @@ func (t *names) of(inode uint64) []string {
 		out = slices.Compact(out)
 	}
 	return out
-}
-
-// dir is the path of a directory; false when it leads nowhere, in circles or
-// too deep.
-func (t *names) dir(inode uint64, depth int) (string, bool) {
-	if inode == t.root {
-		return t.point, true
-	}
-	if path, ok := t.cache[inode]; ok {
-		return path, path != ""
-	}
-	path, ok := "", false
-	if entries := t.find(inode); len(entries) > 0 && depth < maxDepth {
-		if path, ok = t.dir(entries[0].parent(), depth+1); ok {
-			path = join(path, t.get(entries[0].text))
-		}
-		if len(path) > maxPath {
-			path, ok = "", false
-		}
-	}
-	if len(t.cache) >= maxCache {
-		clear(t.cache)
-	}
-	t.cache[inode] = path
-	return path, ok
-}
-
-func join(dir, name string) string {
-	if strings.HasSuffix(dir, "/") {
-		return dir + name
-	}
-	return dir + "/" + name
 }
 
 // label says which directory that is, for people.

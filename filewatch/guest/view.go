@@ -3,7 +3,6 @@ package guest
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"slices"
 	"sync"
 
@@ -14,15 +13,13 @@ import (
 // view is one state of a volume: a base and what lies over it. Safe for concurrent
 // use, but not of two views of one base.
 type view struct {
-	root  uint64
-	point string
-	base  *sorted.File
-	over  *overlay
+	base *sorted.File
+	over *overlay
 
 	mu       sync.Mutex
 	children map[uint64][]entry // of the overlay, by directory
-	cache    map[uint64]string  // paths of directories
-	err      error              // the first one met in the base
+	dirs     dirPaths
+	err      error // the first one met in the base
 }
 
 // open opens the base of a memory.
@@ -35,7 +32,15 @@ func (m *volumeMemory) open(dir sorted.Dir) (*view, error) {
 }
 
 func newView(root uint64, point string, base *sorted.File, over *overlay) *view {
-	v := &view{root: root, point: point, base: base, over: over, children: map[uint64][]entry{}, cache: map[uint64]string{}}
+	v := &view{base: base, over: over, children: map[uint64][]entry{}}
+	v.dirs = newDirPaths(root, point, func(inode uint64) (uint64, string, bool) {
+		entries, err := v.naming(inode)
+		v.fail(err)
+		if len(entries) == 0 {
+			return 0, "", false
+		}
+		return entries[0].parent, entries[0].name, true
+	})
 	for _, e := range over.entries {
 		v.children[e.parent] = append(v.children[e.parent], e)
 	}
@@ -208,8 +213,8 @@ func (v *view) below(affected map[uint64]bool) error {
 // of gives the paths of an inode in the guest, sorted; nil for none. What cannot be
 // read of the base is kept in err.
 func (v *view) of(inode uint64) []string {
-	if inode == v.root {
-		return []string{v.point}
+	if inode == v.dirs.root {
+		return []string{v.dirs.point}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -217,7 +222,7 @@ func (v *view) of(inode uint64) []string {
 	v.fail(err)
 	var out []string
 	for _, e := range entries {
-		if dir, ok := v.dir(e.parent, 0); ok {
+		if dir, ok := v.dirs.of(e.parent, 0); ok {
 			out = append(out, join(dir, e.name))
 		}
 	}
@@ -232,41 +237,4 @@ func (v *view) fail(err error) {
 	if v.err == nil {
 		v.err = err
 	}
-}
-
-// dir is the path of a directory; false when it leads nowhere, in circles or
-// too deep.
-func (v *view) dir(inode uint64, depth int) (string, bool) {
-	if inode == v.root {
-		return v.point, true
-	}
-	if path, ok := v.cache[inode]; ok {
-		return path, path != ""
-	}
-	path, ok := "", false
-	if depth < maxDepth {
-		entries, err := v.naming(inode)
-		v.fail(err)
-		if len(entries) > 0 {
-			if path, ok = v.dir(entries[0].parent, depth+1); ok {
-				path = join(path, entries[0].name)
-			}
-		}
-	}
-	if len(path) > maxPath {
-		path, ok = "", false
-	}
-	if len(v.cache) >= maxCache {
-		clear(v.cache)
-	}
-	v.cache[inode] = path
-	return path, ok
-}
-
-// label says which directory that is, for people.
-func (v *view) label(inode uint64) string {
-	if paths := v.of(inode); len(paths) > 0 {
-		return filewatch.EscapePath(paths[0])
-	}
-	return fmt.Sprintf("directory inode %d", inode)
 }
