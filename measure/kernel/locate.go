@@ -103,7 +103,8 @@ func locateIn(space *paging.Space) (*located, error) {
 }
 
 // read returns the image's memory from from to to. Pages that are not mapped,
-// such as freed init sections, read as zeros.
+// such as freed init sections, read as zeros, and so do those that a dump left out,
+// as it does with free memory: the checks that need them miss them.
 func (l *located) read(from, to mem.Virt) ([]byte, error) {
 	if from < l.base || to < from || to > l.end {
 		return nil, fmt.Errorf("[%v, %v) is not in the image [%v, %v)", from, to, l.base, l.end)
@@ -130,10 +131,27 @@ func (l *located) readInto(b []byte, from mem.Virt) error {
 			continue
 		}
 		stop := min(to, m.Virt+mem.Virt(m.Size))
-		if err := l.space.Read(b[at-from:stop-from], at); err != nil {
+		if err := l.readPages(b[at-from:stop-from], at); err != nil {
 			return err
 		}
 		at = stop
+	}
+	return nil
+}
+
+// readPages fills b with what is mapped from at on.
+func (l *located) readPages(b []byte, at mem.Virt) error {
+	if err := l.space.Read(b, at); !errors.Is(err, mem.ErrNotMapped) {
+		return err
+	}
+	for len(b) > 0 {
+		page := b[:min(uint64(len(b)), mem.PageSize-uint64(at)%mem.PageSize)]
+		if err := l.space.Read(page, at); errors.Is(err, mem.ErrNotMapped) {
+			clear(page)
+		} else if err != nil {
+			return err
+		}
+		b, at = b[len(page):], at+mem.Virt(len(page))
 	}
 	return nil
 }

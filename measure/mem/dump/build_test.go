@@ -108,6 +108,7 @@ var packs = map[string]pack{
 		w.Close()
 		return out.Bytes()
 	}},
+	"lzo":    {packedLZO, lzoPeriodic},
 	"snappy": {packedSnappy, func(b []byte) []byte { return snappy.Encode(nil, b) }},
 	"zstd": {packedZstd, func(b []byte) []byte {
 		w, err := zstd.NewWriter(nil)

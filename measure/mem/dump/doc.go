@@ -6,7 +6,7 @@
 //   - ELF core files of QEMU's dump-guest-memory and of virsh dump
 //     --memory-only: RAM by physical address and the registers of each CPU.
 //   - kdump-compressed files, as QEMU and makedumpfile write them, flattened or
-//     not: pages raw, zlib, snappy or zstd.
+//     not: pages raw, zlib, LZO, snappy or zstd.
 //   - LiME: ranges of RAM, no registers.
 //   - raw: bytes from physical address 0 on, no registers.
 //
@@ -14,8 +14,7 @@
 // on, which holds for RAM below the hole under 4 GiB only: what follows in the
 // file of a machine with more (on q35 from 2 GiB, on i440fx from 3 GiB) lies
 // from 4 GiB on. Where page tables and descriptor tables are is told by
-// registers; a source without them (raw, LiME, files of makedumpfile) is not
-// guessed at.
+// registers; a source without them (raw, LiME, /proc/vmcore) is not guessed at.
 //
 // # What it trusts
 //

@@ -182,7 +182,8 @@ func TestHostilePages(t *testing.T) {
 		pack pack
 		want error
 	}{
-		"LZO":             {pack{packedLZO, bytes.Clone}, ErrNotSupported},
+		"not LZO":         {pack{packedLZO, bytes.Clone}, ErrFormat},
+		"LZO too long":    {pack{packedLZO, func(b []byte) []byte { return packs["lzo"].bytes(make([]byte, mem.PageSize+1)) }}, ErrFormat},
 		"unknown flags":   {pack{0x400, bytes.Clone}, ErrNotSupported},
 		"not zlib":        {pack{packedZlib, bytes.Clone}, ErrFormat},
 		"not snappy":      {pack{packedSnappy, bytes.Clone}, ErrFormat},

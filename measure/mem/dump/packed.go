@@ -60,7 +60,7 @@ func (d packed) unpack(page *[mem.PageSize]byte, src *source) error {
 			out, err = dec.DecodeAll(raw, nil)
 		}
 	case packedLZO:
-		return fmt.Errorf("%w: pages are compressed with LZO; dump with zlib, snappy or zstd", ErrNotSupported)
+		out, err = unLZO(raw, mem.PageSize)
 	default:
 		return fmt.Errorf("%w: page with flags %#x", ErrNotSupported, d.flags)
 	}
