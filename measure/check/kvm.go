@@ -46,6 +46,9 @@ type kvmTable struct {
 	Size uint64  `json:"size"` // bytes
 	// Fields names the operations it has, set or not; none for an array.
 	Fields []string `json:"fields,omitempty"`
+	// Untyped says that it is a structure of which nothing tells what it holds:
+	// each word of it that is not zero is among the pointers.
+	Untyped bool `json:"untyped,omitempty"`
 }
 
 // staticCallPrefix starts the path of a static call made from an operation.
@@ -64,7 +67,9 @@ type kvmRange struct {
 	name   string
 	at     mem.Virt
 	size   uint64
-	fields []opsField // nil: an array of pointers throughout
+	fields []opsField // nil: an array of pointers throughout, or untyped
+
+	untyped bool
 }
 
 func planKVM(c *collector) error {
@@ -106,6 +111,32 @@ func (c *collector) kvmRanges() ([]kvmRange, error) {
 	if err != nil {
 		return nil, err
 	}
+	ranges, err := c.kvmOperations(kvm, vendor)
+	if err != nil {
+		return nil, err
+	}
+	handlers := map[string]string{"kvm_amd": "svm_exit_handlers", "kvm_intel": "kvm_vmx_exit_handlers"}[vendor]
+	at, size, err := c.moduleSymbol(vendor, handlers)
+	if err != nil {
+		return nil, err
+	}
+	if size == 0 || size%8 != 0 || size > maxKVMTable {
+		return nil, fmt.Errorf("%w: %s of %d bytes", kernel.ErrModule, handlers, size)
+	}
+	ranges = append(ranges, kvmRange{name: handlers, at: at, size: size})
+	calls, err := c.staticCalls(kvm)
+	return append(ranges, calls...), err
+}
+
+// maxKVMTable bounds a table of KVM, in bytes.
+const maxKVMTable = 1 << 16
+
+// kvmOperations finds the structures of operations through the types of kvm or,
+// where the kernel keeps no types of modules, by their symbols.
+func (c *collector) kvmOperations(kvm *kernel.LoadedModule, vendor string) ([]kvmRange, error) {
+	if _, typed := c.profile.Symbol("btf_modules"); !typed {
+		return c.untypedOperations(vendor)
+	}
 	types, err := c.profile.ModuleTypes(kvm)
 	if err != nil {
 		return nil, err
@@ -126,18 +157,28 @@ func (c *collector) kvmRanges() ([]kvmRange, error) {
 	if err != nil {
 		return nil, err
 	}
-	ranges = append(ranges, nested...)
-	handlers := map[string]string{"kvm_amd": "svm_exit_handlers", "kvm_intel": "kvm_vmx_exit_handlers"}[vendor]
-	at, size, err := c.moduleSymbol(vendor, handlers)
-	if err != nil {
-		return nil, err
+	return append(ranges, nested...), nil
+}
+
+// untypedOperations finds the structures of operations in kernels whose modules
+// have no types (before 5.11). There the vendor's operations of the PMU and of
+// nested virtualization are not copied.
+func (c *collector) untypedOperations(vendor string) ([]kvmRange, error) {
+	cpu := map[string][2]string{"kvm_amd": {"amd_pmu_ops", "svm_nested_ops"}, "kvm_intel": {"intel_pmu_ops", "vmx_nested_ops"}}[vendor]
+	var ranges []kvmRange
+	for _, of := range []struct{ name, module, symbol string }{
+		{"kvm_x86_ops", "kvm", "kvm_x86_ops"}, {"kvm_pmu_ops", vendor, cpu[0]}, {"kvm_x86_nested_ops", vendor, cpu[1]},
+	} {
+		at, size, err := c.moduleSymbol(of.module, of.symbol)
+		if err != nil {
+			return nil, err
+		}
+		if size == 0 || size > maxKVMTable {
+			return nil, fmt.Errorf("%w: %s of %d bytes", kernel.ErrModule, of.symbol, size)
+		}
+		ranges = append(ranges, kvmRange{name: of.name, at: at, size: size, untyped: true})
 	}
-	if size == 0 || size%8 != 0 || size > 1<<16 {
-		return nil, fmt.Errorf("%w: %s of %d bytes", kernel.ErrModule, handlers, size)
-	}
-	ranges = append(ranges, kvmRange{name: handlers, at: at, size: size})
-	calls, err := c.staticCalls(kvm)
-	return append(ranges, calls...), err
+	return ranges, nil
 }
 
 // nestedOps finds the operations of nested virtualization, which kvm_x86_ops
@@ -217,7 +258,7 @@ func collectKVM(c *collector) (any, measure.Coverage, error) {
 		found := c.kvmPointers(r, raw)
 		data.Pointers = append(data.Pointers, found...)
 		if !strings.HasPrefix(r.name, staticCallPrefix) {
-			table := kvmTable{Name: r.name, At: address(r.at), Size: r.size}
+			table := kvmTable{Name: r.name, At: address(r.at), Size: r.size, Untyped: r.untyped}
 			for _, f := range r.fields {
 				table.Fields = append(table.Fields, f.name)
 			}

@@ -26,12 +26,18 @@ func judgeKVM(j *judging, raw json.RawMessage, out *measure.Check) error {
 		return errors.New("no pointer was set: KVM is not initialised")
 	}
 	expected, why := j.kvmExpected(&data)
+	if why != nil && slices.ContainsFunc(data.Tables, func(t kvmTable) bool { return t.Untyped }) {
+		return fmt.Errorf("the kernel keeps no types of modules, and there is no file to tell which words of their tables are pointers: %w", why)
+	}
 	if why == nil {
 		out.Findings = append(out.Findings, j.kvmPlaces(&data)...)
 		out.Findings = append(out.Findings, j.kvmEmptied(&data, expected)...)
 	}
 	for _, p := range data.Pointers {
-		want, known := expected[p.At]
+		want, known := expected.strict[p.At]
+		if expected.initial[p.At] == p.Value {
+			continue
+		}
 		switch problem := j.lands(p); {
 		case problem != "":
 			out.Findings = append(out.Findings, j.finding(p, j.kvmWant(want, &data), "the pointer "+problem))
@@ -71,28 +77,35 @@ func (j *judging) kvmWant(want address, data *kvmData) string {
 	return want.String()
 }
 
-// kvmObjects names the object of the vendor's file that a table is initialised
+// kvmObject names the object of the vendor's file that a table is initialised
 // from: kvm_x86_ops and kvm_pmu_ops are copies (kvm_ops_update,
 // arch/x86/kvm/x86.c), the exit handlers are constant.
-var kvmObjects = map[string]string{
-	"kvm_x86_ops":           "svm_x86_ops",
-	"kvm_pmu_ops":           "amd_pmu_ops",
-	"kvm_x86_nested_ops":    "svm_nested_ops",
-	"svm_exit_handlers":     "svm_exit_handlers",
-	"kvm_vmx_exit_handlers": "kvm_vmx_exit_handlers",
+func kvmObject(vendor, table string) string {
+	x86, cpu := "svm", "amd"
+	if vendor == "kvm_intel" {
+		x86, cpu = "vmx", "intel"
+	}
+	switch table {
+	case "kvm_x86_ops":
+		return x86 + "_x86_ops"
+	case "kvm_pmu_ops":
+		return cpu + "_pmu_ops"
+	case "kvm_x86_nested_ops":
+		return x86 + "_nested_ops"
+	}
+	return table
 }
+
+func isExitHandlers(table string) bool { return strings.HasSuffix(table, "_exit_handlers") }
 
 // kvmPlaces compares where the scan found the tables, by the target's own
 // symbols and types, with where the files have them.
 func (j *judging) kvmPlaces(data *kvmData) []measure.Finding {
-	vendor := strings.TrimPrefix(data.Vendor, "kvm_")
-	handlers, nested := "svm_exit_handlers", "svm_nested_ops"
-	if vendor == "intel" {
-		handlers, nested = "kvm_vmx_exit_handlers", "vmx_nested_ops"
-	}
+	handlers := map[string]string{"kvm_amd": "svm_exit_handlers", "kvm_intel": "kvm_vmx_exit_handlers"}[data.Vendor]
+	nested, pmu := kvmObject(data.Vendor, "kvm_x86_nested_ops"), kvmObject(data.Vendor, "kvm_pmu_ops")
 	var out []measure.Finding
 	for _, want := range []struct{ table, module, object string }{
-		{"kvm_x86_ops", "kvm", "kvm_x86_ops"}, {"kvm_pmu_ops", "kvm", "kvm_pmu_ops"},
+		{"kvm_x86_ops", "kvm", "kvm_x86_ops"}, {"kvm_pmu_ops", "kvm", "kvm_pmu_ops"}, {"kvm_pmu_ops", data.Vendor, pmu},
 		{"kvm_x86_nested_ops", data.Vendor, nested}, {handlers, data.Vendor, handlers},
 	} {
 		text := j.text.modules[want.module]
@@ -122,19 +135,19 @@ func (j *judging) kvmPlaces(data *kvmData) []measure.Finding {
 // kvmEmptied finds exit handlers that the file sets and the target does not.
 // Operations may be left out: vendors' modules clear those that the processor
 // cannot do.
-func (j *judging) kvmEmptied(data *kvmData, expected map[address]address) []measure.Finding {
+func (j *judging) kvmEmptied(data *kvmData, expected kvmFile) []measure.Finding {
 	seen := make(map[address]bool, len(data.Pointers))
 	for _, p := range data.Pointers {
 		seen[p.At] = true
 	}
 	var out []measure.Finding
 	for _, t := range data.Tables {
-		if !strings.HasSuffix(t.Name, "_exit_handlers") || t.Size > 1<<16 {
+		if !isExitHandlers(t.Name) || t.Size > maxKVMTable {
 			continue
 		}
 		for off := uint64(0); off+8 <= t.Size; off += 8 {
 			at := t.At + address(off)
-			if want := expected[at]; want != 0 && !seen[at] {
+			if want := expected.strict[at]; want != 0 && !seen[at] {
 				out = append(out, measure.Finding{Address: at.String(), Symbol: fmt.Sprintf("%s[%#x]", t.Name, off/8),
 					Observed: "not set", Expected: j.kvmWant(want, data), Explanation: "the module's file has an exit handler here"})
 			}
@@ -143,15 +156,22 @@ func (j *judging) kvmEmptied(data *kvmData, expected map[address]address) []meas
 	return out
 }
 
-// kvmExpected returns what the vendor's file has for the slots of the tables,
-// by their addresses, or why nothing is known.
-func (j *judging) kvmExpected(data *kvmData) (map[address]address, error) {
+// kvmFile is what the vendor's file has for the words of the tables, by their
+// addresses, where it is not zero.
+type kvmFile struct {
+	initial map[address]address
+	// strict are those of initial that nothing else may be in place of.
+	strict map[address]address
+}
+
+// kvmExpected returns what the vendor's file has, or why nothing is known.
+func (j *judging) kvmExpected(data *kvmData) (out kvmFile, err error) {
 	text, err := j.expected()
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	if err := text.why[data.Vendor]; err != nil {
-		return nil, err
+		return out, err
 	}
 	var fact *moduleFact
 	for i := range j.code.modules {
@@ -160,25 +180,28 @@ func (j *judging) kvmExpected(data *kvmData) (map[address]address, error) {
 		}
 	}
 	if fact == nil {
-		return nil, errNoKVM
+		return out, errNoKVM
 	}
 	file, err := j.refs.Modules.Module(fact.Name, fact.BuildID)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
-	out := make(map[address]address)
+	out = kvmFile{initial: make(map[address]address), strict: make(map[address]address)}
 	for _, table := range data.Tables {
-		object, ok := kvmObjects[table.Name]
-		if !ok || table.Size > 1<<16 || object != table.Name && data.Vendor != "kvm_amd" {
+		strict := isExitHandlers(table.Name) || data.Vendor == "kvm_amd"
+		if table.Size > maxKVMTable || !strict && !table.Untyped {
 			continue
 		}
-		initial, err := text.env.Object(file, fact.loaded(), object, table.Size)
+		initial, err := text.env.Object(file, fact.loaded(), kvmObject(data.Vendor, table.Name), table.Size)
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		for i := 0; i+8 <= len(initial); i += 8 {
 			if v := address(binary.LittleEndian.Uint64(initial[i:])); v != 0 {
-				out[table.At+address(i)] = v
+				out.initial[table.At+address(i)] = v
+				if strict {
+					out.strict[table.At+address(i)] = v
+				}
 			}
 		}
 	}

@@ -40,7 +40,7 @@ type objectsData struct {
 	// has no symbol: it is somewhere in Packs.
 	Programs []targetFact `json:"programs,omitempty"`
 	Made     []madeFact   `json:"made,omitempty"`  // code that the kernel made
-	Packs    []owner      `json:"packs,omitempty"` // memory in which it makes that of BPF programs
+	Packs    []owner      `json:"packs,omitempty"` // memory in which there is that of BPF programs
 	Caches   []cacheFact  `json:"caches,omitempty"`
 	Untyped  int64        `json:"untyped,omitempty"` // live objects of caches of no one type
 	Filled   int64        `json:"filled"`            // pointers that are not null
@@ -145,6 +145,7 @@ func collectObjects(c *collector) (any, measure.Coverage, error) {
 	if data.Packs, err = c.bpfPacks(); err != nil {
 		data.NotWalked = append(data.NotWalked, err.Error())
 	}
+	data.Packs = append(data.Packs, c.unnamedPrograms()...)
 	return data, measure.Coverage{Bytes: r.Pages * mem.PageSize, Objects: r.Reached, Total: r.Known}, nil
 }
 

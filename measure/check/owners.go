@@ -163,6 +163,12 @@ func (c *collector) unnamed(ranges []mappedRange) []owner {
 	return out
 }
 
+// unnamedPrograms are all of these in the module area.
+func (c *collector) unnamedPrograms() []owner {
+	owners, _ := c.owners() // what cannot be read has an owner less, and is no program by its form
+	return c.unnamed(unownedRanges(c.executable(kernel.ModuleArea()), owners))
+}
+
 // maxTrapped bounds how much unowned memory is read, in pages.
 const maxTrapped = 16 << 20 / mem.PageSize
 
