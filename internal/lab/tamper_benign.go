@@ -64,6 +64,11 @@ var benignChanges = []Tamper{
 		apply: script(`set -e; modprobe -r kvm_amd; modprobe kvm_amd`, `true`),
 	},
 	{
+		Name: "livepatch", Benign: true,
+		Doc:   "load a live patch that replaces a function of the kernel",
+		apply: livepatch,
+	},
+	{
 		Name: "bpf-attach", Benign: true,
 		Doc:   "attach a BPF program, compiled to machine code, to the network",
 		apply: attachBPF,

@@ -29,6 +29,11 @@ var textTampers = []Tamper{
 		apply: overwrite("__x64_sys_acct", 0, []byte{0xcc}),
 	},
 	{
+		Name: "livepatch-elsewhere", Check: "linux.text",
+		Doc:   "have a live patch lead behind the start of its function",
+		apply: livepatchElsewhere,
+	},
+	{
 		Name: "kvm-text", Check: "modules.text",
 		Doc:   "flip one bit in kvm's code, inside the function that ends it",
 		apply: flipByte("kvm_exit", 12),

@@ -86,8 +86,7 @@ func (j *judging) makeExpected() *expectedText {
 		}
 	}
 	t.env = kernel.NewExpected(j.image, slide, patching)
-	// The list has the newest first; what a module needs was loaded before it.
-	for _, m := range slices.Backward(j.code.modules) {
+	for _, m := range j.inOrder() {
 		if t.modules[m.Name] != nil || t.why[m.Name] != nil {
 			continue // a name twice is a finding of linux.modules
 		}
@@ -99,6 +98,21 @@ func (j *judging) makeExpected() *expectedText {
 		}
 	}
 	return t
+}
+
+// inOrder lists the modules so that what one needs comes before it. The list has
+// the newest first, and was loaded in that order. A live patch reaches into
+// modules that may have come after it, and nothing needs it.
+func (j *judging) inOrder() []moduleFact {
+	var first, last []moduleFact
+	for _, m := range slices.Backward(j.code.modules) {
+		if file, err := j.moduleFile(&m); err == nil && file.Livepatch {
+			last = append(last, m)
+		} else {
+			first = append(first, m)
+		}
+	}
+	return append(first, last...)
 }
 
 func (j *judging) expectModule(env *kernel.Expected, m moduleFact) (*kernel.Text, error) {

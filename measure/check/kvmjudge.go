@@ -102,12 +102,17 @@ func isExitHandlers(table string) bool { return strings.HasSuffix(table, "_exit_
 // symbols and types, with where the files have them.
 func (j *judging) kvmPlaces(data *kvmData) []measure.Finding {
 	handlers := map[string]string{"kvm_amd": "svm_exit_handlers", "kvm_intel": "kvm_vmx_exit_handlers"}[data.Vendor]
-	nested, pmu := kvmObject(data.Vendor, "kvm_x86_nested_ops"), kvmObject(data.Vendor, "kvm_pmu_ops")
+	nested := kvmObject(data.Vendor, "kvm_x86_nested_ops")
 	var out []measure.Finding
-	for _, want := range []struct{ table, module, object string }{
-		{"kvm_x86_ops", "kvm", "kvm_x86_ops"}, {"kvm_pmu_ops", "kvm", "kvm_pmu_ops"}, {"kvm_pmu_ops", data.Vendor, pmu},
+	type place struct{ table, module, object string }
+	places := []place{
+		{"kvm_x86_ops", "kvm", "kvm_x86_ops"}, {"kvm_pmu_ops", "kvm", "kvm_pmu_ops"},
 		{"kvm_x86_nested_ops", data.Vendor, nested}, {handlers, data.Vendor, handlers},
-	} {
+	}
+	if slices.ContainsFunc(data.Tables, func(t kvmTable) bool { return t.Untyped }) {
+		places = append(places, place{"kvm_pmu_ops", data.Vendor, kvmObject(data.Vendor, "kvm_pmu_ops")}) // not copied
+	}
+	for _, want := range places {
 		text := j.text.modules[want.module]
 		if text == nil {
 			continue

@@ -20,6 +20,9 @@ type patchingData struct {
 	Constants   []constantFact   `json:"constants,omitempty"`
 	Kprobes     []kprobeFact     `json:"kprobes,omitempty"`
 	Trampolines []trampolineFact `json:"trampolines,omitempty"`
+	// Livepatches are no fact of patching: ftrace's trampolines lead to them.
+	Livepatches       []livepatchFact `json:"livepatches,omitempty"`
+	LivepatchesUnread string          `json:"livepatches_unread,omitempty"` // why
 	// Unread says which facts could not be read, and why.
 	Unread []string `json:"unread,omitempty"`
 }
@@ -78,6 +81,9 @@ func (c *collector) patching() patchingData {
 		if err := part.read(&d); err != nil {
 			d.Unread = append(d.Unread, fmt.Sprintf("%s: %v", part.name, err))
 		}
+	}
+	if err := c.livepatches(&d); err != nil {
+		d.LivepatchesUnread = err.Error()
 	}
 	return d
 }

@@ -15,7 +15,8 @@ import (
 //
 // Proves: that the kernel's code is that of the image, with the alternatives,
 // static calls, tracing and probes that this kernel's own tables name. What the
-// jumps of tracing and probes lead to is for linux.dynamic. Trusts: the image. The target's memory is believed only to choose among encodings
+// jumps of tracing and probes lead to is for linux.dynamic; what live patches put
+// in a function's place is the start of another of approved text. Trusts: the image. The target's memory is believed only to choose among encodings
 // that the image allows: which function a static call or pv_ops has (it must be
 // one of expected text), where probes are registered. An attacker can still
 // make a static call or a paravirt operation call another function of expected
@@ -101,6 +102,9 @@ func judgeText(j *judging, raw json.RawMessage, out *measure.Check) error {
 	}
 	want, err := j.expected()
 	if err != nil {
+		return err
+	}
+	if err := j.livepatched(&data.Patching, out); err != nil {
 		return err
 	}
 	return j.explain(want.env.Kernel(), &data.Text, out)

@@ -41,6 +41,9 @@ const (
 	shfWrite = 1
 	shfAlloc = 2
 	shfExec  = 4
+	// Linux (include/uapi/linux/elf.h): relocations that the live patching core
+	// applies.
+	shfRelaLivepatch = 0x0010_0000
 )
 
 func parseELF(data []byte) (*elfFile, error) {

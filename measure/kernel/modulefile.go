@@ -16,6 +16,9 @@ type ModuleFile struct {
 	BuildID string // GNU build-id, lower-case hex; empty if it has none
 	// Digest is the BLAKE3 hash of the file, without its compression.
 	Digest [32]byte
+	// Livepatch: it replaces functions of the kernel or of other modules, and is
+	// relocated against what these do not export.
+	Livepatch bool
 
 	elf     *elfFile
 	symbols []elfSymbol
@@ -38,6 +41,9 @@ const (
 	shnUndef  = 0
 	shnAbs    = 0xfff1
 	shnCommon = 0xfff2
+	// Of Linux: the name says what a live patch refers to
+	// (Documentation/livepatch/module-elf-format.rst).
+	shnLivepatch = 0xff20
 
 	sttFunc    = 2
 	sttSection = 3
@@ -84,6 +90,7 @@ func NewModule(file []byte) (*ModuleFile, error) {
 		if name, ok := strings.CutPrefix(entry, "name="); ok {
 			m.Name = name
 		}
+		m.Livepatch = m.Livepatch || strings.HasPrefix(entry, "livepatch=")
 	}
 	if m.Name == "" {
 		return nil, fmt.Errorf("%w: module without a name", ErrFormat)

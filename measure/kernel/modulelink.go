@@ -62,7 +62,7 @@ type linker struct {
 func newLinker(e *Expected, file *ModuleFile, at *LoadedModule) *linker {
 	l := &linker{env: e, file: file, addr: make([]uint64, len(file.elf.sections)), relocations: make(map[int][]byte)}
 	for _, s := range file.elf.sections {
-		if s.kind != shtRela {
+		if s.kind != shtRela || s.flags&shfRelaLivepatch != 0 && !l.reaches(s.name) {
 			continue
 		}
 		if earlier := l.relocations[int(s.info)]; earlier != nil {
@@ -270,6 +270,8 @@ func (l *linker) resolve(index uint32) (uint64, error) {
 	switch {
 	case s.section == shnAbs:
 		return s.value, nil
+	case s.section == shnLivepatch:
+		return l.livepatchSymbol(s.name)
 	case s.section == shnUndef:
 		if addr, ok := l.env.exported(s.name); ok {
 			return addr, nil
