@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// livepatchName is the module that the tamper "livepatch" loads.
-const livepatchName = "lab_livepatch"
+// LivepatchName is the module that the tamper "livepatch" loads.
+const LivepatchName = "lab_livepatch"
 
 // LivepatchFile is the module of the tamper "livepatch", once that was applied.
-func (m *Machine) LivepatchFile() string { return filepath.Join(m.Dir, livepatchName+".ko") }
+func (m *Machine) LivepatchFile() string { return filepath.Join(m.Dir, LivepatchName+".ko") }
 
 // livepatch loads a module that replaces what prints /proc/cmdline, as
 // samples/livepatch in the kernel's source does. The module is made here, of
 // machine code, for the kernel that runs: no compiler and no headers are needed.
-// It is not signed, so the kernel's lockdown is lifted for the moment.
+// It is not signed.
 func livepatch(ctx context.Context, c *change) error {
 	module, err := c.livepatchModule(ctx)
 	if err != nil {
@@ -32,40 +32,50 @@ func livepatch(ctx context.Context, c *change) error {
 	if err := os.WriteFile(c.machine.LivepatchFile(), module, 0o600); err != nil {
 		return err
 	}
-	const inGuest = "/run/" + livepatchName + ".ko"
+	const inGuest = "/run/" + LivepatchName + ".ko"
 	if err := c.machine.Put(ctx, c.machine.LivepatchFile(), inGuest); err != nil {
 		return err
 	}
-	lockdown, err := c.symbols(ctx, "kernel_locked_down")
+	restore, err := c.takeUnsigned(ctx)
 	if err != nil {
-		return err
-	}
-	mem, err := c.memory(ctx)
-	if err != nil {
-		return err
-	}
-	level := make([]byte, 4)
-	if err := mem.read(lockdown[0], level); err != nil {
-		return err
-	}
-	if err := mem.write(lockdown[0], make([]byte, 4)); err != nil {
 		return err
 	}
 	err = c.shell(ctx, `set -e
 		insmod `+inGuest+`
 		for try in $(seq 300); do
-			[ "$(cat /sys/kernel/livepatch/`+livepatchName+`/transition)" = 0 ] && break
+			[ "$(cat /sys/kernel/livepatch/`+LivepatchName+`/transition)" = 0 ] && break
 			sleep 0.1
 		done
-		grep -q `+livepatchName+` /proc/cmdline`,
-		`[ -e /sys/kernel/livepatch/`+livepatchName+` ] || exit 0
-		echo 0 > /sys/kernel/livepatch/`+livepatchName+`/enabled
+		grep -q `+LivepatchName+` /proc/cmdline`,
+		`[ -e /sys/kernel/livepatch/`+LivepatchName+` ] || exit 0
+		echo 0 > /sys/kernel/livepatch/`+LivepatchName+`/enabled
 		for try in $(seq 300); do
-			[ -e /sys/kernel/livepatch/`+livepatchName+` ] || break
+			[ -e /sys/kernel/livepatch/`+LivepatchName+` ] || break
 			sleep 0.1
 		done
-		rmmod `+livepatchName)
-	return errors.Join(err, mem.write(lockdown[0], level))
+		rmmod `+LivepatchName)
+	return errors.Join(err, restore())
+}
+
+// takeUnsigned makes the kernel take modules without a signature: under Secure
+// Boot it does not, by its lockdown (security/lockdown/lockdown.c, of which the
+// first 32 bits are the level or the reasons) and by what IMA's policy for such
+// machines sets (kernel/module/signing.c, sig_enforce).
+func (c *change) takeUnsigned(ctx context.Context) (restore func() error, err error) {
+	at, err := c.symbols(ctx, "kernel_locked_down", "sig_enforce")
+	if err != nil {
+		return nil, err
+	}
+	mem, err := c.memory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	level, enforce := make([]byte, 4), make([]byte, 1)
+	err = errors.Join(mem.read(at[0], level), mem.read(at[1], enforce))
+	if err == nil {
+		err = errors.Join(mem.write(at[0], make([]byte, 4)), mem.write(at[1], make([]byte, 1)))
+	}
+	return func() error { return errors.Join(mem.write(at[0], level), mem.write(at[1], enforce)) }, err
 }
 
 // livepatchElsewhere has a live patch lead behind the start of its function.
@@ -130,10 +140,10 @@ func (c *change) livepatchModule(ctx context.Context) ([]byte, error) {
 		{0xe9, 0, 0, 0, 0},             // 11: jmp klp_enable_patch
 	}, nil))
 	exit := o.section(".exit.text", elf.SHF_ALLOC|elf.SHF_EXECINSTR, append(bytes.Clone(endbr), 0xc3))
-	const format = "%s " + livepatchName + "\n\x00"
+	const format = "%s " + LivepatchName + "\n\x00"
 	rodata := o.section(".rodata", elf.SHF_ALLOC, []byte(format+"cmdline_proc_show\x00"))
 	o.section(".modinfo", elf.SHF_ALLOC, []byte(strings.Join([]string{"license=GPL", "livepatch=Y", "depends=", "retpoline=Y",
-		"name=" + livepatchName, "vermagic=" + magic, ""}, "\x00")))
+		"name=" + LivepatchName, "vermagic=" + magic, ""}, "\x00")))
 	note := binary.LittleEndian.AppendUint32(nil, 4)
 	note = binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(note, 20), 3) // NT_GNU_BUILD_ID
 	o.section(".note.gnu.build-id", elf.SHF_ALLOC, append(append(note, "GNU\x00"...), build[:20]...))
@@ -141,7 +151,7 @@ func (c *change) livepatchModule(ctx context.Context) ([]byte, error) {
 	data := o.section(".data", elf.SHF_ALLOC|elf.SHF_WRITE, make([]byte, 2*sizes["klp_func"]+2*sizes["klp_object"]+sizes["klp_patch"]))
 	objects, patch := uint64(2*sizes["klp_func"]), uint64(2*sizes["klp_func"]+2*sizes["klp_object"])
 	self := make([]byte, sizes["module"])
-	copy(self[offsets["module.name"]:], livepatchName)
+	copy(self[offsets["module.name"]:], LivepatchName)
 	this := o.section(".gnu.linkonce.this_module", elf.SHF_ALLOC|elf.SHF_WRITE, self)
 
 	replacement := o.symbol("lab_replacement", elf.STB_LOCAL, elf.STT_FUNC, text, 0)

@@ -180,5 +180,5 @@ func (s *scanner) observe(t *testing.T, target check.Machine) (*measure.Observat
 	if err != nil {
 		t.Fatal(err)
 	}
-	return result.Observations, judge(t, result.Observations, &check.References{Images: s, Modules: s.modules, Pages: result.Pages})
+	return result.Observations, judge(t, result.Observations, &check.References{Images: s, Modules: s, Pages: result.Pages})
 }

@@ -45,7 +45,7 @@ func TestInsideAgrees(t *testing.T) {
 	}
 	pages := maps.Clone(before.Pages)
 	maps.Copy(pages, after.Pages)
-	report := judge(t, inside, &check.References{Images: s, Modules: s.modules, Pages: pages, Checks: checks})
+	report := judge(t, inside, &check.References{Images: s, Modules: s, Pages: pages, Checks: checks})
 	for _, c := range report.Checks {
 		want := measure.Pass
 		if slices.Contains(unseenInside, c.Name) {

@@ -104,6 +104,19 @@ func newScanner(t *testing.T, m *lab.Machine) *scanner {
 // Image implements [check.ImageSource].
 func (s *scanner) Image(string) (*kernel.Image, error) { return s.image, nil }
 
+// Module implements [check.ModuleSource]: a live patch is no module of the
+// kernel's package.
+func (s *scanner) Module(name, buildID string) (*kernel.ModuleFile, error) {
+	if name != lab.LivepatchName {
+		return s.modules.Module(name, buildID)
+	}
+	file, err := kernel.OpenModule(s.machine.LivepatchFile())
+	if err == nil && buildID != "" && file.BuildID != buildID {
+		return nil, kernel.ErrOtherBuild
+	}
+	return file, err
+}
+
 // scan measures and judges these checks, all for none, with the kernel's files
 // and without.
 func (s *scanner) scan(t *testing.T, checks ...string) (withFiles, without *measure.Report) {
@@ -129,7 +142,7 @@ func (s *scanner) scan(t *testing.T, checks ...string) (withFiles, without *meas
 	if err != nil {
 		t.Fatal(err)
 	}
-	refs := check.References{Images: s, Modules: s.modules, Pages: result.Pages, Checks: checks}
+	refs := check.References{Images: s, Modules: s, Pages: result.Pages, Checks: checks}
 	if s.xen != nil {
 		refs = check.References{Xen: s, Pages: result.Pages, Checks: checks}
 	}
@@ -248,7 +261,7 @@ func TestMissingPages(t *testing.T) {
 	m := sharedMachine(t)
 	s := newScanner(t, m)
 	result := s.outside(t)
-	refs := &check.References{Images: s, Modules: s.modules}
+	refs := &check.References{Images: s, Modules: s}
 	_, err := check.Judge(result.Observations, refs)
 	var missing *check.MissingPagesError
 	if !errors.As(err, &missing) || len(missing.Digests) == 0 {

@@ -21,7 +21,7 @@ var matrixKinds = []struct {
 }
 
 // TestMatrix measures a machine for each kernel of Debian's suites and each kind
-// of CPUs: as it boots, and with a probe, a tracer and BPF programs. Every byte
+// of CPUs: as it boots, and with probes, a tracer, a live patch and BPF programs. Every byte
 // is explained and every check passes.
 func TestMatrix(t *testing.T) {
 	files := buildFiles(t)
@@ -31,13 +31,13 @@ func TestMatrix(t *testing.T) {
 				m := lab.StartT(t, lab.Options{Kernel: name, CPUs: kind.cpus, CPU: kind.cpu, Files: files})
 				s := newScanner(t, m)
 				accepts(t, s, "as it boots")
-				for _, change := range []string{"kprobe-optimized", "kretprobe", "function-graph", "sniffer"} {
+				for _, change := range []string{"kprobe-optimized", "kretprobe", "function-graph", "sniffer", "livepatch"} {
 					if err := m.Tamper(t.Context(), change); err != nil {
 						t.Fatal(err)
 					}
 				}
 				t.Log(m.ShellT(t, bpfload))
-				accepts(t, s, "with probes, a tracer and BPF")
+				accepts(t, s, "with probes, a tracer, a live patch and BPF")
 			})
 		}
 	}
