@@ -57,10 +57,22 @@ func (c *collector) moduleSymbols(m *kernel.LoadedModule) (*kernel.ModuleSymbols
 	if s, ok := c.symbols[m.At]; ok {
 		return s.table, s.err
 	}
+	if c.symbolBytes > maxModuleSymbols {
+		return nil, errModuleSymbols
+	}
 	table, err := c.profile.ModuleSymbols(m)
+	if err == nil {
+		c.symbolBytes += table.Memory()
+	}
 	c.symbols[m.At] = symbolsOrError{table, err}
 	return table, err
 }
+
+// maxModuleSymbols bounds what the symbols of all modules take in one scan, in
+// bytes, give or take one module's.
+const maxModuleSymbols = 256 << 20
+
+var errModuleSymbols = fmt.Errorf("symbols of the modules on the list take over %d bytes", maxModuleSymbols)
 
 type symbolsOrError struct {
 	table *kernel.ModuleSymbols

@@ -52,6 +52,8 @@ type collector struct {
 
 	symbols map[mem.Virt]symbolsOrError // of modules, by their struct module
 
+	symbolBytes int // that these take
+
 	kvm         []kvmRange        // planned by kvm.ops
 	patience    time.Duration     // left for waiting until code has an account
 	systemCalls []mem.SystemCalls // read by the plan of linux.msrs

@@ -289,7 +289,7 @@ func FuzzJudgeXen(f *testing.F) {
 	for i, item := range result.Observations.Items {
 		f.Add(i, []byte(item.Data))
 	}
-	refs := xenRefs(f, result)
+	all := xenRefs(f, result)
 	f.Fuzz(func(t *testing.T, i int, data []byte) {
 		obs := *result.Observations
 		obs.Items = slices.Clone(obs.Items)
@@ -298,7 +298,9 @@ func FuzzJudgeXen(f *testing.F) {
 			return
 		}
 		item.Data = data
-		r, err := Judge(&obs, refs)
+		refs := *all
+		refs.Checks = []string{item.Check} // no other reads these facts, and all together take a millisecond
+		r, err := Judge(&obs, &refs)
 		if (r == nil) == (err == nil) {
 			t.Fatalf("report %v, error %v", r, err)
 		}

@@ -91,6 +91,7 @@ func (m *LoadedModule) Holds(at mem.Virt) bool {
 const (
 	maxModules       = 4096
 	maxSections      = 1024
+	maxAllSections   = 1 << 18 // of all modules
 	maxModuleSize    = 256 << 20
 	moduleNameLength = 56 // MODULE_NAME_LEN on 64-bit, include/linux/module.h
 )
@@ -119,10 +120,14 @@ func (p *Profile) Modules() ([]LoadedModule, error) {
 	}
 	entries, listErr := List(p.Space, head, maxModules)
 	var modules []LoadedModule
+	sections := 0
 	for _, at := range entries {
 		m, err := p.module(layout, at-mem.Virt(layout.list))
 		if err != nil {
 			return modules, fmt.Errorf("list modules: %w", err)
+		}
+		if sections += len(m.Sections); sections > maxAllSections {
+			return modules, fmt.Errorf("list modules: %w: over %d sections", ErrModule, maxAllSections)
 		}
 		modules = append(modules, *m)
 	}

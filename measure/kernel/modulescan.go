@@ -34,14 +34,20 @@ var errModuleScan = errors.New("too much memory in the area of modules")
 
 // ModulesInMemory searches the area of modules for what looks like a struct
 // module, whoever may have a pointer to it: its object for sysfs points back to
-// it (mkobj.mod), which nothing else there does. The loader copies the file's
-// structure first, with nothing there, and fills that in before the module runs.
+// it (mkobj.mod), and it has memory of its own where modules have. The loader
+// copies the file's structure first, with nothing in the former, and fills that in
+// before the module runs. Other data may by chance refer to itself at the same
+// distance, so the one without the other is no module.
 func (p *Profile) ModulesInMemory() ([]mem.Virt, error) {
 	back, err := p.Types.Offset("module", "mkobj", "mod")
 	if err != nil {
 		return nil, fmt.Errorf("modules in memory: %w", err)
 	}
-	s := moduleScan{Profile: p, back: back}
+	layout, err := p.moduleLayout()
+	if err != nil {
+		return nil, fmt.Errorf("modules in memory: %w", err)
+	}
+	s := moduleScan{Profile: p, layout: layout, back: back}
 	from, to := ModuleArea()
 	err = p.Space.Walk(from, to-1, func(m paging.Mapping) bool {
 		if m.Flags&paging.NoExecute == 0 || m.Virt < p.End && m.Virt >= p.Base {
@@ -76,6 +82,7 @@ func (p *Profile) ModulesInMemory() ([]mem.Virt, error) {
 // moduleScan searches runs of pages.
 type moduleScan struct {
 	*Profile
+	layout     *moduleLayout
 	back       uint64
 	start, end mem.Virt // of the run
 	buf        []byte
@@ -85,9 +92,25 @@ type moduleScan struct {
 
 func (s *moduleScan) search() {
 	for at := uint64(0); at+s.back+8 <= uint64(len(s.buf)); at += moduleAlign {
-		if binary.LittleEndian.Uint64(s.buf[at+s.back:]) == uint64(s.start)+at {
+		if binary.LittleEndian.Uint64(s.buf[at+s.back:]) == uint64(s.start)+at && s.hasMemory(s.buf[at:]) {
 			s.out = append(s.out, s.start+mem.Virt(at))
 		}
 	}
 	s.buf = s.buf[:0]
+}
+
+// hasMemory reports whether a struct module has areas, each where modules do.
+func (s *moduleScan) hasMemory(raw []byte) bool {
+	if uint64(len(raw)) < s.layout.size {
+		return false // a structure does not end in other memory than it starts
+	}
+	found := 0
+	for _, l := range s.layout.areas {
+		areas, err := l.read(raw[:s.layout.size])
+		if err != nil {
+			return false
+		}
+		found += len(areas)
+	}
+	return found > 0
 }

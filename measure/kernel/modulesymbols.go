@@ -15,7 +15,11 @@ import (
 type ModuleSymbols struct {
 	*Symbols
 	sizes map[string]uint64
+	bytes int // about, that they take
 }
+
+// Memory is about how much memory they take, in bytes.
+func (s *ModuleSymbols) Memory() int { return s.bytes }
 
 // Size returns the size of the object a symbol names, in bytes; 0 if unknown.
 func (s *ModuleSymbols) Size(name string) uint64 { return s.sizes[name] }
@@ -24,6 +28,7 @@ func (s *ModuleSymbols) Size(name string) uint64 { return s.sizes[name] }
 // has 40,000 symbols.
 const (
 	maxModuleSymbols = 1 << 18
+	maxModuleNames   = 16 << 20 // bytes
 	maxSymbolName    = 512
 	elfSymbolSize    = 24 // sizeof(Elf64_Sym), System V gABI, "Symbol Table"
 )
@@ -61,11 +66,15 @@ func (p *Profile) ModuleSymbols(m *LoadedModule) (*ModuleSymbols, error) {
 	if err != nil {
 		return nil, fmt.Errorf("symbols of module %s: %w", m.Name, err)
 	}
-	return p.moduleTypes.symbolsOf(table, kinds, names), nil
+	s, err := p.moduleTypes.symbolsOf(table, kinds, names)
+	if err != nil {
+		return nil, fmt.Errorf("symbols of module %s: %w", m.Name, err)
+	}
+	return s, nil
 }
 
 // symbolsOf reads tables, or returns what the same bytes gave before.
-func (k *moduleTypes) symbolsOf(table, kinds, names []byte) *ModuleSymbols {
+func (k *moduleTypes) symbolsOf(table, kinds, names []byte) (*ModuleSymbols, error) {
 	h := blake3.New()
 	for _, b := range [][]byte{table, kinds, names} {
 		_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(b)))) // never fails
@@ -76,24 +85,31 @@ func (k *moduleTypes) symbolsOf(table, kinds, names []byte) *ModuleSymbols {
 	known := k.bySymbols[key]
 	k.mu.Unlock()
 	if known != nil {
-		return known
+		return known, nil
 	}
-	s := parseModuleSymbols(table, kinds, names)
+	s, err := parseModuleSymbols(table, kinds, names)
+	if err != nil {
+		return nil, err
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.symbols+s.Len() > maxKeptSymbols {
+	if k.symbols+s.bytes > maxKeptSymbols {
 		clear(k.bySymbols)
 		k.symbols = 0
 	}
 	k.bySymbols[key] = s
-	k.symbols += s.Len()
-	return s
+	k.symbols += s.bytes
+	return s, nil
 }
 
-// maxKeptSymbols bounds the symbols that a profile keeps, of all modules: a
-// module that is loaded again has other addresses, and a target may change them
-// at will. Each takes some 200 bytes.
-const maxKeptSymbols = 1 << 20
+// Bounds of what symbols take, in bytes: those of one module, and all that a
+// profile keeps. A module that is loaded again has other addresses. Each symbol
+// takes some 200 bytes beside its name, and names of a hostile target overlap.
+const (
+	maxSymbolBytes = 64 << 20
+	maxKeptSymbols = 256 << 20
+	symbolBytes    = 200
+)
 
 // moduleNames reads the string table as far as the symbols reach into it. It
 // lies at the end of the module's data, so it may not be read past that.
@@ -108,7 +124,7 @@ func (p *Profile) moduleNames(m *LoadedModule, at mem.Virt, table []byte) ([]byt
 			size = min(size, uint64(a.End()-at))
 		}
 	}
-	if size > maxModuleSize {
+	if size > maxModuleNames {
 		return nil, fmt.Errorf("%w: %d bytes of names", ErrModule, size)
 	}
 	names := make([]byte, size)
@@ -117,7 +133,7 @@ func (p *Profile) moduleNames(m *LoadedModule, at mem.Virt, table []byte) ([]byt
 
 // parseModuleSymbols leaves out what is not defined in the module or has no
 // name that ends.
-func parseModuleSymbols(table, kinds, names []byte) *ModuleSymbols {
+func parseModuleSymbols(table, kinds, names []byte) (*ModuleSymbols, error) {
 	s := &ModuleSymbols{sizes: make(map[string]uint64)}
 	var list []Symbol
 	for i := 0; i+elfSymbolSize <= len(table) && i/elfSymbolSize < len(kinds); i += elfSymbolSize {
@@ -133,9 +149,12 @@ func parseModuleSymbols(table, kinds, names []byte) *ModuleSymbols {
 		if !ended || len(name) == 0 || !printable(name) {
 			continue
 		}
+		if s.bytes += symbolBytes + len(name); s.bytes > maxSymbolBytes {
+			return nil, fmt.Errorf("%w: over %d bytes of symbols", ErrModule, maxSymbolBytes)
+		}
 		list = append(list, Symbol{Addr: value, Kind: kinds[i/elfSymbolSize], Name: string(name)})
 		s.sizes[string(name)] = size
 	}
 	s.Symbols = NewSymbols(list)
-	return s
+	return s, nil
 }

@@ -9,16 +9,22 @@ import (
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
-// maxModuleBTF bounds the BTF of one module, in bytes. amdgpu has 1 MiB.
-const maxModuleBTF = 32 << 20
+// Bounds of modules' BTF, in bytes: of one, and of all whose types a profile
+// keeps. amdgpu has 1 MiB. Read, they take some ten times that.
+const (
+	maxModuleBTF = 8 << 20
+	maxKeptBTF   = 32 << 20
+)
 
 // moduleTypes keeps modules' types by the digest of their BTF, and their symbols
-// by that of their tables.
+// by that of their tables. A target may change both at will: past the bounds all
+// is forgotten.
 type moduleTypes struct {
 	mu        sync.Mutex
 	by        map[[32]byte]*Types
+	btf       int // bytes of BTF in all of by
 	bySymbols map[[32]byte]*ModuleSymbols
-	symbols   int // in all of bySymbols
+	symbols   int // bytes in all of bySymbols
 }
 
 // ModuleTypes returns the types of a module on top of the kernel's. They are
@@ -39,9 +45,12 @@ func (p *Profile) ModuleTypes(m *LoadedModule) (*Types, error) {
 	if err != nil {
 		return nil, fmt.Errorf("types of module %s: %w", m.Name, err)
 	}
-	if len(p.moduleTypes.by) < maxModules {
-		p.moduleTypes.by[digest] = t
+	if p.moduleTypes.btf+len(raw) > maxKeptBTF {
+		clear(p.moduleTypes.by)
+		p.moduleTypes.btf = 0
 	}
+	p.moduleTypes.by[digest] = t
+	p.moduleTypes.btf += len(raw)
 	return t, nil
 }
 
