@@ -152,7 +152,8 @@ func (p *Profile) ListedSockets() ([]Socket, error) {
 }
 
 // SocketsInMemory finds sockets among all that memory holds of the inodes of
-// sockets (sock_inode_cachep, struct socket_alloc).
+// sockets (sock_inode_cachep, struct socket_alloc, which begins with the struct
+// socket; as of 7.2 it is within struct sockfs_inode).
 func (p *Profile) SocketsInMemory() ([]Socket, error) {
 	s, err := p.sockets()
 	if err != nil {
@@ -167,8 +168,13 @@ func (p *Profile) SocketsInMemory() ([]Socket, error) {
 		return nil, fmt.Errorf("sockets in memory: %w", err)
 	}
 	var out []Socket
+	first, err := p.Types.Offset("sockfs_inode", "socket")
+	if err != nil {
+		first = 0
+	}
 	for _, at := range places[0] {
-		sk, err := p.Space.U64(at + mem.Virt(s.sk)) // struct socket comes first
+		at += mem.Virt(first)
+		sk, err := p.Space.U64(at + mem.Virt(s.sk)) 
 		if err != nil || sk>>47 == 0 {
 			continue
 		}

@@ -4,6 +4,7 @@ package graph
 type cacheOf struct {
 	typ    string
 	module string // that has the type, where it is one
+	older  string // the type in kernels that lack the other
 }
 
 // cacheTypes names the type of a cache's objects where the cache is not called
@@ -15,7 +16,6 @@ var cacheTypes = map[string]cacheOf{
 	"ext4_inode_cache":      {typ: "ext4_inode_info", module: "ext4"}, // fs/ext4/super.c
 	"shmem_inode_cache":     {typ: "shmem_inode_info"},                // mm/shmem.c
 	"proc_inode_cache":      {typ: "proc_inode"},                      // fs/proc/inode.c
-	"sock_inode_cache":      {typ: "socket_alloc"},                    // net/socket.c
 	"bdev_cache":            {typ: "bdev_inode"},                      // block/bdev.c
 	"mqueue_inode_cache":    {typ: "mqueue_inode_info"},               // ipc/mqueue.c
 	"hugetlbfs_inode_cache": {typ: "hugetlbfs_inode_info"},            // fs/hugetlbfs/inode.c
@@ -43,4 +43,7 @@ var cacheTypes = map[string]cacheOf{
 	"UNIX":                  {typ: "unix_sock"},                       // net/unix/af_unix.c
 	"UNIX-STREAM":           {typ: "unix_sock"},                       // net/unix/af_unix.c
 	"radix_tree_node":       {typ: "xa_node"},                         // lib/radix-tree.c
+
+	// net/socket.c; as of 7.2 the former has the latter within.
+	"sock_inode_cache": {typ: "sockfs_inode", older: "socket_alloc"},
 }

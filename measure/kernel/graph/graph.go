@@ -94,6 +94,9 @@ func cacheType(p *kernel.Profile, schema *Schema, modules []kernel.LoadedModule,
 		} // else it is built in
 	}
 	t, err := schema.Struct(c.typ)
+	if err != nil && c.older != "" {
+		t, err = schema.Struct(c.older)
+	}
 	if err != nil {
 		return nil
 	}
