@@ -174,7 +174,7 @@ func (p *Profile) SocketsInMemory() ([]Socket, error) {
 	}
 	for _, at := range places[0] {
 		at += mem.Virt(first)
-		sk, err := p.Space.U64(at + mem.Virt(s.sk)) 
+		sk, err := p.Space.U64(at + mem.Virt(s.sk))
 		if err != nil || sk>>47 == 0 {
 			continue
 		}
