@@ -64,6 +64,11 @@ var benignChanges = []Tamper{
 		apply: script(`set -e; modprobe -r kvm_amd; modprobe kvm_amd`, `true`),
 	},
 	{
+		Name: "local-segment", Benign: true,
+		Doc:   "have a process with a local descriptor table, as of a DOS emulator",
+		apply: script(localSegment, noLocalSegment),
+	},
+	{
 		Name: "livepatch", Benign: true,
 		Doc:   "load a live patch that replaces a function of the kernel",
 		apply: livepatch,

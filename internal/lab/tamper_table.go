@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 )
 
 // tableTampers change the tables through which the processor and the kernel
@@ -34,6 +36,11 @@ var tableTampers = []Tamper{
 		Name: "gdt-call-gate", Check: "linux.gdt",
 		Doc:   "put a call gate that user mode may use into a free slot of CPU 0's GDT",
 		apply: addCallGate,
+	},
+	{
+		Name: "ldt-call-gate", Check: "linux.gdt",
+		Doc:   "put a call gate into the local descriptor table of a process",
+		apply: addLocalCallGate,
 	},
 	{
 		Name: "tss-stack", Check: "linux.gdt",
@@ -178,3 +185,59 @@ func moveStack(ctx context.Context, c *change) error {
 
 // word is a pointer as it lies in memory.
 func word(v uint64) []byte { return binary.LittleEndian.AppendUint64(nil, v) }
+
+// localSegment starts a process that makes a data segment of its own by
+// modify_ldt (system call 154; struct user_desc, arch/x86/include/uapi/asm/ldt.h).
+const (
+	localSegment = `perl -e '
+		$segment = pack("L4", 0, 0, 0xfffff, 0x51);
+		exit 1 if syscall(154, 0x11, $segment, 16) != 0;
+		open(F, ">", "/run/lab-ldt-made"); close(F);
+		sleep 86400' <&- >/dev/null 2>&1 &
+		echo $! > /run/lab-ldt
+		for try in $(seq 100); do if [ -e /run/lab-ldt-made ]; then exit 0; fi; sleep 0.1; done
+		exit 1`
+	noLocalSegment = `[ -e /run/lab-ldt ] || exit 0
+		pid=$(cat /run/lab-ldt)
+		kill $pid
+		for try in $(seq 50); do [ -d /proc/$pid ] || break; sleep 0.1; done
+		rm -f /run/lab-ldt /run/lab-ldt-made`
+)
+
+// addLocalCallGate makes that segment a call gate into the kernel.
+func addLocalCallGate(ctx context.Context, c *change) error {
+	if err := c.shell(ctx, localSegment, noLocalSegment); err != nil {
+		return err
+	}
+	text, err := c.machine.Shell(ctx, "cat /run/lab-ldt")
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.ParseUint(strings.TrimSpace(text), 10, 31)
+	if err != nil {
+		return err
+	}
+	task, err := c.task(ctx, pid)
+	if err != nil {
+		return err
+	}
+	at := task
+	for _, member := range [][2]string{{"task_struct", "mm"}, {"mm_struct", "context.ldt"}, {"ldt_struct", "entries"}} {
+		offset, err := c.offset(ctx, member[0], member[1])
+		if err != nil {
+			return err
+		}
+		if at, err = c.mem.readWord(at + offset); err != nil {
+			return err
+		}
+	}
+	function, err := c.symbols(ctx, "commit_creds")
+	if err != nil {
+		return err
+	}
+	gate := make([]byte, 16)
+	setGateOffset(gate, function[0])
+	binary.LittleEndian.PutUint16(gate[2:], 0x10) // __KERNEL_CS
+	gate[5] = 0xec                                // present, DPL 3, call gate
+	return c.write(ctx, at, gate[:8])
+}

@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/plumbline-sec/plumbline/internal/bin"
@@ -11,8 +12,8 @@ import (
 )
 
 // linux.gdt: every CPU's global descriptor table holds what the kernel puts
-// there and no other way into it, such as a call gate; its task state segment
-// lies, with all its stacks, in the CPU's entry area.
+// there and no other way into it, such as a call gate, and so do the local ones
+// of all processes; each CPU's task state segment lies, with all its stacks, in the CPU's entry area.
 //
 // Proves: that segments give user mode no more than the kernel means to. Trusts:
 // the descriptor registers as the VMM shows them. Interrupt stacks are checked
@@ -31,7 +32,10 @@ const (
 
 // gdtData are the facts of linux.gdt.
 type gdtData struct {
-	CPUs []gdtFact `json:"cpus"`
+	CPUs  []gdtFact    `json:"cpus"`
+	Local []localTable `json:"local,omitempty"`
+	// LocalUnread is why local descriptor tables are not known.
+	LocalUnread string `json:"local_unread,omitempty"`
 }
 
 type gdtFact struct {
@@ -83,6 +87,10 @@ func collectGDT(c *collector) (any, measure.Coverage, error) {
 		data.CPUs = append(data.CPUs, f)
 		coverage.Objects += int64(len(f.Descriptors))
 		coverage.Bytes += gdtSize + tssSize
+	}
+	var err error
+	if data.Local, err = c.localTables(); err != nil {
+		data.LocalUnread = err.Error()
 	}
 	return data, coverage, nil
 }
@@ -169,6 +177,12 @@ func judgeGDT(_ *judging, raw json.RawMessage, out *measure.Check) error {
 			return fmt.Errorf("CPU %d: %d descriptors", cpu.CPU, len(cpu.Descriptors))
 		}
 		out.Findings = append(out.Findings, cpu.judge()...)
+	}
+	for i := range data.Local {
+		out.Findings = append(out.Findings, data.Local[i].judge()...)
+	}
+	if data.LocalUnread != "" {
+		return errors.New("local descriptor tables: " + data.LocalUnread)
 	}
 	return nil
 }
