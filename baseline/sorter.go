@@ -17,15 +17,20 @@ import (
 )
 
 // runSize is how many encoded bytes are sorted in memory before they go to a
-// temporary file.
-const runSize = 8 << 20
+// temporary file, about 90,000 records; chunkSize is how many lie together.
+const (
+	runSize   = 12 << 20
+	chunkSize = 1 << 20
+)
 
 // sorter puts any number of encoded records in order with bounded memory: full
 // runs are sorted and spilled, compressed, to one unlinked temporary file.
 type sorter struct {
 	mu      sync.Mutex
 	dir     string
-	run     []byte
+	chunks  [][]byte // the run in memory; they never grow
+	used    int      // of chunks
+	size    int      // of the run
 	entries []span
 	spill   *os.File
 	packer  *zstd.Encoder // of the runs
@@ -34,7 +39,7 @@ type sorter struct {
 }
 
 // span is one record of the run in memory, its length prefix included.
-type span struct{ off, size uint32 }
+type span struct{ chunk, off, size uint32 }
 
 // extent is one spilled run in the temporary file.
 type extent struct{ off, size int64 }
@@ -46,17 +51,37 @@ func newSorter(dir string) *sorter { return &sorter{dir: dir} }
 func (s *sorter) add(encoded []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.run)+len(encoded) > runSize && len(s.run) > 0 {
+	if s.size+len(encoded) > runSize && s.size > 0 {
 		if err := s.flush(); err != nil {
 			return err
 		}
 	}
-	s.entries = append(s.entries, span{uint32(len(s.run)), uint32(len(encoded))})
-	s.run = append(s.run, encoded...)
+	c := s.chunk(len(encoded))
+	s.entries = append(s.entries, span{uint32(s.used - 1), uint32(len(*c)), uint32(len(encoded))})
+	*c = append(*c, encoded...)
+	s.size += len(encoded)
 	return nil
 }
 
-func (s *sorter) record(e span) []byte { return s.run[e.off : e.off+e.size] }
+// chunk is one with room for n bytes.
+func (s *sorter) chunk(n int) *[]byte {
+	if s.used > 0 {
+		if c := &s.chunks[s.used-1]; cap(*c)-len(*c) >= n {
+			return c
+		}
+	}
+	if s.used == len(s.chunks) {
+		s.chunks = append(s.chunks, nil)
+	}
+	c := &s.chunks[s.used]
+	if *c = (*c)[:0]; cap(*c) < n {
+		*c = make([]byte, 0, max(n, chunkSize))
+	}
+	s.used++
+	return c
+}
+
+func (s *sorter) record(e span) []byte { return s.chunks[e.chunk][e.off : e.off+e.size] }
 
 // sortRun sorts the halves of the run at the same time, then merges them.
 func (s *sorter) sortRun() {
@@ -108,7 +133,7 @@ func (s *sorter) flush() error {
 	}
 	s.runs = append(s.runs, extent{s.end, section.n})
 	s.end += section.n
-	s.run, s.entries = s.run[:0], s.entries[:0]
+	s.used, s.size, s.entries = 0, 0, s.entries[:0]
 	return nil
 }
 
@@ -128,7 +153,7 @@ func (s *sorter) each(fn func(encoded []byte) error) error {
 			return err
 		}
 	}
-	s.run, s.entries, s.packer = nil, nil, nil
+	s.chunks, s.entries, s.packer = nil, nil, nil
 	return s.merge(fn)
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -142,11 +141,7 @@ func (s *sourceFlags) capture(ctx context.Context, stderr io.Writer, src baselin
 
 // captureOptions are those of the flags; the caller calls stop in the end.
 func (s *sourceFlags) captureOptions(stderr io.Writer, rules *filewatch.Rules) (o *baseline.CaptureOptions, stop func(), err error) {
-	if os.Getenv("GOGC") == "" {
-		// A capture keeps a table of all names and makes much garbage beside it;
-		// a third more memory is worth less than the rest of the machine's.
-		debug.SetGCPercent(30)
-	}
+	tuneGC()
 	if s.idle {
 		if err := readWhenIdle(); err != nil {
 			return nil, nil, fail(exitIO, err)

@@ -156,7 +156,8 @@ func (i *scanItem) place() int64 {
 }
 
 // cluster is where the run of contents ends that starts with the first item
-// and has no gap worth skipping.
+// and has no gap worth skipping. A large content is none of it: it is read in
+// large pieces anyway, and not always when its turn comes.
 func cluster(items []scanItem) int64 {
 	const gap = 64 << 10
 	first := items[0].place()
@@ -166,7 +167,9 @@ func cluster(items []scanItem) int64 {
 		if at < first || at > end+gap || end > first+windowSize {
 			break
 		}
-		end = max(end, at+min(items[i].obj.Size, windowSize))
+		if i == 0 || items[i].obj.Size <= gap {
+			end = max(end, at+min(items[i].obj.Size, windowSize))
+		}
 	}
 	return end
 }
@@ -181,7 +184,9 @@ func (s *scan) work(ctx context.Context) error {
 			it := &items[i]
 			var c *Content
 			if it.read {
-				w.until = cluster(items[i:])
+				if at := it.place(); at < w.start || at >= w.until {
+					w.until = cluster(items[i:])
+				}
 				c = &Content{dev: s.reader, size: it.obj.Size, where: it.where, window: w}
 			}
 			if err := s.visit(it.obj, c, it.damage); err != nil {
