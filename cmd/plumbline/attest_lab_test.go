@@ -96,6 +96,7 @@ func TestAttestInTheLab(t *testing.T) {
 	t.Run("quote verifies with tpm2_checkquote", func(t *testing.T) { checkQuote(t, ev) })
 	t.Run("quotes while IMA measures", func(t *testing.T) { quoteUnderLoad(t, m) })
 	t.Run("endorsed by the lab's CA", func(t *testing.T) { enrolHost(t, m) })
+	t.Run("locked down, its memory is not measured", func(t *testing.T) { lockedDown(t, m) })
 }
 
 func writeTestdata(t *testing.T, name string, data []byte) {

@@ -167,8 +167,6 @@ func measureError(err error) error {
 		return failHint(exitIO, err, "another program holds this QMP socket; give QEMU a second -qmp socket")
 	case errors.Is(err, kernel.ErrOtherBuild):
 		return failHint(exitArgument, err, "give the image and modules that the target booted")
-	case errors.Is(err, kcore.ErrLockdown):
-		return failHint(exitIO, err, "boot with lockdown=integrity, or measure the machine from its host")
 	case errors.Is(err, kcore.ErrNoKcore):
 		return failHint(exitIO, err, "it needs a kernel with CONFIG_PROC_KCORE and a mounted /proc")
 	case errors.Is(err, fs.ErrPermission):

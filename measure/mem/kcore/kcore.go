@@ -16,20 +16,20 @@ import (
 	"github.com/plumbline-sec/plumbline/measure/mem/dump"
 )
 
-// Errors of [Open].
 var (
-	// ErrLockdown means that the kernel keeps its memory confidential.
+	// ErrLockdown is the error of all reading if the kernel keeps its memory
+	// confidential.
 	ErrLockdown = errors.New("the kernel is locked down for confidentiality: nobody may read its memory")
-	// ErrNoKcore means that the kernel has no /proc/kcore.
+	// ErrNoKcore is the error of [Open] if the kernel has no /proc/kcore.
 	ErrNoKcore = errors.New("the kernel does not offer its memory")
 )
 
 // Host is the machine this program runs on.
 type Host struct {
-	core *dump.Dump
-	file io.Closer
-	msrs string // directory of the msr module's devices
-	cpus string // file that lists the CPUs on line
+	memory mem.Reader
+	file   io.Closer
+	msrs   string // directory of the msr module's devices
+	cpus   string // file that lists the CPUs on line
 }
 
 const (
@@ -37,11 +37,17 @@ const (
 	lockdownPath = "/sys/kernel/security/lockdown"
 )
 
-// Open opens /proc/kcore. It needs root (CAP_SYS_RAWIO).
+// Open opens /proc/kcore. It needs root (CAP_SYS_RAWIO). A kernel that keeps its
+// memory confidential is a machine of which nothing can be measured, and why: it
+// is opened too.
 func Open() (*Host, error) {
 	f, err := os.Open(kcorePath)
 	if err != nil {
-		return nil, openError(err)
+		mode, _ := os.ReadFile(lockdownPath)
+		if err = openError(err, string(mode)); errors.Is(err, ErrLockdown) {
+			return newHost(locked{err}), nil
+		}
+		return nil, err
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -67,21 +73,33 @@ func New(r io.ReaderAt, size int64) (*Host, error) {
 	if core.Format != "elf" {
 		return nil, fmt.Errorf("%w: it is %s", dump.ErrFormat, core.Format)
 	}
-	return &Host{core: core, msrs: "/dev/cpu", cpus: "/sys/devices/system/cpu/online"}, nil
+	return newHost(core.Memory()), nil
 }
 
-// openError says why there is no /proc/kcore to be read.
-func openError(err error) error {
+func newHost(memory mem.Reader) *Host {
+	return &Host{memory: memory, msrs: "/dev/cpu", cpus: "/sys/devices/system/cpu/online"}
+}
+
+// openError says why there is no /proc/kcore to be read. Mode is what the kernel
+// shows of its lockdown, the mode it is in between brackets (security/lockdown).
+func openError(err error, mode string) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: %w", ErrNoKcore, err)
-	case errors.Is(err, fs.ErrPermission):
-		if b, _ := os.ReadFile(lockdownPath); strings.Contains(string(b), "[confidentiality]") {
-			return fmt.Errorf("%w: %w", ErrLockdown, err)
-		}
+	case errors.Is(err, fs.ErrPermission) && strings.Contains(mode, "[confidentiality]"):
+		return fmt.Errorf("%w: %w", ErrLockdown, err)
 	}
 	return err
 }
+
+// locked is memory that nobody may read.
+type locked struct{ err error }
+
+func (l locked) ReadPhys([]byte, mem.Phys) error { return l.err }
+func (l locked) Extents() []mem.Extent           { return nil }
+
+// Touched implements [mem.Toucher].
+func (l locked) Touched() ([]mem.Extent, error) { return nil, l.err }
 
 // Target names the machine.
 func (h *Host) Target() measure.Target {
@@ -90,7 +108,7 @@ func (h *Host) Target() measure.Target {
 }
 
 // Memory reads the machine's RAM.
-func (h *Host) Memory() mem.Reader { return h.core.Memory() }
+func (h *Host) Memory() mem.Reader { return h.memory }
 
 // Registers returns none: user mode cannot read them.
 func (h *Host) Registers(context.Context) ([]mem.Registers, error) { return nil, nil }

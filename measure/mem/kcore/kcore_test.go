@@ -134,12 +134,15 @@ func TestRefusesOtherFiles(t *testing.T) {
 
 func TestOpenErrors(t *testing.T) {
 	missing := &fs.PathError{Op: "open", Path: kcorePath, Err: syscall.ENOENT}
-	if err := openError(missing); !errors.Is(err, ErrNoKcore) {
+	if err := openError(missing, ""); !errors.Is(err, ErrNoKcore) {
 		t.Error(err)
 	}
 	denied := &fs.PathError{Op: "open", Path: kcorePath, Err: syscall.EACCES}
-	if err := openError(denied); !errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrNoKcore) {
-		t.Error(err)
+	for mode, want := range map[string]bool{"": false, "none [integrity] confidentiality\n": false, "none integrity [confidentiality]\n": true} {
+		err := openError(denied, mode)
+		if !errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrNoKcore) || errors.Is(err, ErrLockdown) != want {
+			t.Errorf("%q: %v", mode, err)
+		}
 	}
 }
 
