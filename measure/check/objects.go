@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -41,11 +40,16 @@ type objectsData struct {
 	Programs []targetFact `json:"programs,omitempty"`
 	Made     []madeFact   `json:"made,omitempty"`  // code that the kernel made
 	Packs    []owner      `json:"packs,omitempty"` // memory in which there is that of BPF programs
-	Caches   []cacheFact  `json:"caches,omitempty"`
-	Untyped  int64        `json:"untyped,omitempty"` // live objects of caches of no one type
-	Filled   int64        `json:"filled"`            // pointers that are not null
-	// Changed are pointers that a second reading did not find again.
+	// Tables are pointers to tables of functions that lead to what cannot be one:
+	// text, no memory, or a process's.
+	Tables  []targetFact `json:"tables,omitempty"`
+	Caches  []cacheFact  `json:"caches,omitempty"`
+	Untyped int64        `json:"untyped,omitempty"` // live objects of caches of no one type
+	Filled  int64        `json:"filled"`            // pointers that are not null
+	// Changed are pointers that looked wrong and were not there when what led to
+	// them was read again; Freed those in objects that the allocator says are free.
 	Changed int `json:"changed,omitempty"`
+	Freed   int `json:"freed,omitempty"`
 	// Loading are modules that pointers lead to and that the list, read before,
 	// did not have.
 	Loading   []string `json:"loading,omitempty"`
@@ -113,123 +117,6 @@ type cacheFact struct {
 	Fields  int64  `json:"fields"` // pointers in each
 }
 
-// objectReadings is how often a pointer that looks wrong has to be found: the
-// target runs while it is read, and may free and reuse what is being read.
-const objectReadings = 3
-
-func collectObjects(c *collector) (any, measure.Coverage, error) {
-	var data objectsData
-	var suspects map[suspect]bool
-	var r *graph.Result
-	var err error
-	for reading := range objectReadings {
-		found, loading, walkErr := c.walkObjects(&data, &r)
-		if walkErr != nil {
-			return nil, measure.Coverage{}, walkErr
-		}
-		if suspects == nil {
-			suspects = found
-		}
-		for s := range suspects {
-			if !found[s] {
-				delete(suspects, s)
-				data.Changed++
-			}
-		}
-		data.Loading = loading
-		if len(suspects) == 0 && (reading > 0 || len(found) == 0) {
-			break
-		}
-	}
-	data.facts(c, r, suspects)
-	if data.Packs, err = c.bpfPacks(); err != nil {
-		data.NotWalked = append(data.NotWalked, err.Error())
-	}
-	data.Packs = append(data.Packs, c.unnamedPrograms()...)
-	return data, measure.Coverage{Bytes: r.Pages * mem.PageSize, Objects: r.Reached, Total: r.Known}, nil
-}
-
-// suspect is a pointer that does not lead to the start of something that the
-// target's own tables know.
-type suspect struct{ at, value uint64 }
-
-// walkObjects walks once and returns what looks wrong, and modules that were
-// loaded meanwhile.
-func (c *collector) walkObjects(data *objectsData, into **graph.Result) (map[suspect]bool, []string, error) {
-	modules, err := c.profile.Modules()
-	if err != nil {
-		modules = c.modules
-	}
-	r, err := graph.Walk(c.ctx, c.profile, modules)
-	if err != nil {
-		return nil, nil, err
-	}
-	*into = r
-	// A module that was being unloaded may be back, where it was.
-	maps.DeleteFunc(c.symbols, func(_ mem.Virt, s symbolsOrError) bool { return s.err != nil })
-	data.Made = c.madeCode()
-	made := make(map[uint64]bool, len(data.Made))
-	for _, m := range data.Made {
-		made[uint64(m.Start)] = true
-	}
-	found := make(map[suspect]bool)
-	var loading []string
-	for _, p := range r.Pointers {
-		if made[p.Value] || c.startsFunction(mem.Virt(p.Value)) {
-			continue
-		}
-		if name, ok := c.loadedSince(modules, mem.Virt(p.Value)); ok {
-			if !slices.Contains(loading, name) {
-				loading = append(loading, name)
-			}
-			continue
-		}
-		found[suspect{p.At, p.Value}] = true
-	}
-	return found, loading, nil
-}
-
-// loadedSince names the module that holds an address, if the scan's own list of
-// modules, which pointers are judged by, does not have it.
-func (c *collector) loadedSince(now []kernel.LoadedModule, at mem.Virt) (string, bool) {
-	for i := range now {
-		if !now[i].Holds(at) {
-			continue
-		}
-		for k := range c.modules {
-			if c.modules[k].At == now[i].At && c.modules[k].Name == now[i].Name {
-				return "", false
-			}
-		}
-		return now[i].Name, true
-	}
-	return "", false
-}
-
-// facts turns the last walk into facts. Pointers that looked wrong once and did
-// not last are left out: they were never there, or are no more.
-func (d *objectsData) facts(c *collector, r *graph.Result, suspects map[suspect]bool) {
-	made := make(map[uint64]bool, len(d.Made))
-	for _, m := range d.Made {
-		made[uint64(m.Start)] = true
-	}
-	for _, p := range r.Pointers {
-		fact := c.target(p)
-		if made[p.Value] || fact.Start || suspects[suspect{p.At, p.Value}] {
-			d.Targets = append(d.Targets, fact)
-		}
-	}
-	for _, one := range r.Caches {
-		if one.Live > 0 && one.Pointers > 0 {
-			d.Caches = append(d.Caches, cacheFact{one.Name, one.Reached, one.Live, one.Pointers})
-		}
-	}
-	for _, p := range r.Programs {
-		d.Programs = append(d.Programs, c.target(p))
-	}
-	d.Untyped, d.Filled, d.NotWalked, d.Limited = r.Untyped, r.Filled, r.NotWalked, r.Limited
-}
-
 func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 	var data objectsData
 	if err := decode(raw, &data); err != nil {
@@ -256,11 +143,10 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 		if j.code.broken != nil && !j.code.kernel.contains(t.Value) {
 			return j.code.broken // it may be a module that the list does not show
 		}
-		problem = "the pointer " + problem
-		if t.Count > 1 {
-			problem += fmt.Sprintf("; %d other pointers have the same value", t.Count-1)
-		}
-		out.Findings = append(out.Findings, j.finding(t.pointer(), "the start of a function", problem))
+		out.Findings = append(out.Findings, j.finding(t.pointer(), "the start of a function", "the pointer "+problem+t.others()))
+	}
+	for _, t := range data.Tables {
+		out.Findings = append(out.Findings, j.table(&t))
 	}
 	for _, p := range data.Programs {
 		if problem := j.program(&data, made, p); problem != "" {
@@ -272,6 +158,24 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 	}
 	out.Reason = data.remark(out.Coverage, j.trusts())
 	return nil
+}
+
+// others counts the pointers beside the first.
+func (t *targetFact) others() string {
+	if t.Count < 2 {
+		return ""
+	}
+	return fmt.Sprintf("; %d other pointers have the same value", t.Count-1)
+}
+
+// table is the finding of a pointer to a table of functions that leads to none.
+func (j *judging) table(t *targetFact) measure.Finding {
+	problem := "the pointer to a table of functions leads to no memory of the kernel"
+	inModule := func(m moduleFact) bool { return m.text(t.Value) }
+	if j.code.kernel.contains(t.Value) || slices.ContainsFunc(j.code.modules, inModule) {
+		problem = "the pointer to a table of functions leads into text"
+	}
+	return j.finding(t.pointer(), "a table of functions", problem+t.others())
 }
 
 // landsAt says what is wrong with where a pointer leads, by the files where there
@@ -305,10 +209,8 @@ func (j *judging) program(data *objectsData, made map[address]bool, p targetFact
 	if problem == "" || made[p.Value] {
 		return ""
 	}
-	for _, pack := range data.Packs {
-		if p.Value >= pack.Start && uint64(p.Value-pack.Start) < pack.Size {
-			return ""
-		}
+	if inPacks(data.Packs, p.Value) {
+		return ""
 	}
 	return "the code of a BPF program " + problem + ", nor is it where the kernel makes such code"
 }
@@ -319,6 +221,9 @@ func (d *objectsData) remark(c measure.Coverage, trusts string) string {
 		c.Objects, c.Total, d.Filled, len(d.Targets), d.Untyped)}
 	if d.Changed > 0 {
 		parts = append(parts, fmt.Sprintf("%d changed while they were read", d.Changed))
+	}
+	if d.Freed > 0 {
+		parts = append(parts, fmt.Sprintf("%d that look wrong are in objects that the allocator says are free", d.Freed))
 	}
 	if len(d.Loading) > 0 {
 		parts = append(parts, "not judged, as it was loaded during the scan: "+strings.Join(d.Loading, ", "))

@@ -98,6 +98,24 @@ func TestDetectsObjectHooks(t *testing.T) {
 			},
 			"super_blocks[0].s_op->statfs", "not at the start of a function",
 		},
+		"a table of functions in the kernel's text": {
+			func(d *objectsData) {
+				d.Tables = []targetFact{{Path: "super_blocks[0].s_op", At: 0xff00_0000_0000_6000, Value: d.Targets[0].Value + 8, Symbol: "f+0x8", Count: 2}}
+			},
+			"super_blocks[0].s_op", "a table of functions leads into text; 1 other pointers",
+		},
+		"a table of functions in a module's text": {
+			func(d *objectsData) {
+				d.Tables = []targetFact{{Path: "super_blocks[0].s_op", At: 0xff00_0000_0000_6000, Value: d.Targets[1].Value, Start: true, Count: 1}}
+			},
+			"super_blocks[0].s_op", "a table of functions leads into text",
+		},
+		"a table of functions in a process": {
+			func(d *objectsData) {
+				d.Tables = []targetFact{{Path: "super_blocks[0].s_op", At: 0xff00_0000_0000_6000, Value: 0x40_0000, Count: 1}}
+			},
+			"super_blocks[0].s_op", "leads to no memory of the kernel",
+		},
 		"a program outside of programs' memory": {
 			func(d *objectsData) { d.Programs[0].Value += 2 << 20 },
 			"ptp_insns->bpf_func", "nor is it where the kernel makes such code",

@@ -28,10 +28,11 @@ type fixture struct {
 	memtest.Pages
 	symbols []kernel.Symbol
 	next    uint64 // global variable
+	types   func() (*btf.Spec, error)
 }
 
 func newFixture() *fixture {
-	f := &fixture{Pages: make(memtest.Pages), next: vars}
+	f := &fixture{Pages: make(memtest.Pages), next: vars, types: spec}
 	// One page of 1 GiB at the image's address (Intel SDM vol. 3A, 4.5.4).
 	const root, directory = 0x1000, 0x2000
 	f.WriteU64(root+511*8, directory|3)
@@ -57,7 +58,7 @@ func (f *fixture) global(name string) uint64 {
 
 func (f *fixture) profile(t testing.TB) *kernel.Profile {
 	t.Helper()
-	types, err := spec()
+	types, err := f.types()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func (f *fixture) profile(t testing.TB) *kernel.Profile {
 
 func (f *fixture) walk(t testing.TB) *Result {
 	t.Helper()
-	r, err := Walk(t.Context(), f.profile(t), nil)
+	r, err := Walk(t.Context(), f.profile(t), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,9 +90,10 @@ const (
 )
 
 // spec is made once: most of a small walk's time goes into it.
-var spec = sync.OnceValues(makeSpec)
+var spec = sync.OnceValues(func() (*btf.Spec, error) { return makeSpec() })
 
-func makeSpec() (*btf.Spec, error) {
+// makeSpec makes the types below, and more of them.
+func makeSpec(more ...btf.Type) (*btf.Spec, error) {
 	word := &btf.Int{Name: "unsigned long", Size: 8}
 	void := &btf.Pointer{Target: (*btf.Void)(nil)}
 	function := &btf.Pointer{Target: &btf.FuncProto{Return: (*btf.Void)(nil)}}
@@ -124,7 +126,7 @@ func makeSpec() (*btf.Spec, error) {
 	file := make("file", 8, member("f_op", 0, to(ops)))
 	task := make("nsproxy", 8, member("fdt", 0, to(fds)))
 
-	b, err := btf.NewBuilder([]btf.Type{super, inode, entry, head, idr, slots, program, fds, file, task}, nil)
+	b, err := btf.NewBuilder(append([]btf.Type{super, inode, entry, head, idr, slots, program, fds, file, task}, more...), nil)
 	if err != nil {
 		return nil, err
 	}

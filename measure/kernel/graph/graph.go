@@ -31,8 +31,13 @@ type Cache struct {
 type Result struct {
 	Pointers []Pointer // by value, ascending
 	Programs []Pointer // the same of BPF programs, whose code may have no symbol
-	Objects  int64     // visited
-	Pages    int64     // read, of 4 KiB
+	Odd      []Place   // that look wrong
+	Suspects []Suspect // those of them that last
+	// Torn are pointers that looked wrong and were not there when the way to them
+	// was read again; Freed those in objects that the allocator says are free.
+	Torn, Freed int64
+	Objects     int64 // visited
+	Pages       int64 // read, of 4 KiB
 	// Reached are fields that are pointers to functions or to tables of them,
 	// in objects that were visited; Known are those in all objects that are
 	// known to live: the visited ones, and the rest of the caches of one type.
@@ -50,16 +55,34 @@ type schemaKey struct{}
 
 // Walk collects the pointers to functions that are reached from a kernel's
 // roots; modules are the loaded ones. What a pointer leads to is looked at once,
-// so the work is bounded by what lives, and by the limits above.
-func Walk(ctx context.Context, p *kernel.Profile, modules []kernel.LoadedModule) (*Result, error) {
+// so the work is bounded by what lives, and by the limits above. Without a
+// suspicion no pointer is looked at again.
+func Walk(ctx context.Context, p *kernel.Profile, modules []kernel.LoadedModule, suspicion *Suspicion) (*Result, error) {
 	schema := p.Derived(schemaKey{}, func() any { return newSchema(p) }).(*Schema)
 	memory := schema.borrow()
 	defer schema.give(memory)
+	w := newWalker(ctx, p, schema, memory, modules)
+	w.start(modules)
+	if err := w.run(); err != nil {
+		return nil, err
+	}
+	r := &Result{Pointers: w.found(w.targets), Programs: w.found(w.programs)}
+	if suspicion != nil {
+		if err := w.confirm(ctx, p, modules, suspicion.Wrong(r.Pointers, r.Programs), suspicion.Among); err != nil {
+			return nil, err
+		}
+		r.Odd, r.Suspects, r.Torn, r.Freed = w.odd, w.foundSuspects(), w.torn, w.freed
+	}
+	w.result(r)
+	return r, nil
+}
+
+func newWalker(ctx context.Context, p *kernel.Profile, schema *Schema, memory *scratch, modules []kernel.LoadedModule) *walker {
 	w := &walker{
 		reader: newReader(p.Space, memory), ctx: ctx, profile: p, schema: schema,
 		targets:  make(map[uint64]*target, 1<<13),
 		programs: make(map[uint64]*target), named: make(map[int32]prefix, 1<<12), stacks: make(map[uint64]bool),
-		why: make(map[string]int64), example: make(map[string]string),
+		why: make(map[string]int64), example: make(map[string]string), badTables: make(map[uint64]bool),
 	}
 	w.pid, _ = p.Types.Offset("task_struct", "pid")
 	w.comm, _ = p.Types.Offset("task_struct", "comm")
@@ -68,13 +91,12 @@ func Walk(ctx context.Context, p *kernel.Profile, modules []kernel.LoadedModule)
 	slabs, err := newAllocator(p, w.reader, func(cache string) *Type { return cacheType(p, schema, modules, cache) })
 	if err != nil {
 		w.why[err.Error()]++
+	} else if slabs.freeLists, err = newFreeLists(p); err != nil {
+		slabs.freeLists = nil
+		w.why["free objects are not told from others: "+err.Error()]++
 	}
-	w.areas = newAreas(p, slabs)
-	w.start(modules)
-	if err := w.run(); err != nil {
-		return nil, err
-	}
-	return w.result(), nil
+	w.areas = newAreas(p, slabs, modules)
+	return w
 }
 
 // cacheType returns the type of a cache's objects, nil if there is no one.
@@ -120,9 +142,9 @@ func (w *walker) found(targets map[uint64]*target) []Pointer {
 	return out
 }
 
-func (w *walker) result() *Result {
-	r := &Result{Objects: int64(len(w.nodes)), Pages: int64(len(w.pages)), Filled: w.filled, Reached: int64(w.fields.used)}
-	r.Pointers, r.Programs = w.found(w.targets), w.found(w.programs)
+// result fills in what a walk counted.
+func (w *walker) result(r *Result) {
+	r.Objects, r.Pages, r.Filled, r.Reached = int64(len(w.nodes)), int64(len(w.pages)), w.filled, int64(w.fields.used)
 	if n := w.areas.contradicted; n > 0 {
 		w.why["walked against the allocator: pointers to objects that it says are others"] = n
 	}
@@ -152,5 +174,4 @@ func (w *walker) result() *Result {
 		r.NotWalked = append(r.NotWalked, "variables that this kernel does not have, or several of: "+strings.Join(w.lacks, " "))
 	}
 	r.NotWalked = append(r.NotWalked, w.schema.Missing()...)
-	return r
 }

@@ -1,6 +1,9 @@
 package graph
 
 import (
+	"cmp"
+	"slices"
+
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -12,8 +15,8 @@ type areas struct {
 	profile                *kernel.Profile
 	slabs                  *allocator // nil if nothing is known of it
 
-	textStart, textEnd uint64
-	initStart, initEnd uint64 // freed after boot
+	texts              [][2]uint64 // of the kernel and its modules, by address
+	initStart, initEnd uint64      // freed after boot
 	within             map[holdsKey]bool
 	contradicted       int64 // pointers to what the allocator says is something else
 }
@@ -23,16 +26,35 @@ type holdsKey struct {
 	at           uint64
 }
 
-func newAreas(p *kernel.Profile, slabs *allocator) *areas {
+func newAreas(p *kernel.Profile, slabs *allocator, modules []kernel.LoadedModule) *areas {
 	m := &areas{profile: p, slabs: slabs, within: make(map[holdsKey]bool)}
+	var text [2]uint64
 	for name, into := range map[string]*uint64{
-		"_stext": &m.textStart, "_etext": &m.textEnd, "__init_begin": &m.initStart, "__init_end": &m.initEnd,
+		"_stext": &text[0], "_etext": &text[1], "__init_begin": &m.initStart, "__init_end": &m.initEnd,
 	} {
 		at, _ := p.Symbol(name)
 		*into = uint64(at)
 	}
+	m.texts = append(m.texts, text)
+	for i := range modules {
+		for _, a := range modules[i].Areas {
+			if a.Kind == kernel.AreaText {
+				m.texts = append(m.texts, [2]uint64{uint64(a.Start), uint64(a.End())})
+			}
+		}
+	}
+	slices.SortFunc(m.texts, func(a, b [2]uint64) int { return cmp.Compare(a[0], b[0]) })
 	m.perCPU()
 	return m
+}
+
+// text reports whether an address lies in the text of the kernel or a module.
+func (m *areas) text(at uint64) bool {
+	if at < m.texts[0][0] || at >= m.texts[len(m.texts)-1][1] {
+		return false
+	}
+	i, found := slices.BinarySearchFunc(m.texts, at, func(t [2]uint64, at uint64) int { return cmp.Compare(t[0], at) })
+	return found || i > 0 && at < m.texts[i-1][1]
 }
 
 // perCPU finds where pointers to per-CPU memory lie. Up to 6.14 they are no
@@ -55,7 +77,7 @@ func (m *areas) perCPU() {
 // pointer, which only the allocator can tell. ok is false where no object can be.
 func (m *areas) lies(at uint64, t *Type) (uint64, *Type, bool) {
 	switch {
-	case at >= m.textStart && at < m.textEnd, at >= m.initStart && at < m.initEnd, at >= m.perCPUStart && at < m.perCPUEnd:
+	case m.text(at), at >= m.initStart && at < m.initEnd, at >= m.perCPUStart && at < m.perCPUEnd:
 		return 0, nil, false
 	}
 	if m.slabs == nil {

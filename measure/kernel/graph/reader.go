@@ -91,6 +91,13 @@ func (r *reader) read(at, size uint64) ([]byte, error) {
 	return r.spill, nil
 }
 
+// unreadable reports whether there is no memory at an address, as far as this
+// walk may still read.
+func (r *reader) unreadable(at uint64) bool {
+	_, err := r.page(at)
+	return errors.Is(err, mem.ErrNotMapped)
+}
+
 func (r *reader) u64(at uint64) (uint64, error) {
 	b, err := r.read(at, 8)
 	if err != nil {

@@ -19,6 +19,7 @@ const (
 
 // cache is one of the allocator's (mm/slub.c, struct kmem_cache).
 type cache struct {
+	at         uint64 // struct kmem_cache
 	name       string
 	size       uint64 // of a slot, bytes
 	objectSize uint64
@@ -32,6 +33,7 @@ type cache struct {
 type slab struct {
 	cache *cache
 	start uint64 // of its first object
+	page  uint64 // struct page of the first, which is struct slab
 }
 
 // allocator finds the cache that an address belongs to.
@@ -44,6 +46,8 @@ type allocator struct {
 	flag                                         uint64 // of a slab in flags, if pageType is not used
 	slabType                                     uint32 // in pageType
 	typeShift                                    uint
+
+	*freeLists // nil if it is not known which objects are free
 
 	caches map[uint64]*cache // by struct kmem_cache
 	slabs  map[uint64]*slab  // by address of the page; nil if it is none
@@ -151,7 +155,7 @@ func (a *allocator) list(p *kernel.Profile, typeOf func(string) *Type) error {
 			return fmt.Errorf("%w: over %d caches", kernel.ErrListTooLong, maxCaches)
 		}
 		base := at - o[0]
-		c := &cache{}
+		c := &cache{at: base}
 		var name uint64
 		var size, objectSize, references uint32
 		var err1, err2, err3, err4 error
@@ -288,7 +292,7 @@ func (a *allocator) lookup(page uint64) *slab {
 	if c == nil {
 		return nil
 	}
-	return &slab{c, page}
+	return &slab{c, page, at}
 }
 
 // head finds the first of the pages that belong together, from what one of the

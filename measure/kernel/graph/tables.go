@@ -115,7 +115,6 @@ var skipped = map[string]string{
 
 	"sigaction.sa_handler":  "an address in the process (include/linux/signal_types.h)",
 	"sigaction.sa_restorer": "an address in the process",
-	"callback_head.func":    "holds other things while it is not queued (kernel/rcu/tree.c, kvfree_call_rcu); that of a queued one is not judged either",
 	// The timers are walked from their trees.
 	"hrtimer_cpu_base.next_timer":         "kept for comparing; of a CPU that is off line it may be gone (kernel/time/hrtimer.c)",
 	"hrtimer_cpu_base.softirq_next_timer": "the same",
@@ -135,6 +134,9 @@ var skippedTypes = map[string]string{
 	"bio":     "in flight, from pools that do not clear it",
 	"request": "in flight, from pools that do not clear it",
 	"pt_regs": "registers",
+	// Its func holds other things while it is not queued (kernel/rcu/tree.c,
+	// kvfree_call_rcu), and its next what it led to when it last was.
+	"callback_head": "holds what it was last used for; that of a queued one is not judged either",
 	// Of an inode that waits there, i_fop is the function that frees it (include/
 	// linux/fs.h, the union of i_fop and free_inode).
 	"rcu_segcblist": "objects that wait for their end, which other members of unions hold by then",

@@ -56,6 +56,12 @@ type walker struct {
 
 	filled int64
 
+	only        *visited // of these objects; nil of all
+	suspects    []slot
+	badTables   map[uint64]bool
+	odd         []Place
+	torn, freed int64 // suspects that were none
+
 	task             *Type           // struct task_struct
 	pid, comm, stack uint64          // offsets in it
 	stacks           map[uint64]bool // of tasks that were visited, by stackShift
@@ -95,7 +101,9 @@ func (w *walker) run() error {
 		if i%4096 == 0 && w.ctx.Err() != nil {
 			return w.ctx.Err()
 		}
-		w.object(int32(i))
+		if w.visits(&w.nodes[i]) {
+			w.object(int32(i))
+		}
 	}
 	return nil
 }
@@ -131,11 +139,11 @@ func (w *walker) object(i int32) {
 		case code:
 			w.function(i, &n, f, n.at+uint64(f.at), value)
 		case table:
-			w.counted(&n, n.at+uint64(f.at), value)
-			if w.again(f, value) {
-				continue
+			at := n.at + uint64(f.at)
+			w.counted(&n, at, value)
+			if w.table(i, f, at, value) {
+				w.push(node{at: value, typ: f.to, field: f, parent: i, index: -1, depth: n.depth + 1, root: n.root})
 			}
-			w.push(node{at: value, typ: f.to, field: f, parent: i, index: -1, depth: n.depth + 1, root: n.root})
 		case object, anything:
 			w.follow(i, &n, f, value)
 		}

@@ -1,0 +1,68 @@
+package check
+
+import (
+	"testing"
+
+	"github.com/plumbline-sec/plumbline/measure/kernel/graph"
+)
+
+// Which walks find a pointer that looks wrong, and whether that makes it one.
+func TestObjectReadings(t *testing.T) {
+	const found, torn, nothing = 'f', 't', '-'
+	place := graph.Place{At: 0x1000, Value: 0x2000}
+	tests := []struct {
+		walks     string // of as many as are possible
+		used      int
+		confirmed bool
+	}{
+		{"-----", 1, false},
+		{"fffff", 3, true},
+		{"ttttt", 3, false}, // never by a way that held
+		{"t----", 2, false},
+		{"f----", 2, false},
+		{"ff-ff", 3, false},
+		{"-ffff", 1, false}, // for the next scan
+		{"tffff", 4, true},  // another way led there
+		{"ttfff", 5, true},
+		{"ftftf", 5, true},
+		{"ffttt", 5, false},
+	}
+	for _, tt := range tests {
+		o := objectsReader{data: &objectsData{}}
+		used := 0
+		for left := objectReadings - 1; ; left-- {
+			o.last = &graph.Result{}
+			switch tt.walks[used] {
+			case found:
+				o.last.Odd, o.last.Suspects = []graph.Place{place}, []graph.Suspect{{Place: place}}
+			case torn:
+				o.last.Odd = []graph.Place{place}
+			case nothing:
+			}
+			used++
+			o.count()
+			if o.settled(left) {
+				break
+			}
+		}
+		if used != tt.used || (len(o.confirmed()) == 1) != tt.confirmed {
+			t.Errorf("%s: %d walks, confirmed %v; want %d, %v", tt.walks, used, o.confirmed(), tt.used, tt.confirmed)
+		}
+	}
+}
+
+// Pointers found once each at different places are none, however many.
+func TestObjectReadingsElsewhere(t *testing.T) {
+	o := objectsReader{data: &objectsData{}}
+	for walk := range uint64(objectReadings) {
+		at := []graph.Place{{At: 0x1000 * walk, Value: 0x2000}, {At: 0x1000, Value: 0x2000 * walk}, {At: 0x1000, Value: 0x2000, Table: walk%2 == 0}}
+		o.last = &graph.Result{}
+		for _, place := range at {
+			o.last.Odd, o.last.Suspects = append(o.last.Odd, place), append(o.last.Suspects, graph.Suspect{Place: place})
+		}
+		o.count()
+	}
+	if all := o.confirmed(); len(all) != 0 {
+		t.Errorf("confirmed %+v", all)
+	}
+}

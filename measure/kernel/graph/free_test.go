@@ -1,0 +1,88 @@
+package graph
+
+import (
+	"testing"
+
+	"github.com/cilium/ebpf/btf"
+)
+
+// A pointer that looks wrong is no suspect where the allocator says that its
+// object is free; the twins are the same object while it lives.
+func TestWalkSuspectsNothingFree(t *testing.T) {
+	const object, other, third = theSlab + 2*slotSize, theSlab + 5*slotSize, theSlab + 9*slotSize
+	tests := map[string]struct {
+		types func() (*btf.Spec, error)
+		build func(*fixture)
+		free  bool
+	}{
+		"nothing is free":             {specWithLists, func(*fixture) {}, false},
+		"others are free":             {specWithLists, func(f *fixture) { f.put(thePage+32, f.freed(other, third)) }, false},
+		"on the slab's list":          {specWithLists, func(f *fixture) { f.put(thePage+32, f.freed(other, object, third)) }, true},
+		"at the end of it":            {specWithLists, func(f *fixture) { f.put(thePage+32, f.freed(other, third, object)) }, true},
+		"on the list of a CPU":        {specWithLists, func(f *fixture) { f.onCPU(thePage, f.freed(other, object)) }, true},
+		"a CPU has another slab":      {specWithLists, func(f *fixture) { f.onCPU(thePage+64, f.freed(other, object)) }, false},
+		"a list in a circle":          {specWithLists, func(f *fixture) { f.put(thePage+32, f.freed(other, third, other)) }, false},
+		"a list that leads nowhere":   {specWithLists, func(f *fixture) { f.put(thePage+32, f.freed(other, after+slotSize, object)) }, false},
+		"a list into the middle":      {specWithLists, func(f *fixture) { f.put(thePage+32, f.freed(other, object+8)) }, false},
+		"sheaves without it":          {specWithSheaves, func(f *fixture) { f.put(theCPU+0x108, f.sheaf(theBarn, other, third)) }, false},
+		"on the slab's list, 7.x":     {specWithSheaves, func(f *fixture) { f.put(thePage+32, f.freed(other, object)) }, true},
+		"in a CPU's sheaf":            {specWithSheaves, func(f *fixture) { f.put(theCPU+0x108, f.sheaf(theBarn, other, object)) }, true},
+		"in its spare one":            {specWithSheaves, func(f *fixture) { f.put(theCPU+0x110, f.sheaf(theBarn, object)) }, true},
+		"in the one that RCU empties": {specWithSheaves, func(f *fixture) { f.put(theCPU+0x118, f.sheaf(theBarn, object)) }, true},
+		"behind the end of a sheaf": {specWithSheaves, func(f *fixture) {
+			f.put(theCPU+0x108, f.sheaf(theBarn, other, object))
+			f.put(theBarn+24, 1)
+		}, false},
+		"in a sheaf of impossible size": {specWithSheaves, func(f *fixture) {
+			f.put(theCPU+0x108, f.sheaf(theBarn, other, object))
+			f.put(theBarn+24, 1<<31)
+		}, false},
+		"in a node's full sheaf": {specWithSheaves, func(f *fixture) {
+			f.put(theCache+208, theBarn)
+			f.link(theBarn+8, f.sheaf(theBarn+0x100, other), f.sheaf(theBarn+0x200, third, object))
+		}, true},
+		"full sheaves in a circle": {specWithSheaves, func(f *fixture) {
+			f.put(theCache+208, theBarn)
+			f.put(theBarn+8, f.sheaf(theBarn+0x100, other))
+			f.put(theBarn+0x100, theBarn+0x100)
+		}, false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture().slabs(tt.types)
+			f.link(f.global("super_blocks"), heap+superList)
+			f.link(heap+superInodes, object+inodeList)
+			f.put(object+inodeFop, heap+0x300)
+			f.put(heap+0x300, text+5)
+			tt.build(f)
+			r := f.suspects(t, wrongAre(nil, text+5))
+			if free := len(r.Suspects) == 0; free != tt.free || free != (r.Freed == 1) {
+				t.Errorf("suspects %+v, %d free; not walked %q", r.Suspects, r.Freed, r.NotWalked)
+			}
+		})
+	}
+}
+
+// onCPU gives a CPU the list of a slab.
+func (f *fixture) onCPU(page, first uint64) {
+	f.put(theCPU+0x100, first)
+	f.put(theCPU+0x110, page)
+}
+
+// Nor is a pointer to a table in a free object, such as an inode's that was left
+// there when it was freed.
+func TestWalkSuspectsNoTableInFree(t *testing.T) {
+	const object = theSlab + 2*slotSize
+	for _, free := range []bool{false, true} {
+		f := newFixture().slabs(specWithLists)
+		f.link(f.global("super_blocks"), heap+superList)
+		f.link(heap+superInodes, object+inodeList)
+		f.put(object+inodeFop, text+0x40)
+		if free {
+			f.put(thePage+32, f.freed(object))
+		}
+		if r := f.suspects(t, wrongAre(nil)); (len(r.Suspects) == 0) != free {
+			t.Errorf("free %v: suspects %+v, %d free", free, r.Suspects, r.Freed)
+		}
+	}
+}
