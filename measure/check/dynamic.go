@@ -3,6 +3,7 @@ package check
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -31,11 +32,11 @@ func dynamicCheck() check {
 	return check{name: dynamicName, collect: collectDynamic, judge: judgeDynamic}
 }
 
-// dynamicData are the facts of linux.dynamic. Which slot and trampoline belongs
-// to whom is among the facts of linux.text.
+// dynamicData are the facts of linux.dynamic.
 type dynamicData struct {
 	Code     []dynamicCode `json:"code"` // executable memory outside of text, ascending
 	Slots    []slotFact    `json:"slots,omitempty"`
+	Kprobes  []kprobeFact  `json:"kprobes,omitempty"` // when slots were read, which linux.text's are not
 	Tracers  []tracerFact  `json:"tracers,omitempty"`
 	Images   []imageFact   `json:"images,omitempty"`
 	RealMode *realModeFact `json:"real_mode,omitempty"`
@@ -154,7 +155,7 @@ func (c *collector) unaccounted(d *dynamicData) bool {
 }
 
 func (d *dynamicData) same(o *dynamicData) bool {
-	return slices.Equal(d.Slots, o.Slots) && slices.Equal(d.Tracers, o.Tracers) && slices.Equal(d.Images, o.Images)
+	return slices.Equal(d.Slots, o.Slots) && reflect.DeepEqual(d.Kprobes, o.Kprobes) && slices.Equal(d.Tracers, o.Tracers) && slices.Equal(d.Images, o.Images)
 }
 
 // dynamicAccounts reads who has code.
@@ -164,7 +165,7 @@ func (c *collector) dynamicAccounts() (*dynamicData, error) {
 		name string
 		read func(*dynamicData) error
 	}{
-		{"kprobe slots", c.slotPages}, {"ftrace trampolines", c.tracers}, {"BPF", c.bpfNames}, {"real mode code", c.realModeCode},
+		{"kprobe slots", c.slotPages}, {"kprobes", c.probed}, {"ftrace trampolines", c.tracers}, {"BPF", c.bpfNames}, {"real mode code", c.realModeCode},
 	} {
 		if err := part.read(d); err != nil {
 			d.Unread = append(d.Unread, fmt.Sprintf("%s: %v", part.name, err))

@@ -42,6 +42,14 @@ func (c *collector) slotPages(d *dynamicData) error {
 	return nil
 }
 
+// probed are the registered probes. One is registered when its slot is filled.
+func (c *collector) probed(d *dynamicData) error {
+	var p patchingData
+	err := c.kprobes(&p)
+	d.Kprobes = p.Kprobes
+	return err
+}
+
 // tracers are the trampolines of ftrace's users, also of those that trace
 // nothing at the moment: static users keep theirs (kernel/trace/ftrace.c,
 // ftrace_ops_trampoline_list, since 5.8).

@@ -28,7 +28,8 @@ func judgeDynamic(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if data.RealMode == nil && len(data.Code) == 0 {
 		return errNotObserved
 	}
-	d := dynamicJudge{judging: j, env: want.env, data: &data, text: text, out: out}
+	env := want.env.WithProbes(probesOf(data.Kprobes))
+	d := dynamicJudge{judging: j, env: env, data: &data, text: text, out: out}
 	for i := range data.Code {
 		if err := data.Code[i].validate(); err != nil {
 			return err
@@ -36,7 +37,7 @@ func judgeDynamic(j *judging, raw json.RawMessage, out *measure.Check) error {
 		d.code(&data.Code[i])
 	}
 	d.branches()
-	d.find(want.env.ExplainOwners(data.slotPages()))
+	d.find(env.ExplainOwners(data.slotPages()))
 	out.Reason = strings.Join(slices.Concat(d.summary(), data.Unread), "; ")
 	if len(data.Unread) > 0 {
 		d.problems = append(d.problems, data.Unread...)

@@ -101,13 +101,19 @@ func (d *patchingData) facts() kernel.PatchFacts {
 	for _, v := range d.Constants {
 		f.Constants[v.Name] = uint64(v.Value)
 	}
-	for _, k := range d.Kprobes {
-		f.Kprobes = append(f.Kprobes, kernel.Kprobe{At: mem.Virt(k.Probe), Addr: mem.Virt(k.At), Opcode: k.Opcode, Slot: mem.Virt(k.Slot), Jump: mem.Virt(k.Jump), Copied: k.Copied, Optimized: k.Optimized})
-	}
+	f.Kprobes = probesOf(d.Kprobes)
 	for _, t := range d.Trampolines {
 		f.Trampolines = append(f.Trampolines, kernel.Trampoline{Start: mem.Virt(t.At), Size: t.Size, Ops: mem.Virt(t.Ops), Func: mem.Virt(t.Func)})
 	}
 	return f
+}
+
+func probesOf(facts []kprobeFact) []kernel.Kprobe {
+	var out []kernel.Kprobe
+	for _, k := range facts {
+		out = append(out, kernel.Kprobe{At: mem.Virt(k.Probe), Addr: mem.Virt(k.At), Opcode: k.Opcode, Slot: mem.Virt(k.Slot), Jump: mem.Virt(k.Jump), Copied: k.Copied, Optimized: k.Optimized})
+	}
+	return out
 }
 
 // paravirtTables are the tables that paravirt sites call through, with the

@@ -18,6 +18,7 @@ type Expected struct {
 	kernel  *Text
 	modules []*Text
 	facts   PatchFacts
+	probes  []Kprobe // those of the facts, but for slots
 	// constants are the values of runtime constants that no fact tells, as
 	// first seen.
 	constants map[string]uint64
@@ -48,7 +49,7 @@ type Text struct {
 // NewExpected returns what img's text holds where it runs slide bytes above
 // its link address.
 func NewExpected(img *Image, slide uint64, facts PatchFacts) *Expected {
-	e := &Expected{image: img, slide: slide, facts: facts, constants: make(map[string]uint64)}
+	e := &Expected{image: img, slide: slide, facts: facts, probes: facts.Kprobes, constants: make(map[string]uint64)}
 	e.kernel = &Text{
 		Start: mem.Virt(img.text.addr + slide), Pages: len(img.text.data) / mem.PageSize,
 		obj: &img.object, symbols: img.Symbols, slide: slide,

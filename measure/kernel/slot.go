@@ -38,6 +38,15 @@ const (
 	maxSlotBytes = mem.PageSize
 )
 
+// WithProbes returns what is expected when these probes are registered: by them
+// slots are judged. Those of the facts are of the moment when text was read,
+// which slots are not read at.
+func (e *Expected) WithProbes(probes []Kprobe) *Expected {
+	out := *e
+	out.probes = probes
+	return &out
+}
+
 // ExplainSlots compares the slots of a page, whose bytes are code, with the
 // text that they hold copies of. It returns what differs and how many slots hold
 // the code of probes that are gone.
@@ -46,8 +55,8 @@ func (e *Expected) ExplainSlots(p SlotPage, code []byte, text TextReader) (out [
 		return []Difference{{Addr: p.Start, Explanation: fmt.Sprintf("kprobe slots of %d bytes", p.Size)}}, 0
 	}
 	owners := make(map[mem.Virt]*Kprobe)
-	for i := range e.facts.Kprobes {
-		k := &e.facts.Kprobes[i]
+	for i := range e.probes {
+		k := &e.probes[i]
 		at := k.Slot
 		if p.Optimized {
 			at = k.Jump
@@ -81,7 +90,7 @@ func (e *Expected) ExplainSlots(p SlotPage, code []byte, text TextReader) (out [
 func (e *Expected) ExplainOwners(pages []SlotPage) []Difference {
 	var out []Difference
 	taken := make(map[mem.Virt]bool)
-	for _, k := range e.facts.Kprobes {
+	for _, k := range e.probes {
 		for optimized, at := range map[bool]mem.Virt{false: k.Slot, true: k.Jump} {
 			if at == 0 {
 				continue

@@ -133,6 +133,33 @@ func TestExplainOptimizedSlot(t *testing.T) {
 }
 
 // A probe whose code is in no slot of its own leads past what is compared.
+// Slots are judged by the probes that are registered when they are read: text may
+// have been read before one was, or after.
+func TestExplainSlotsWithProbes(t *testing.T) {
+	probed := mem.Virt(fn(1) + testSlide)
+	probe := Kprobe{At: 0xffff888000001000, Addr: probed, Opcode: 0x48, Slot: testSlots + 15}
+	page := SlotPage{Start: testSlots, Size: 15}
+	empty, filled := make([]byte, mem.PageSize), make([]byte, mem.PageSize)
+	copy(filled[15:], ripMoved(testSlots+15))
+	copy(filled[22:], branch(opJump, testSlots+22, uint64(probed)+7))
+	registered, before := probedKernel(t, probe), probedKernel(t)
+	for name, tt := range map[string]struct {
+		env  *Expected
+		code []byte
+		ok   bool
+	}{
+		"registered after the slots were read":  {registered.WithProbes(nil), empty, true},
+		"registered before the slots were read": {before.WithProbes([]Kprobe{probe}), filled, true},
+		"registered, and its slot is empty":     {before.WithProbes([]Kprobe{probe}), empty, false},
+	} {
+		d, stale := tt.env.ExplainSlots(page, tt.code, textOf(tt.env))
+		d = append(d, tt.env.ExplainOwners([]SlotPage{page})...)
+		if (len(d) == 0) != tt.ok || stale != 0 {
+			t.Errorf("%s: %d left over, %+v", name, stale, d)
+		}
+	}
+}
+
 func TestExplainOwners(t *testing.T) {
 	pages := []SlotPage{{Start: testSlots, Size: 15}, {Start: testSlots + 4096, Size: 89, Optimized: true}}
 	for name, tt := range map[string]struct {
