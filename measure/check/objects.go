@@ -154,7 +154,7 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 		}
 	}
 	if data.Limited {
-		return errors.New("there are more objects than a walk looks at")
+		return errors.New("there are more objects than a walk looks at: " + strings.Join(data.NotWalked, ", "))
 	}
 	out.Reason = data.remark(out.Coverage, j.trusts())
 	return nil

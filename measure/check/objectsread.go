@@ -94,6 +94,9 @@ func (o *objectsReader) count() {
 // settled reports whether more walks, so many at most, can change which suspects
 // are confirmed.
 func (o *objectsReader) settled(left int) bool {
+	if o.last.Limited && left > 0 {
+		return false // what was freed and reused may look like a great many objects
+	}
 	for place := range o.among {
 		walks := 0
 		if t := o.tally[place]; t != nil {

@@ -8,7 +8,7 @@ import (
 
 // Which walks find a pointer that looks wrong, and whether that makes it one.
 func TestObjectReadings(t *testing.T) {
-	const found, torn, nothing = 'f', 't', '-'
+	const found, torn, nothing, limited = 'f', 't', '-', 'l'
 	place := graph.Place{At: 0x1000, Value: 0x2000}
 	tests := []struct {
 		walks     string // of as many as are possible
@@ -26,6 +26,8 @@ func TestObjectReadings(t *testing.T) {
 		{"ttfff", 5, true},
 		{"ftftf", 5, true},
 		{"ffttt", 5, false},
+		{"l----", 2, false},
+		{"lllll", 5, false},
 	}
 	for _, tt := range tests {
 		o := objectsReader{data: &objectsData{}}
@@ -37,6 +39,8 @@ func TestObjectReadings(t *testing.T) {
 				o.last.Odd, o.last.Suspects = []graph.Place{place}, []graph.Suspect{{Place: place}}
 			case torn:
 				o.last.Odd = []graph.Place{place}
+			case limited:
+				o.last.Limited = true
 			case nothing:
 			}
 			used++

@@ -24,9 +24,12 @@ func (w *walker) contained(i int32, n *node, f *field) {
 	case maple:
 		w.maple(head, visit)
 	case pointers:
-		w.pointers(head, w.count(n, f), visit)
+		base, err := w.u64(head)
+		if err == nil && base != 0 {
+			w.pointers(base, w.count(n, f, base, 8), visit)
+		}
 	case inPlace:
-		for k := range w.count(n, f) {
+		for k := range w.count(n, f, head, h.elem.Size) {
 			if w.exhausted() {
 				break
 			}
@@ -47,10 +50,11 @@ func (w *walker) cut(why string) {
 	}
 }
 
-// count reads the number of elements of an array.
-func (w *walker) count(n *node, f *field) uint64 {
+// count reads the number of elements of an array that starts at an address. An
+// array in an object of the allocator ends with the object.
+func (w *walker) count(n *node, f *field, at, size uint64) uint64 {
 	count, err := w.u32(n.at + uint64(int64(f.at)+f.held.count))
-	if err != nil || count > maxElements {
+	if err != nil || count > maxElements || uint64(count)*size > w.areas.room(at) {
 		w.cut("arrays with an impossible number of elements")
 		return 0
 	}
@@ -113,12 +117,8 @@ func (w *walker) tree(head, link uint64, visit func(uint64, int)) {
 	}
 }
 
-// pointers visits the elements of an array of pointers that head points to.
-func (w *walker) pointers(head, count uint64, visit func(uint64, int)) {
-	base, err := w.u64(head)
-	if err != nil || base == 0 {
-		return
-	}
+// pointers visits the elements of an array of pointers.
+func (w *walker) pointers(base, count uint64, visit func(uint64, int)) {
 	for k := range count {
 		at, err := w.u64(base + 8*k)
 		if err != nil {

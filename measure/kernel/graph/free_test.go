@@ -86,3 +86,21 @@ func TestWalkSuspectsNoTableInFree(t *testing.T) {
 		}
 	}
 }
+
+// An array in an object of the allocator has no more elements than fit in there:
+// what says so is garbage. The twin has as many as fit.
+func TestWalkArraysEndWithTheirObject(t *testing.T) {
+	const array = theSlab + 2*slotSize
+	for count, want := range map[uint64]int{slotSize / 8: 1, slotSize/8 + 1: 0} {
+		f := newFixture().slabs(specWithLists)
+		f.put(f.global("init_nsproxy"), heap)
+		f.put(heap, count) // max_fds
+		f.put(heap+8, array)
+		f.put(array+slotSize-8, heap+0x100) // the last that fits
+		f.put(heap+0x100, heap+0x300)       // f_op
+		f.put(heap+0x300, text)
+		if r := f.walk(t); len(r.Pointers) != want {
+			t.Errorf("%d elements: %+v, %q", count, r.Pointers, r.NotWalked)
+		}
+	}
+}

@@ -97,6 +97,19 @@ func (m *areas) lies(at uint64, t *Type) (uint64, *Type, bool) {
 	return at, t, t != nil
 }
 
+// room is how many bytes there are from an address to the end of the object of
+// the allocator that it lies in, if it lies in one.
+func (m *areas) room(at uint64) uint64 {
+	if m.slabs == nil {
+		return 1 << 63
+	}
+	s := m.slabs.find(at)
+	if s == nil || at < s.start {
+		return 1 << 63
+	}
+	return s.slot(at) + s.cache.size - at
+}
+
 // has reports whether outer has a structure of type inner at an offset.
 func (m *areas) has(outer *Type, at uint64, inner *Type) bool {
 	if outer == inner && at == 0 {

@@ -84,7 +84,10 @@ func (w *walker) push(n node) {
 		return
 	}
 	if len(w.nodes) >= maxObjects || n.depth > maxDepth || w.perRoot[n.root] >= maxRoot {
-		w.why["objects over the limit of a walk"]++
+		const why = "objects over the limit of a walk"
+		if w.why[why]++; w.why[why] == 1 && n.parent >= 0 {
+			w.example[why] = w.path(n.parent, n.field.name)
+		}
 		w.limited = true
 		return
 	}
