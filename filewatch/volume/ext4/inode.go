@@ -54,6 +54,8 @@ type inode struct {
 type scratch struct {
 	v      *Volume
 	blocks [8][]byte
+	// only, if not 0, is the one type of inodes to read.
+	only uint16
 	// budget bounds the bytes of metadata that one scan reads; a crafted volume
 	// can share one block among all inodes.
 	budget int64

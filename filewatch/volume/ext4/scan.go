@@ -21,7 +21,7 @@ func (v *Volume) Objects(ctx context.Context, fn func(*filewatch.Object, filewat
 			return err
 		}
 	}
-	return v.inodes(ctx, v.report(fn))
+	return v.inodes(ctx, v.newScratch(), v.report(fn))
 }
 
 // report describes each inode to fn.
@@ -50,8 +50,7 @@ func (v *Volume) nameless(in *inode) *filewatch.Object {
 
 // inodes calls fn for each inode in use. The inode's bytes are valid during the
 // call only. A region that cannot be read comes as a nil inode with its error.
-func (v *Volume) inodes(ctx context.Context, fn func(*inode, error) error) error {
-	s := v.newScratch()
+func (v *Volume) inodes(ctx context.Context, s *scratch, fn func(*inode, error) error) error {
 	buf := make([]byte, tableChunk)
 	for g := range v.groups {
 		if err := ctx.Err(); err != nil {
@@ -112,6 +111,9 @@ func (v *Volume) chunk(b []byte, number uint64, at int64, s *scratch, fn func(*i
 		if v.own(n) || v.fast.skip(n, raw) {
 			continue
 		}
+		if s.only != 0 && le.Uint16(raw)&modeType != s.only && len(v.fast.inodes) == 0 {
+			continue
+		}
 		in, err := v.parseInode(n, at, raw, s)
 		if in.links == 0 && (err == nil || in.mode == 0) {
 			continue
@@ -142,7 +144,9 @@ func (v *Volume) Names(ctx context.Context, fn func(filewatch.Name, error) error
 		in.scratch = s
 		return v.list(in, where, fn)
 	}}
-	err := v.inodes(ctx, func(in *inode, damage error) error {
+	all := v.newScratch()
+	all.only = modeDir
+	err := v.inodes(ctx, all, func(in *inode, damage error) error {
 		// Regions of inodes that cannot be read are reported by Objects.
 		if in == nil || in.kind() != modeDir || in.links == 0 {
 			return nil
