@@ -130,7 +130,7 @@ func (c *capture) hasher() *hasher {
 	defer c.mu.Unlock()
 	last := len(c.idle) - 1
 	if last < 0 {
-		return newHasher(c.snap.sorter.add)
+		return newHasher(c)
 	}
 	h := c.idle[last]
 	c.idle = c.idle[:last]
@@ -169,13 +169,14 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 	if rule.Level == filewatch.Ignore {
 		return nil
 	}
-	r := Record{Object: *obj, Names: names}
+	h := c.hasher()
+	defer c.putBack(h)
+	r := &h.record
+	*r = Record{Object: *obj, Names: names}
 	if len(names) == 0 {
 		// The way fsck names what no directory does.
 		r.Names = []string{fmt.Sprintf("#%d", obj.Inode)}
 	}
-	h := c.hasher()
-	defer c.putBack(h)
 	var read int64
 	var err error
 	switch {
@@ -183,24 +184,24 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 		r.Unread = damage.Error()
 	case content != nil:
 		h.ctx, h.limit, h.old, h.keep = ctx, c.o.Limit, c.o.growing[obj.ID()], rule.Diff && !rule.Sealed
-		if h.stream(&r, content, rule.Check, func(r *Record, read int64, err error) error { return c.finish(ctx, h, r, read, err) }) {
+		if h.stream(r, content, rule.Check) {
 			return h.failed
 		}
-		if read, err = h.sum(&r, content, rule.Check); err == nil && h.keep {
+		if read, err = h.sum(r, content, rule.Check); err == nil && h.keep {
 			r.Text = keepText(h.text)
 		}
-	case obj.Type == filewatch.TypeFile && contentAttributes&rule.Check != 0 && !c.takeOver(&r, &rule):
+	case obj.Type == filewatch.TypeFile && contentAttributes&rule.Check != 0 && !c.takeOver(r, &rule):
 		r.Unread = "content not read"
 	}
-	return c.finish(ctx, h, &r, read, err)
+	return c.finish(h, r, read, err)
 }
 
 // finish gives on the record of an object, of whose content so much was read
 // before err.
-func (c *capture) finish(ctx context.Context, h *hasher, r *Record, read int64, err error) error {
+func (c *capture) finish(h *hasher, r *Record, read int64, err error) error {
 	if err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		if h.ctx.Err() != nil {
+			return context.Cause(h.ctx)
 		}
 		r.BLAKE3, r.SHA256, r.Unread = Digest{}, Digest{}, err.Error()
 	}

@@ -17,7 +17,9 @@ import (
 // hasher has what one worker needs to digest and encode one object after the
 // other without allocating.
 type hasher struct {
+	capture    *capture
 	ctx        context.Context
+	record     Record // of the present visit
 	limit      func(context.Context, int) error
 	blake3     *blake3.Hasher
 	sha256     hash.Hash // of what batch does not keep
@@ -32,14 +34,13 @@ type hasher struct {
 	buf        []byte // for contents that cannot write themselves
 	scratch    []byte
 	encoded    []byte
-	add        func(encoded []byte) error
 	idle       []*stream
 	failed     error // of what a stream gave on
 }
 
-// newHasher gives its encoded records to add.
-func newHasher(add func([]byte) error) *hasher {
-	h := &hasher{blake3: blake3.New(), sha256: sha256.New(), add: add}
+// newHasher gives its encoded records to the capture's sorter.
+func newHasher(c *capture) *hasher {
+	h := &hasher{capture: c, blake3: blake3.New(), sha256: sha256.New()}
 	if manysha.Available() {
 		h.batch = &batch{}
 	}
@@ -122,7 +123,7 @@ func (h *hasher) put(r *Record) error {
 	if h.batch != nil && h.batch.wait(h.encoded, at, r.SHA256) {
 		return nil
 	}
-	return h.add(h.encoded)
+	return h.capture.snap.sorter.add(h.encoded)
 }
 
 // flush gives on what waits, but not the streams.
@@ -130,7 +131,7 @@ func (h *hasher) flush() error {
 	if h.batch == nil {
 		return nil
 	}
-	return errors.Join(h.batch.flush(h.add), h.failed)
+	return errors.Join(h.batch.flush(h.capture.snap.sorter.add), h.failed)
 }
 
 // finish gives on everything.

@@ -1,7 +1,6 @@
 package baseline
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/zeebo/blake3"
@@ -25,26 +24,23 @@ const streamPiece = 32 << 10
 // record, which waits for them.
 type stream struct {
 	h      *hasher
-	ctx    context.Context
-	limit  func(context.Context, int) error
 	record Record
 	next   func() ([]byte, error)
 	buf    []byte
 	blake3 *blake3.Hasher
 	check  filewatch.Attributes
 	read   int64
-	done   func(r *Record, read int64, err error) error
 }
 
-// stream takes a content that is read later, and says whether it does; done is
-// then called with the record when its digests are there.
-func (h *hasher) stream(r *Record, content any, check filewatch.Attributes, done func(*Record, int64, error) error) bool {
+// stream takes a content that is read later, and says whether it does; the record
+// is then given on when its digests are there.
+func (h *hasher) stream(r *Record, content any, check filewatch.Attributes) bool {
 	l, ok := content.(lasting)
 	if !ok || h.batch == nil || h.old != nil || h.keep || !check.Has(filewatch.AttrSHA256) || r.Size <= smallContent {
 		return false
 	}
 	s := h.idleStream()
-	*s = stream{h: h, ctx: h.ctx, limit: h.limit, record: *r, next: l.Lasting(s.buf), buf: s.buf, blake3: s.blake3, check: check, done: done}
+	*s = stream{h: h, record: *r, next: l.Lasting(s.buf), buf: s.buf, blake3: s.blake3, check: check}
 	h.batch.many.Stream(s)
 	return true
 }
@@ -63,15 +59,15 @@ func (h *hasher) idleStream() *stream {
 
 // Next implements [manysha.Source].
 func (s *stream) Next() ([]byte, error) {
-	if err := s.ctx.Err(); err != nil {
+	if err := s.h.ctx.Err(); err != nil {
 		return nil, err
 	}
 	piece, err := s.next()
 	if err != nil {
 		return nil, err
 	}
-	if s.limit != nil {
-		if err := s.limit(s.ctx, len(piece)); err != nil {
+	if s.h.limit != nil {
+		if err := s.h.limit(s.h.ctx, len(piece)); err != nil {
 			return nil, err
 		}
 	}
@@ -93,9 +89,9 @@ func (s *stream) End(sum *[manysha.Size]byte, err error) {
 	if s.check&blake3Attributes != 0 {
 		s.blake3.Sum(s.record.BLAKE3[:0])
 	}
-	if err := s.done(&s.record, s.read, err); err != nil && s.h.failed == nil {
+	if err := s.h.capture.finish(s.h, &s.record, s.read, err); err != nil && s.h.failed == nil {
 		s.h.failed = err
 	}
-	s.record, s.next, s.done = Record{}, nil, nil
+	s.record, s.next = Record{}, nil
 	s.h.idle = append(s.h.idle, s)
 }
