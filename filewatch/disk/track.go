@@ -46,12 +46,37 @@ func (s *Set) Keep() {
 	}
 }
 
+// Basis is the moment that a scan which is interrupted can be gone on with from:
+// that of the last scan where what changed since is known, else this one.
+func (s *Set) Basis() Track {
+	if s.Lost == "" {
+		return s.tracking.last
+	}
+	return s.Track
+}
+
+// KeepBasis makes Close let QEMU collect what is written after [Set.Basis].
+func (s *Set) KeepBasis() {
+	if s.tracking != nil && s.Lost != "" {
+		s.tracking.kept = true
+	}
+}
+
+// Drop makes Close let go of all bitmaps: nothing builds on this scan or the last
+// one.
+func (s *Set) Drop() {
+	if s.tracking != nil {
+		s.tracking.drop = true
+	}
+}
+
 // tracking is the bitmaps of one scan.
 type tracking struct {
 	last Track
 	now  Track
 	lost string
 	kept bool
+	drop bool
 }
 
 // bitmap is part of QEMU's BlockDirtyInfo (qapi/block-core.json, 7.2).
@@ -195,6 +220,10 @@ func (t *tracking) finish(ctx context.Context, f *fleece) error {
 	found, err := t.bitmaps(ctx, f)
 	if err != nil {
 		return err
+	}
+	if t.drop {
+		t.lost = "dropped"
+		return t.discard(ctx, f, found)
 	}
 	gone := t.now.Bitmap
 	if t.kept {

@@ -37,8 +37,10 @@ type Guest struct {
 	// "" for none; see Memory.
 	Remember sorted.Dir
 	memory   *Memory
-	machine  filewatch.Machine
-	gaps     []filewatch.Gap
+	// untouched is what of the volumes reads as before; see GoOn.
+	untouched map[string]*untouched
+	machine   filewatch.Machine
+	gaps      []filewatch.Gap
 }
 
 // Mount is one volume and where the guest has it.
@@ -158,12 +160,18 @@ func (g *Guest) Memory() *Memory { return g.memory }
 // Scan visits every object once; see baseline.Source.
 func (g *Guest) Scan(ctx context.Context, want func(*filewatch.Object, []string) bool,
 	visit func(*filewatch.Object, []string, io.Reader, error) error) ([]filewatch.Gap, error) {
+	return g.each(ctx, func(s *scan) { s.want, s.visit = want, visit })
+}
+
+// each scans every volume; prepare fills in what is asked and told.
+func (g *Guest) each(ctx context.Context, prepare func(*scan)) ([]filewatch.Gap, error) {
 	gaps := slices.Clone(g.gaps)
 	if g.Remember != "" {
 		g.memory = &Memory{dir: g.Remember}
 	}
 	for _, m := range g.Mounts {
-		s := &scan{mount: m, want: want, visit: visit, dir: g.Remember}
+		s := &scan{mount: m, dir: g.Remember}
+		prepare(s)
 		if g.Remember != "" {
 			s.memory = newVolumeMemory(m)
 			g.memory.volumes = append(g.memory.volumes, s.memory)

@@ -23,6 +23,8 @@ type scan struct {
 	names namer
 	want  func(*filewatch.Object, []string) bool
 	visit func(*filewatch.Object, []string, io.Reader, error) error
+	// look, if not nil, is told of every object before want is asked.
+	look func(*filewatch.Object, *filewatch.Content)
 	// memory, if not nil, is filled, its base in dir.
 	memory *volumeMemory
 	dir    sorted.Dir
@@ -65,6 +67,8 @@ func (s *scan) run(ctx context.Context, workers int) error {
 	options := s.options(workers)
 	if s.memory != nil && s.dir != "" {
 		s.remember(damaged)
+	}
+	if s.memory != nil || s.look != nil {
 		options.Note = s.note
 	}
 	err = v.Scan(ctx, options, s.one)
@@ -111,6 +115,12 @@ func (s *scan) unkept(err error) {
 
 // note takes down where an object is.
 func (s *scan) note(o *filewatch.Object, content filewatch.Content, damage error) error {
+	if s.look != nil {
+		s.look(o, &content)
+	}
+	if s.memory == nil {
+		return nil
+	}
 	if o.Inode == 0 && damage != nil {
 		s.memory.refuse(damage.Error())
 	}

@@ -34,6 +34,9 @@ type Content struct {
 // Size is the number of bytes that the content has.
 func (c *Content) Size() int64 { return c.size }
 
+// Where is where the content is.
+func (c *Content) Where() filewatch.Content { return c.where }
+
 // Read implements [io.Reader].
 func (c *Content) Read(b []byte) (int, error) {
 	n, err := c.ReadAt(b, c.off)

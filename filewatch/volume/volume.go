@@ -145,6 +145,15 @@ func (v *Volume) Open(obj *filewatch.Object, content filewatch.Content) *Content
 // not measured gives a file system whose every operation fails.
 func (v *Volume) FS() fs.ReadLinkFS { return &tree{v: v} }
 
+// ReadDevice fills b with the volume's own bytes at off, without its journal.
+func (v *Volume) ReadDevice(b []byte, off int64) error {
+	_, err := v.device.ReadAt(b, off)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
 // DiskExtents are the pieces of the disk behind a run of the volume, in order.
 // Their Logical is the offset within the volume.
 func (v *Volume) DiskExtents(off, length int64) []filewatch.Extent {
