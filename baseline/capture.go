@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"sync"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
@@ -84,6 +85,8 @@ type Snapshot struct {
 	Objects uint64
 	Unread  uint64
 	Bytes   int64 // of content read
+	// Reused is what was taken over; see [CaptureResumed].
+	Reused  Reused
 	rules   *filewatch.Rules
 	growing map[filewatch.ID]*prefix
 	sorter  *sorter
@@ -119,9 +122,11 @@ type capture struct {
 	o *CaptureOptions
 	// reuse, if not nil, gives the record whose content an object still has.
 	reuse func(filewatch.ID) *Record
-	mu    sync.Mutex // guards idle and the counters of snap
-	idle  []*hasher
-	snap  *Snapshot
+	// progress, if not nil, keeps what is read.
+	progress *Progress
+	mu       sync.Mutex // guards idle and the counters of snap
+	idle     []*hasher
+	snap     *Snapshot
 }
 
 // hasher takes one that nobody uses.
@@ -135,6 +140,14 @@ func (c *capture) hasher() *hasher {
 	h := c.idle[last]
 	c.idle = c.idle[:last]
 	return h
+}
+
+// add takes a finished record.
+func (c *capture) add(encoded []byte) error {
+	if err := c.snap.sorter.add(encoded); err != nil || c.progress == nil {
+		return err
+	}
+	return c.progress.keep(encoded)
 }
 
 func (c *capture) putBack(h *hasher) {
@@ -193,7 +206,14 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 	case obj.Type == filewatch.TypeFile && contentAttributes&rule.Check != 0 && !c.takeOver(r, &rule):
 		r.Unread = "content not read"
 	}
-	return c.finish(h, r, read, err)
+	if err := c.finish(h, r, read, err); err != nil || c.progress == nil || time.Since(h.flushed) < progressTime {
+		return err
+	}
+	// What waits for its digest would be lost with the process.
+	h.flushed = time.Now()
+	err = h.flush()
+	c.progress.Flush()
+	return err
 }
 
 // finish gives on the record of an object, of whose content so much was read
@@ -221,6 +241,10 @@ func (c *capture) takeOver(r *Record, rule *filewatch.Rule) bool {
 	if old == nil {
 		return false
 	}
+	c.mu.Lock()
+	c.snap.Reused.Objects++
+	c.snap.Reused.Bytes += r.Size
+	c.mu.Unlock()
 	if rule.Check&blake3Attributes != 0 {
 		r.BLAKE3 = old.BLAKE3
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -35,10 +36,11 @@ type hasher struct {
 	scratch    []byte
 	encoded    []byte
 	idle       []*stream
-	failed     error // of what a stream gave on
+	failed     error     // of what a stream gave on
+	flushed    time.Time // of a capture that keeps its progress
 }
 
-// newHasher gives its encoded records to the capture's sorter.
+// newHasher gives its encoded records to the capture.
 func newHasher(c *capture) *hasher {
 	h := &hasher{capture: c, blake3: blake3.New(), sha256: sha256.New()}
 	if manysha.Available() {
@@ -123,7 +125,7 @@ func (h *hasher) put(r *Record) error {
 	if h.batch != nil && h.batch.wait(h.encoded, at, r.SHA256) {
 		return nil
 	}
-	return h.capture.snap.sorter.add(h.encoded)
+	return h.capture.add(h.encoded)
 }
 
 // flush gives on what waits, but not the streams.
@@ -131,7 +133,7 @@ func (h *hasher) flush() error {
 	if h.batch == nil {
 		return nil
 	}
-	return errors.Join(h.batch.flush(h.capture.snap.sorter.add), h.failed)
+	return errors.Join(h.batch.flush(h.capture.add), h.failed)
 }
 
 // finish gives on everything.

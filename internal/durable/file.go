@@ -63,3 +63,7 @@ func SyncDir(dir string) error {
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
+
+// Lock takes f for this process, until f is closed or the process ends. The error
+// is [ErrLocked] when another one has it.
+func Lock(f *os.File) error { return lock(f) }
