@@ -58,6 +58,9 @@ something could not be compared; 14 and up for errors.`,
 				if format.aide() {
 					return format.check(cmd, &flags, c)
 				}
+				if *flags.output == "ndjson" && c.how != nil {
+					printResumed(cmd.ErrOrStderr(), c.how.Resumed)
+				}
 				return printSince(cmd.OutOrStdout(), c.report, c.how, *flags.output)
 			})
 		},
@@ -176,5 +179,5 @@ func captureNow(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags
 			return nil, baselineError(flags.file, err)
 		}
 	}
-	return flags.source.capture(ctx, stderr, owners.Watch(src), b.Baseline, rules)
+	return flags.source.capture(ctx, stderr, captureOf(owners.Watch(src)), b.Baseline, rules)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/internal/durable"
+	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
 
 type baselineCreateFlags struct {
@@ -68,12 +69,12 @@ func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *bas
 		return err
 	}
 	defer release()
-	src, err := flags.source.openFor(ctx, stderr, flags.file)
+	src, err := flags.source.openFor(ctx, stderr, flags.file, rules)
 	if err != nil {
 		return err
 	}
 	defer src.close()
-	snap, err := flags.source.capture(ctx, stderr, src, nil, rules)
+	snap, err := flags.source.capture(ctx, stderr, src.capture(), nil, rules)
 	if err != nil {
 		return err
 	}
@@ -93,11 +94,11 @@ func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *bas
 	if err := ledger().Raise(header.Lineage, header.Version); err != nil {
 		return fail(exitIO, err)
 	}
-	src.store(snap, header)
+	src.done(header)
 	if flags.format.aide() {
 		err = flags.format.create(stdout, flags, began, snap)
 	} else {
-		err = printCreated(stdout, flags, header)
+		err = printCreated(stdout, flags, header, src.resumed())
 	}
 	if err != nil {
 		return fail(exitIO, err)
@@ -149,13 +150,17 @@ func newEdition(snap *baseline.Snapshot, path string) (*baseline.Edition, error)
 	return e, nil
 }
 
-func printCreated(w io.Writer, flags *baselineCreateFlags, h *baseline.Header) error {
+func printCreated(w io.Writer, flags *baselineCreateFlags, h *baseline.Header, resumed *vm.Resumed) error {
 	if *flags.output != "text" {
 		short := *h
 		short.Body.Blocks, short.Rules = nil, ""
-		return json.NewEncoder(w).Encode(&short)
+		return json.NewEncoder(w).Encode(&struct {
+			*baseline.Header
+			Resumed *vm.Resumed `json:"resumed,omitempty"`
+		}{&short, resumed})
 	}
 	_, err := fmt.Fprintf(w, "%s: %d objects, version %d, rules %s\n", flags.file, h.Objects, h.Version, rulesName(flags.rules))
+	printResumed(w, resumed)
 	return err
 }
 

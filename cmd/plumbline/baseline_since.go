@@ -21,6 +21,7 @@ type sinceFlags struct {
 	incremental bool
 	state       string
 	fullEvery   int
+	resume      bool
 	template    string
 }
 
@@ -28,7 +29,8 @@ const scansPlace = "$XDG_STATE_HOME/plumbline/scans (~/.local/state)"
 
 func (f *sinceFlags) add(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.incremental, "incremental", false, "keep what the next check needs to look only at what changed")
-	cmd.Flags().StringVar(&f.state, "state", "", "keep it under `DIR`; default "+scansPlace)
+	cmd.Flags().StringVar(&f.state, "state", "", "keep what --incremental and --resume need under `DIR`; default "+scansPlace)
+	cmd.Flags().BoolVar(&f.resume, "resume", false, "keep what was read if this scan is interrupted, and go on from what an interrupted one kept")
 	cmd.MarkFlagDirname("state")
 }
 
@@ -40,21 +42,25 @@ func (f *sinceFlags) addCheck(cmd *cobra.Command) {
 	cmd.MarkFlagFilename("template")
 }
 
-func (f *sinceFlags) given() bool { return f.incremental || f.template != "" }
+func (f *sinceFlags) given() bool { return f.incremental || f.resume || f.template != "" }
 
 // valid refuses flags that make no sense together.
 func (f *sinceFlags) valid(s *sourceFlags, whole bool) error {
 	switch {
-	case !f.given() && (f.fullEvery != 0 || f.state != ""):
-		return fail(exitArgument, errors.New("--state and --full-every go with --incremental"))
+	case !f.given() && f.state != "":
+		return fail(exitArgument, errors.New("--state goes with --incremental or --resume"))
+	case !f.incremental && f.fullEvery != 0:
+		return fail(exitArgument, errors.New("--full-every goes with --incremental"))
 	case f.fullEvery < 0:
 		return fail(exitArgument, fmt.Errorf("--full-every %d: want a positive number", f.fullEvery))
 	case f.given() && s.root != "":
-		return failHint(exitArgument, errors.New("changes of a mounted tree cannot be followed"), "name the disk with --disk or the machine with --vm")
+		return failHint(exitArgument, errors.New("what changes in a mounted tree cannot be known"), "name the disk with --disk or the machine with --vm")
+	case f.template != "" && f.resume:
+		return fail(exitArgument, errors.New("--resume does not go with --template"))
 	case f.template != "" && len(s.disks) != 1:
 		return fail(exitArgument, errors.New("--template goes with exactly one --disk"))
 	case f.given() && whole:
-		return fail(exitArgument, errors.New("--format aide needs a whole scan"))
+		return fail(exitArgument, errors.New("--format aide goes with neither --incremental nor --resume"))
 	}
 	return nil
 }
@@ -94,7 +100,11 @@ func checkSince(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags
 	}
 	// A scan of what changed is over before its garbage matters; a full one is not.
 	percent := debug.SetGCPercent(400)
-	since := vm.Since{Place: place, Dir: dir, Baseline: b.Baseline, Rules: rules, FullEvery: flags.source.since.fullEvery, Capture: *options}
+	since := vm.Since{Place: place, Dir: dir, Baseline: b.Baseline, Rules: rules, FullEvery: flags.source.since.fullEvery, Capture: *options,
+		Once: !flags.source.since.incremental && place.Template == "", OnResume: sayOn(stderr)}
+	if since.Resume, err = flags.source.since.key(); err != nil {
+		return nil, nil, err
+	}
 	since.OnFull = func(reason string) {
 		debug.SetGCPercent(percent)
 		fmt.Fprintf(stderr, "plumbline: full scan: %s\n", printable(reason))
@@ -105,7 +115,7 @@ func checkSince(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags
 		if errors.Is(err, baseline.ErrOtherMachine) {
 			return nil, nil, baselineError(flags.file, err)
 		}
-		return nil, nil, sourceError(err)
+		return nil, nil, scanError(err)
 	}
 	printHow(stderr, how)
 	return report, how, nil
@@ -126,35 +136,41 @@ func printHow(w io.Writer, how *vm.How) {
 	}
 }
 
-// openFor is open, keeping the state of the scan where --incremental asks for it.
-func (s *sourceFlags) openFor(ctx context.Context, stderr io.Writer, file string) (*source, error) {
-	if !s.since.incremental {
-		if s.since.state != "" {
-			return nil, fail(exitArgument, errors.New("--state goes with --incremental"))
-		}
-		return s.open(ctx, stderr)
+// openFor is open for the creation of a baseline in file, keeping what --incremental
+// and --resume ask for.
+func (s *sourceFlags) openFor(ctx context.Context, stderr io.Writer, file string, rules *filewatch.Rules) (*source, error) {
+	if err := s.since.valid(s, false); err != nil {
+		return nil, err
 	}
-	if s.root != "" {
-		return nil, s.since.valid(s, false)
+	if !s.since.given() {
+		return s.open(ctx, stderr)
 	}
 	place := s.place()
 	dir, err := s.since.dir(&place, file)
 	if err != nil {
 		return nil, err
 	}
-	tracked, err := vm.OpenTracked(ctx, place, dir)
-	if err != nil {
+	tracked := &vm.Tracked{Dir: dir, Place: place, Keep: s.since.incremental, Rules: rules, OnResume: sayOn(stderr)}
+	if tracked.Resume, err = s.since.key(); err != nil {
+		return nil, err
+	}
+	if err := tracked.Open(ctx); err != nil {
 		return nil, sourceError(err)
 	}
-	return &source{Source: tracked, release: tracked.Close, stderr: stderr, tracked: tracked}, nil
+	return &source{release: tracked.Close, stderr: stderr, tracked: tracked}, nil
 }
 
-// store keeps the state of the scan of which a baseline was written, where asked.
-func (s *source) store(snap *baseline.Snapshot, h *baseline.Header) {
+// done says that a baseline was written of the scan, and keeps the state of it
+// where asked.
+func (s *source) done(h *baseline.Header) {
 	if s.tracked == nil {
 		return
 	}
-	if err := s.tracked.Store(snap, h); err != nil {
+	s.tracked.Done()
+	if !s.tracked.Keep {
+		return
+	}
+	if err := s.tracked.Store(h); err != nil {
 		fmt.Fprintf(s.stderr, "plumbline: the next scan will be full: %v\n", err)
 	}
 }

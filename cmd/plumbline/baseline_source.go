@@ -51,13 +51,16 @@ type source struct {
 	baseline.Source
 	release func() error
 	stderr  io.Writer
-	tracked *vm.Tracked // nil unless the state of the scan is kept
+	tracked *vm.Tracked // nil unless something is kept of the scan
 }
 
 // close releases the source. What that leaves behind does not change the
 // result, but someone should know.
 func (s *source) close() {
-	if err := s.release(); err != nil {
+	switch err := s.release(); {
+	case errors.Is(err, vm.ErrInterrupted):
+		fmt.Fprintf(s.stderr, "plumbline: %v: the same command goes on from there\n", vm.ErrInterrupted)
+	case err != nil:
 		fmt.Fprintf(s.stderr, "plumbline: close source: %v\n", err)
 	}
 }
@@ -120,8 +123,26 @@ func readRules(path string) (*filewatch.Rules, error) {
 	return rules, nil
 }
 
+// captureFunc reads a source.
+type captureFunc func(context.Context, *baseline.CaptureOptions) (*baseline.Snapshot, error)
+
+// captureOf is the plain one.
+func captureOf(src baseline.Source) captureFunc {
+	return func(ctx context.Context, o *baseline.CaptureOptions) (*baseline.Snapshot, error) {
+		return baseline.Capture(ctx, src, o)
+	}
+}
+
+// capture reads the source.
+func (s *source) capture() captureFunc {
+	if s.tracked != nil {
+		return s.tracked.Capture
+	}
+	return captureOf(s)
+}
+
 // capture reads a source with a progress line on stderr.
-func (s *sourceFlags) capture(ctx context.Context, stderr io.Writer, src baseline.Source, b *baseline.Baseline, rules *filewatch.Rules) (*baseline.Snapshot, error) {
+func (s *sourceFlags) capture(ctx context.Context, stderr io.Writer, take captureFunc, b *baseline.Baseline, rules *filewatch.Rules) (*baseline.Snapshot, error) {
 	o, stop, err := s.captureOptions(stderr, rules)
 	if err != nil {
 		return nil, err
@@ -132,7 +153,7 @@ func (s *sourceFlags) capture(ctx context.Context, stderr io.Writer, src baselin
 			return nil, baselineError("", err)
 		}
 	}
-	snap, err := baseline.Capture(ctx, src, o)
+	snap, err := take(ctx, o)
 	if err != nil {
 		return nil, baselineError("", err)
 	}

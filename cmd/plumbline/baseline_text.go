@@ -49,6 +49,9 @@ func printSince(w io.Writer, r *baseline.Report, how *vm.How, format string) err
 		}
 	default:
 		printChangesText(out, r)
+		if how != nil {
+			printResumed(out, how.Resumed)
+		}
 	}
 	if err == nil {
 		err = out.Flush()

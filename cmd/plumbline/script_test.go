@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -15,9 +13,7 @@ import (
 
 // TestMain lets scripts run this very program as "plumbline".
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"plumbline": func() { os.Exit(run(context.Background(), os.Args[1:])) },
-	})
+	testscript.Main(m, map[string]func(){"plumbline": main})
 }
 
 // TestScript runs testdata/script: each file is one story at the command line.

@@ -88,6 +88,9 @@ type FilesConfig struct {
 	// FullEvery has captures build on the last one where that holds, and every
 	// n-th read everything; 0: each reads everything.
 	FullEvery int `toml:"full_every"`
+	// Resume has a capture of everything keep what it read, so that the next one
+	// goes on from there when the agent ended half way.
+	Resume bool `toml:"resume"`
 }
 
 // LoadConfig reads and checks the file at path.

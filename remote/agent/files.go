@@ -57,7 +57,7 @@ func (t *target) capture(ctx context.Context, path string) (uint64, error) {
 	}
 	var header *baseline.Header
 	err = durable.Replace(path, 0o600, func(w io.Writer) error {
-		if t.config.Files.FullEvery > 0 {
+		if t.config.Files.FullEvery > 0 || t.config.Files.Resume {
 			header, err = t.captureSince(ctx, rules, w, edition, key)
 		} else {
 			header, err = t.captureWhole(ctx, rules, w, edition, key)
@@ -87,12 +87,20 @@ func (t *target) captureWhole(ctx context.Context, rules *filewatch.Rules, w io.
 	return snapshot.Write(w, e, key)
 }
 
-// captureSince builds on the last capture where that holds.
+// captureSince builds on the last capture, or on one that was interrupted, where
+// that holds.
 func (t *target) captureSince(ctx context.Context, rules *filewatch.Rules, w io.Writer, e *baseline.Edition, key sign.Signer) (*baseline.Header, error) {
 	since := vm.Since{
 		Place: vm.Place{Name: t.config.Name, QMP: t.config.QMP, Images: t.config.Files.Disks},
 		Dir:   filepath.Join(t.agent.config.State, "scan-"+t.config.Name), Rules: rules, FullEvery: t.config.Files.FullEvery,
-		Capture: baseline.CaptureOptions{Rules: rules, TempDir: t.agent.config.State},
+		Capture: baseline.CaptureOptions{Rules: rules, TempDir: t.agent.config.State}, Once: t.config.Files.FullEvery == 0,
+	}
+	if t.config.Files.Resume {
+		key, err := baseline.LoadOrCreateProgressKey(filepath.Join(t.agent.config.State, "progress.key"))
+		if err != nil {
+			return nil, err
+		}
+		since.Resume = &key
 	}
 	if len(since.Images) > 0 {
 		since.QMP = ""
@@ -104,6 +112,15 @@ func (t *target) captureSince(ctx context.Context, rules *filewatch.Rules, w io.
 		return nil, err
 	}
 	t.agent.log.Info("scan", "target", t.config.Name, "full", how.Full, "reason", how.Reason, "looked_at", how.Looked, "bytes_read", how.Bytes)
+	if r := how.Resumed; r != nil {
+		t.agent.log.Info("resumed", "target", t.config.Name, "since", r.Since, "interruptions", r.Times, "contents", r.Objects, "bytes", r.Bytes)
+		for _, v := range r.Anew {
+			t.agent.log.Info("volume read anew", "target", t.config.Name, "volume", v.What, "reason", v.Reason)
+		}
+	}
+	if how.Anew != "" {
+		t.agent.log.Warn("nothing of the interrupted capture is taken over", "target", t.config.Name, "reason", how.Anew)
+	}
 	for _, v := range how.Whole {
 		t.agent.log.Info("volume read whole", "target", t.config.Name, "volume", v.What, "reason", v.Reason)
 	}

@@ -28,10 +28,18 @@ type Since struct {
 	// FullEvery has every n-th scan read everything; 0 for never.
 	FullEvery int
 	Capture   baseline.CaptureOptions
+	// Once has the scan read everything and leave no state for the next one.
+	Once bool
+	// Resume, if not nil, has a scan of everything keep what it read, so that one
+	// after an interruption goes on from there; it is the key of what is kept.
+	Resume *baseline.ProgressKey
 	// Opening, if not nil, is held while the disks are opened.
 	Opening sync.Locker
 	// OnFull, if not nil, is called before everything is read, with the reason.
 	OnFull func(reason string)
+	// OnResume, if not nil, is called before everything is read, with what there is
+	// to say about going on from an earlier scan, or from this one.
+	OnResume func(text string)
 }
 
 // How says how a scan came to its result.
@@ -50,6 +58,9 @@ type How struct {
 	LastFull time.Time `json:"last_full,omitzero"`
 	// NotKept says why the next scan cannot build on this one.
 	NotKept string `json:"not_kept,omitempty"`
+	// Resumed says what was taken over from interrupted scans, Anew why nothing was.
+	Resumed *Resumed `json:"resumed,omitempty"`
+	Anew    string   `json:"anew,omitempty"`
 }
 
 // Check compares a machine's files with a baseline. What the last scan left behind
@@ -110,10 +121,17 @@ type found struct {
 
 func (s *Since) scan(ctx context.Context, against *baseline.Header, use func(found) error) (*How, error) {
 	c := &sinceScan{Since: s, against: against, use: use, how: &How{}}
-	last, err := baseline.OpenLast(s.Dir, against, s.Rules)
-	if err != nil {
-		last = nil
-		c.how.Reason = err.Error()
+	var last *baseline.Last
+	if !s.Once {
+		var err error
+		if last, err = baseline.OpenLast(s.Dir, against, s.Rules); err != nil {
+			last = nil
+			c.how.Reason = err.Error()
+		}
+	}
+	var err error
+	if c.resume, err = s.openResuming(s.Dir, s.Resume, s.Rules, against.Body.BLAKE3); err != nil {
+		return c.how, err
 	}
 	return c.how, c.run(ctx, last)
 }
@@ -124,36 +142,46 @@ type sinceScan struct {
 	use     func(found) error
 	how     *How
 	open    *opened
+	resume  *resuming // nil where nothing is kept
 }
 
 func (c *sinceScan) run(ctx context.Context, last *baseline.Last) (err error) {
+	defer func() { c.resume.end(&err) }()
 	var raw []byte
+	var taken time.Time
 	if last != nil {
 		raw = last.Source()
-		_, _, scans := last.Taken()
+		var scans int
+		taken, _, scans = last.Taken()
 		if c.FullEvery > 0 && scans+1 >= c.FullEvery {
 			c.how.Reason = fmt.Sprintf("the last one is %d scans ago", scans+1)
 		}
+	}
+	interrupted := c.resume.source(taken)
+	if interrupted != nil {
+		raw = interrupted
+		c.how.Reason = "one was interrupted"
 	}
 	if err := c.openDisks(ctx, raw); err != nil {
 		return err
 	}
 	defer func() {
+		c.resume.leave(c.open, err)
 		if e := c.open.set.Close(); e != nil && err == nil {
 			c.how.NotKept = e.Error()
 		}
 	}()
-	if c.how.Reason == "" {
+	if c.how.Reason == "" && !c.Once {
 		c.how.Reason = c.open.reason
 	}
-	if c.how.Reason == "" {
+	if c.how.Reason == "" && !c.Once {
 		err = c.follow(ctx, last)
 		if err == nil || ctx.Err() != nil || c.how.Reason == "" {
 			return err
 		}
 	}
 	c.how.Full, c.how.Since, c.how.LastFull = true, time.Time{}, time.Time{}
-	if c.OnFull != nil {
+	if c.OnFull != nil && !c.Once {
 		c.OnFull(c.how.Reason)
 	}
 	return c.full(ctx)
@@ -236,7 +264,7 @@ func (c *sinceScan) full(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.Template == "" {
+	if c.Template == "" && !c.Once {
 		g.Remember = sorted.Dir(c.Dir)
 	}
 	options := c.Capture
@@ -245,14 +273,18 @@ func (c *sinceScan) full(ctx context.Context) error {
 			return err
 		}
 	}
-	snap, err := baseline.Capture(ctx, namedGuest{g, c.Name}, &options)
+	if err := c.resume.begin(c.open, g, c.OnResume); err != nil {
+		return err
+	}
+	snap, err := c.resume.capture(ctx, c.open, namedGuest{g, c.Name}, &options)
 	if err != nil {
 		return err
 	}
 	defer snap.Close()
 	c.how.Looked, c.how.Bytes, c.how.LastFull = snap.Objects, snap.Bytes, c.open.at
+	c.how.Resumed, c.how.Anew = c.resume.result(snap)
 	out := found{snap: snap}
-	if c.Template == "" {
+	if c.Template == "" && !c.Once {
 		c.store(func(k *baseline.Keep) (err error) {
 			if k.Memory, k.Files, err = g.Memory().Keep(); err != nil {
 				return err
@@ -284,53 +316,8 @@ func (c *sinceScan) store(write func(*baseline.Keep) error) {
 		baseline.Forget(c.Dir) // it is of no use, and must not be taken for one
 		return
 	}
-	c.open.set.Keep()
+	c.open.keep()
 }
-
-// Tracked is a machine's files read whole, with what the next scan needs to build
-// on this one. It implements baseline.Source.
-type Tracked struct {
-	namedGuest
-	open *opened
-	dir  string
-}
-
-// OpenTracked opens a place for a scan whose state will be stored in dir. The
-// caller closes it.
-func OpenTracked(ctx context.Context, p Place, dir string) (*Tracked, error) {
-	o, err := p.openSince(ctx, nil, absolute(dir))
-	if err != nil {
-		return nil, err
-	}
-	g, err := guestOf(o.set)
-	if err != nil {
-		o.set.Close()
-		return nil, err
-	}
-	g.Remember = sorted.Dir(dir)
-	return &Tracked{namedGuest{g, p.Name}, o, dir}, nil
-}
-
-// Store stores the state of the scan that snap came from, of which a baseline was
-// written.
-func (t *Tracked) Store(snap *baseline.Snapshot, h *baseline.Header) error {
-	k := &baseline.Keep{Source: &t.open.state, Taken: t.open.at.UTC()}
-	var err error
-	if k.Memory, k.Files, err = t.Memory().Keep(); err == nil {
-		_, err = snap.Remember(t.dir, nil, h.Body.BLAKE3, k)
-	}
-	if err == nil && !t.open.still() {
-		err = errors.New("an image was written to during the scan")
-	}
-	if err != nil {
-		return errors.Join(err, baseline.Forget(t.dir))
-	}
-	t.open.set.Keep()
-	return nil
-}
-
-// Close lets go of the disks.
-func (t *Tracked) Close() error { return t.open.set.Close() }
 
 // guest puts the volumes together.
 func (c *sinceScan) guest() (*guest.Guest, error) {

@@ -98,6 +98,13 @@ type opened struct {
 	// reason says why set.Changed is not known.
 	reason string
 	at     time.Time
+	kept   bool
+}
+
+// keep says that the scan is stored with state.
+func (o *opened) keep() {
+	o.kept = true
+	o.set.Keep()
 }
 
 // openSince opens the disks. raw is what an earlier scan kept; nil for none. key
@@ -116,8 +123,7 @@ func (p *Place) openSince(ctx context.Context, raw json.RawMessage, key string) 
 }
 
 func (p *Place) openRunning(ctx context.Context, last *disk.Track, key string) (*opened, error) {
-	sum := blake3.Sum256([]byte(key))
-	track := disk.Track{ID: fmt.Sprintf("%x", sum[:5])}
+	track := disk.Track{ID: trackID(key)}
 	if last != nil && last.ID == track.ID {
 		track = *last
 	}
@@ -126,6 +132,12 @@ func (p *Place) openRunning(ctx context.Context, last *disk.Track, key string) (
 		return nil, err
 	}
 	return &opened{set: set, state: sourceState{Track: &set.Track}, reason: set.Lost, at: time.Now()}, nil
+}
+
+// trackID tells the keepers of bitmaps apart.
+func trackID(key string) string {
+	sum := blake3.Sum256([]byte(key))
+	return fmt.Sprintf("%x", sum[:5])
 }
 
 func (p *Place) openImages(ctx context.Context, last []imageState) (*opened, error) {

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
+	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
+)
+
+// ending is a context that ends when it was looked at so many times.
+type ending struct {
+	context.Context
+	end  context.CancelFunc
+	left atomic.Int64
+}
+
+func (e *ending) Err() error {
+	if e.left.Add(-1) == 0 {
+		e.end()
+	}
+	return e.Context.Err()
+}
+
+// An agent that is ended in the middle of a capture goes on with it when it is
+// started again, whether its captures build on each other or not.
+func TestCaptureGoesOnAfterARestart(t *testing.T) {
+	changes := volumetest.NewChanges(t, "-t", "ext4")
+	machine := disktest.Start(t, "raw:"+changes.Image)
+	for name, files := range map[string]FilesConfig{
+		"running":     {Resume: true},
+		"incremental": {Resume: true, FullEvery: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			state := t.TempDir()
+			start := func() *target { // as after a restart: nothing is there but what is on disk
+				a := &Agent{config: &Config{State: state}, log: slog.New(slog.NewTextHandler(&log, nil)), version: "test"}
+				return &target{agent: a, config: TargetConfig{Name: "web", QMP: machine.QMP, Files: files}}
+			}
+			path := filepath.Join(t.TempDir(), "manifest")
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ctx2 := &ending{Context: ctx, end: cancel}
+			ctx2.left.Store(150)
+			if _, err := start().capture(ctx2, path); err == nil || ctx.Err() == nil {
+				t.Fatalf("capture of an agent that ends: %v", err)
+			}
+			if _, err := start().capture(t.Context(), path); err != nil {
+				t.Fatal(err)
+			}
+			if text := log.String(); !strings.Contains(text, "msg=resumed") {
+				t.Errorf("log:\n%s", text)
+			}
+			got := manifest(t, path)
+			files.Resume, files.FullEvery = false, 0
+			if _, err := start().capture(t.Context(), path); err != nil {
+				t.Fatal(err)
+			}
+			if want := manifest(t, path); got.Body.BLAKE3 != want.Body.BLAKE3 || got.Objects != want.Objects {
+				t.Errorf("resumed: %d objects, %s; whole: %d objects, %s", got.Objects, got.Body.BLAKE3, want.Objects, want.Body.BLAKE3)
+			}
+		})
+	}
+}
+
+func manifest(t *testing.T, path string) baseline.Header {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := baseline.OpenBytes(data, &baseline.OpenOptions{AnySigner: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Header
+}
