@@ -176,6 +176,7 @@ func cluster(items []scanItem) int64 {
 
 func (s *scan) work(ctx context.Context) error {
 	w := newWindow(s.reader, make([]byte, windowSize))
+	content := &Content{}
 	for items := range s.queue {
 		for i := range items {
 			if ctx.Err() != nil {
@@ -187,7 +188,8 @@ func (s *scan) work(ctx context.Context) error {
 				if at := it.place(); at < w.start || at >= w.until {
 					w.until = cluster(items[i:])
 				}
-				c = &Content{dev: s.reader, size: it.obj.Size, where: it.where, window: w}
+				c = content
+				*c = Content{dev: s.reader, size: it.obj.Size, where: it.where, window: w}
 			}
 			if err := s.visit(it.obj, c, it.damage); err != nil {
 				return err

@@ -110,8 +110,14 @@ func (v *Volume) inodeAt(n uint64) int64 {
 
 // parseInode decodes what every use of an inode needs. Raw is kept.
 func (v *Volume) parseInode(n uint32, at int64, raw []byte, s *scratch) (*inode, error) {
+	in := &inode{}
+	return in, v.parseInodeInto(in, n, at, raw, s)
+}
+
+// parseInodeInto is parseInode with memory that is used again.
+func (v *Volume) parseInodeInto(in *inode, n uint32, at int64, raw []byte, s *scratch) error {
 	raw, changes := v.fast.inode(n, raw)
-	in := &inode{
+	*in = inode{
 		number: n, raw: raw, at: at, scratch: s, changes: changes,
 		mode: le.Uint16(raw), links: le.Uint16(raw[0x1A:]), flags: le.Uint32(raw[0x20:]),
 		generation: le.Uint32(raw[0x64:]), size: int64(le.Uint32(raw[0x4:])),
@@ -121,19 +127,19 @@ func (v *Volume) parseInode(n uint32, at int64, raw []byte, s *scratch) (*inode,
 	}
 	if in.size < 0 {
 		in.size = 0
-		return in, fmt.Errorf("inode %d has a negative size: %w", n, filewatch.ErrCorrupt)
+		return fmt.Errorf("inode %d has a negative size: %w", n, filewatch.ErrCorrupt)
 	}
 	if !v.s.hasCsum {
-		return in, nil
+		return nil
 	}
 	in.seed = crcU32(crcU32(v.s.seed, n), in.generation)
 	if wrote, damage := v.fast.wrote(n); wrote {
-		return in, damage
+		return damage
 	}
 	if sum, stored := in.sum(); sum != stored {
-		return in, fmt.Errorf("inode %d: checksum %#x, stored %#x: %w", n, sum, stored, filewatch.ErrCorrupt)
+		return fmt.Errorf("inode %d: checksum %#x, stored %#x: %w", n, sum, stored, filewatch.ErrCorrupt)
 	}
-	return in, nil
+	return nil
 }
 
 // sum is ext4_inode_csum, and what the inode stores: 16 bits in old inodes.

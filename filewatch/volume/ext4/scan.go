@@ -48,8 +48,8 @@ func (v *Volume) nameless(in *inode) *filewatch.Object {
 	return o
 }
 
-// inodes calls fn for each inode in use. The inode's bytes are valid during the
-// call only. A region that cannot be read comes as a nil inode with its error.
+// inodes calls fn for each inode in use. The inode and its bytes are valid during
+// the call only. A region that cannot be read comes as a nil inode with its error.
 func (v *Volume) inodes(ctx context.Context, s *scratch, fn func(*inode, error) error) error {
 	buf := make([]byte, tableChunk)
 	for g := range v.groups {
@@ -105,6 +105,7 @@ func (v *Volume) groupInodes(g uint32, buf []byte, s *scratch, fn func(*inode, e
 // chunk goes through the inodes in b, the first of which has the given number
 // and lies at the given offset.
 func (v *Volume) chunk(b []byte, number uint64, at int64, s *scratch, fn func(*inode, error) error) error {
+	in := &inode{}
 	for size := v.s.inodeSize; len(b) >= size; number, at, b = number+1, at+int64(size), b[size:] {
 		raw := b[:size]
 		n := uint32(number)
@@ -114,7 +115,7 @@ func (v *Volume) chunk(b []byte, number uint64, at int64, s *scratch, fn func(*i
 		if s.only != 0 && le.Uint16(raw)&modeType != s.only && len(v.fast.inodes) == 0 {
 			continue
 		}
-		in, err := v.parseInode(n, at, raw, s)
+		err := v.parseInodeInto(in, n, at, raw, s)
 		if in.links == 0 && (err == nil || in.mode == 0) {
 			continue
 		}
