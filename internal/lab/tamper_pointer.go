@@ -22,6 +22,11 @@ var pointerTampers = []Tamper{
 		apply: hookSlot("kvm_x86_ops", "svm_set_rflags", "svm_get_rflags", 0),
 	},
 	{
+		Name: "kvm-ops-emptied", Check: "kvm.ops",
+		Doc:   "take one of KVM's operations away, and from its static call",
+		apply: emptyOperation,
+	},
+	{
 		Name: "kvm-ops-data", Check: "kvm.ops",
 		Doc:   "point one of KVM's operations at data",
 		apply: hookSlot("kvm_x86_ops", "svm_set_rflags", "kvm_x86_ops", 0),
@@ -135,6 +140,23 @@ func hookSlot(table, function, target string, offset uint64) func(context.Contex
 		}
 		return c.write(ctx, slot, word(at[2]+offset))
 	}
+}
+
+// emptyOperation clears an operation in KVM's table and the function in the key of
+// the static call that was made from it.
+func emptyOperation(ctx context.Context, c *change) error {
+	at, err := c.symbols(ctx, "kvm_x86_ops", "svm_set_rflags", "__SCK__kvm_x86_set_rflags")
+	if err != nil {
+		return err
+	}
+	slot, err := c.findPointer(ctx, at[0], at[1], 512)
+	if err != nil {
+		return err
+	}
+	if err := c.write(ctx, slot, word(0)); err != nil {
+		return err
+	}
+	return c.write(ctx, at[2], word(0))
 }
 
 // hookField points a member of a global structure at data; without a structure

@@ -110,17 +110,25 @@ func TestDetectsPlantedSymbols(t *testing.T) {
 	}
 }
 
-// TestDetectsEmptiedExitHandler: an attacker clears an exit handler, or has the
-// scan leave it out.
-func TestDetectsEmptiedExitHandler(t *testing.T) {
-	data := kvmData{Vendor: "kvm_amd", Tables: []kvmTable{{Name: "svm_exit_handlers", At: 0x1000, Size: 24}, {Name: "kvm_x86_ops", At: 0x2000, Size: 8}},
+// TestDetectsEmptiedOperation: an attacker clears an exit handler or an operation,
+// or has the scan leave it out. What is no function, and what the module's code
+// assigns to, may differ.
+func TestDetectsEmptiedOperation(t *testing.T) {
+	data := kvmData{Vendor: "kvm_amd", Tables: []kvmTable{{Name: "svm_exit_handlers", At: 0x1000, Size: 24}, {Name: "kvm_x86_ops", At: 0x2000, Size: 24}},
 		Pointers: []pointer{{At: 0x1000, Value: 1}, {At: 0x1010, Value: 3}}}
-	expected := map[address]address{0x1000: 1, 0x1010: 3, 0x2000: 4} // the operation may be cleared
-	if f := (&judging{}).kvmEmptied(&data, kvmFile{strict: expected}); len(f) != 0 {
-		t.Errorf("all handlers are set: %+v", f)
+	j := &judging{code: code{kernel: textRange{0x8000, 0x9000}, symbols: kernel.NewSymbols([]kernel.Symbol{{Addr: 0x8100, Kind: 't', Name: "operation"}})}}
+	file := kvmFile{assigned: map[address]bool{0x2010: true}, strict: map[address]address{
+		0x1000: 1, 0x1010: 3, 0x2000: 4 /* a size */, 0x2010: 0x8100 /* taken back */}}
+	if f := j.kvmEmptied(&data, file); len(f) != 0 {
+		t.Errorf("all that has to be is set: %+v", f)
 	}
-	expected[0x1008] = 2
-	if f := (&judging{}).kvmEmptied(&data, kvmFile{strict: expected}); len(f) != 1 || f[0].Symbol != "svm_exit_handlers[0x1]" {
+	file.strict[0x1008] = 2
+	if f := j.kvmEmptied(&data, file); len(f) != 1 || f[0].Symbol != "svm_exit_handlers[0x1]" {
 		t.Errorf("a handler is gone: %+v", f)
+	}
+	delete(file.strict, 0x1008)
+	file.strict[0x2008] = 0x8100
+	if f := j.kvmEmptied(&data, file); len(f) != 1 || f[0].Symbol != "kvm_x86_ops+0x8" {
+		t.Errorf("an operation is gone: %+v", f)
 	}
 }

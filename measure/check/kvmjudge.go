@@ -137,9 +137,9 @@ func (j *judging) kvmPlaces(data *kvmData) []measure.Finding {
 	return out
 }
 
-// kvmEmptied finds exit handlers that the file sets and the target does not.
-// Operations may be left out: vendors' modules clear those that the processor
-// cannot do.
+// kvmEmptied finds exit handlers and operations that the file sets and the target
+// does not. The vendor's module takes back operations that the processor cannot
+// do: those may be left out that its code assigns to.
 func (j *judging) kvmEmptied(data *kvmData, expected kvmFile) []measure.Finding {
 	seen := make(map[address]bool, len(data.Pointers))
 	for _, p := range data.Pointers {
@@ -147,14 +147,20 @@ func (j *judging) kvmEmptied(data *kvmData, expected kvmFile) []measure.Finding 
 	}
 	var out []measure.Finding
 	for _, t := range data.Tables {
-		if !isExitHandlers(t.Name) || t.Size > maxKVMTable {
+		if t.Size > maxKVMTable {
 			continue
 		}
 		for off := uint64(0); off+8 <= t.Size; off += 8 {
 			at := t.At + address(off)
-			if want := expected.strict[at]; want != 0 && !seen[at] {
+			want := expected.strict[at]
+			switch {
+			case want == 0 || seen[at] || expected.assigned[at]:
+			case isExitHandlers(t.Name):
 				out = append(out, measure.Finding{Address: at.String(), Symbol: fmt.Sprintf("%s[%#x]", t.Name, off/8),
 					Observed: "not set", Expected: j.kvmWant(want, data), Explanation: "the module's file has an exit handler here"})
+			case j.lands(pointer{At: at, Value: want}) == "": // else it is no function
+				out = append(out, measure.Finding{Address: at.String(), Symbol: fmt.Sprintf("%s+%#x", t.Name, off),
+					Observed: "not set", Expected: j.kvmWant(want, data), Explanation: "the module's file has an operation here, and none of its code takes it back"})
 			}
 		}
 	}
@@ -167,6 +173,8 @@ type kvmFile struct {
 	initial map[address]address
 	// strict are those of initial that nothing else may be in place of.
 	strict map[address]address
+	// assigned are words that the vendor's code may set or clear.
+	assigned map[address]bool
 }
 
 // kvmExpected returns what the vendor's file has, or why nothing is known.
@@ -191,7 +199,7 @@ func (j *judging) kvmExpected(data *kvmData) (out kvmFile, err error) {
 	if err != nil {
 		return out, err
 	}
-	out = kvmFile{initial: make(map[address]address), strict: make(map[address]address)}
+	out = kvmFile{initial: make(map[address]address), strict: make(map[address]address), assigned: make(map[address]bool)}
 	for _, table := range data.Tables {
 		strict := isExitHandlers(table.Name) || data.Vendor == "kvm_amd"
 		if table.Size > maxKVMTable || !strict && !table.Untyped {
@@ -200,6 +208,9 @@ func (j *judging) kvmExpected(data *kvmData) (out kvmFile, err error) {
 		initial, err := text.env.Object(file, fact.loaded(), kvmObject(data.Vendor, table.Name), table.Size)
 		if err != nil {
 			return out, err
+		}
+		for off := range file.Stores(kvmObject(data.Vendor, table.Name)) {
+			out.assigned[table.At+address(off)] = true
 		}
 		for i := 0; i+8 <= len(initial); i += 8 {
 			if v := address(binary.LittleEndian.Uint64(initial[i:])); v != 0 {
