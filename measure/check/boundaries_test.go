@@ -1,6 +1,7 @@
 package check
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -130,5 +131,22 @@ func TestDetectsEmptiedOperation(t *testing.T) {
 	file.strict[0x2008] = 0x8100
 	if f := j.kvmEmptied(&data, file); len(f) != 1 || f[0].Symbol != "kvm_x86_ops+0x8" {
 		t.Errorf("an operation is gone: %+v", f)
+	}
+}
+
+// TestModuleThatNeverStarts: code for a module's start is nobody's to compare, so
+// a module that does not start is not passed over.
+func TestModuleThatNeverStarts(t *testing.T) {
+	j := &judging{}
+	for _, starting := range [][]string{nil, {"slow"}} {
+		raw, err := json.Marshal(pageTablesData{Executable: []mappedRange{{Start: 0x1000, Size: 0x1000}},
+			Owners: []owner{{"module slow", 0x1000, 0x1000}}, Starting: starting})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out measure.Check
+		if err := judgePageTables(j, raw, &out); (err != nil) != (starting != nil) || len(out.Findings) > 0 {
+			t.Errorf("starting %v: %v, %+v", starting, err, out.Findings)
+		}
 	}
 }

@@ -77,6 +77,18 @@ func (c *collector) moduleText() ([]owner, error) {
 	return out, errors.Join(c.modulesErr, err)
 }
 
+// starting names the modules on the list, as last read, that are not live and have
+// executable memory for their start.
+func (c *collector) starting() []string {
+	var out []string
+	for _, m := range c.later {
+		if _, ok := m.Area(kernel.AreaInit); ok && !m.Live {
+			out = append(out, m.Name)
+		}
+	}
+	return out
+}
+
 // bpfPacks are the blocks that BPF programs share since 5.18 (kernel/bpf/core.c,
 // pack_list). Each is PMD_SIZE for every possible NUMA node, or one page where
 // that could not be had; no node count is read, so one PMD is accepted and what

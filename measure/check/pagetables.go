@@ -42,6 +42,7 @@ type pageTablesData struct {
 	Owners     []owner       `json:"owners"`               // accounts of executable memory
 	Foreign    []foreignRoot `json:"foreign,omitempty"`    // CPUs whose kernel half is not the kernel's
 	Incomplete string        `json:"incomplete,omitempty"` // why accounts may be missing
+	Starting   []string      `json:"starting,omitempty"`   // modules whose code for their start is there, and which no check compares
 	NoCPUs     bool          `json:"no_cpus,omitempty"`    // the source has no registers: no CPU's own tables were seen
 }
 
@@ -82,12 +83,13 @@ const (
 )
 
 // collectPageTables walks the tables, and again while memory is executable that
-// has no account, or protected memory is not: it may be of a module that goes.
+// has no account, or protected memory is not: it may be of a module that goes. A
+// module that starts is waited for.
 func collectPageTables(c *collector) (any, measure.Coverage, error) {
 	for {
 		began := time.Now()
 		data, coverage, err := c.walkPageTables()
-		if err != nil || len(unownedRanges(data.Executable, data.Owners)) == 0 && len(data.Aliases) == 0 || !c.wait() {
+		if err != nil || len(unownedRanges(data.Executable, data.Owners)) == 0 && len(data.Aliases) == 0 && len(data.Starting) == 0 || !c.wait() {
 			return data, coverage, err
 		}
 		c.patience -= time.Since(began)
@@ -120,6 +122,7 @@ func (c *collector) walkPageTables() (pageTablesData, measure.Coverage, error) {
 	if err := errors.Join(accounts...); err != nil {
 		w.data.Incomplete = err.Error()
 	}
+	w.data.Starting = c.starting()
 	w.data.Owners = append(w.data.Owners, c.trapped(unownedRanges(w.data.Executable, w.data.Owners))...)
 	w.data.Owners = append(w.data.Owners, c.unnamed(unownedRanges(w.data.Executable, w.data.Owners))...)
 	return w.data, measure.Coverage{Objects: w.data.Pages, Bytes: w.mapped}, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/mem"
@@ -58,6 +59,9 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 	}
 	for _, r := range unowned {
 		report(r, "executable memory that belongs to neither the kernel, a module, BPF, a probe nor a tracer")
+	}
+	if len(data.Starting) > 0 {
+		return fmt.Errorf("modules that have not started yet have executable memory that is not compared: %s", strings.Join(data.Starting, ", "))
 	}
 	if len(data.Lost) > 0 {
 		return fmt.Errorf("%d page tables could not be read, first %s", len(data.Lost), data.Lost[0])
