@@ -165,7 +165,8 @@ func (c *collector) dynamicAccounts() (*dynamicData, error) {
 		name string
 		read func(*dynamicData) error
 	}{
-		{"kprobe slots", c.slotPages}, {"kprobes", c.probed}, {"ftrace trampolines", c.tracers}, {"BPF", c.bpfNames}, {"real mode code", c.realModeCode},
+		{"kprobe slots", c.slotPages}, {"kprobes", c.probed}, {"ftrace trampolines", c.tracers}, {"BPF", c.bpfNames},
+		{"BPF's operations", c.structOps}, {"real mode code", c.realModeCode},
 	} {
 		if err := part.read(d); err != nil {
 			d.Unread = append(d.Unread, fmt.Sprintf("%s: %v", part.name, err))

@@ -11,10 +11,12 @@ const maxMade = 1 << 16
 // madeCode lists where code starts that the kernel made at run time, by its own
 // accounts: BPF programs, trampolines and dispatchers (bpf_kallsyms, a list of
 // struct bpf_ksym) and ftrace's trampolines (ftrace_ops_trampoline_list, since
-// 5.8). What cannot be read is left out: pointers to it are then findings, not
+// 5.8), and functions of tables of operations that are BPF programs. What cannot be
+// read is left out: pointers to it are then findings, not
 // passes.
 func (c *collector) madeCode() []madeFact {
 	out := c.starts("bpf", "bpf_kallsyms", "bpf_ksym", "lnode", "start")
+	out = append(out, c.structOpsFunctions()...)
 	return append(out, c.starts("ftrace trampoline", "ftrace_ops_trampoline_list", "ftrace_ops", "list", "trampoline")...)
 }
 

@@ -95,6 +95,7 @@ var kinds = []kind{
 		})
 	}},
 	{"socket filter", func() ([]io.Closer, error) { return with(ebpf.SocketFilter, "", 0, tailCalls(), nothing) }},
+	{"struct_ops", congestionControl},
 	{"atomics", func() ([]io.Closer, error) { return with(ebpf.SocketFilter, "", 0, arithmetic, nothing) }},
 }
 

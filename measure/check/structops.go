@@ -1,0 +1,56 @@
+package check
+
+import (
+	"bytes"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// structOpsName names the code through which a table of operations calls BPF
+// programs, where the kernel has no name for it (up to 6.12).
+const structOpsName = "bpf_struct_ops"
+
+// structOps adds the pages of that code to the accounts of BPF's. It is of the
+// same form as the trampolines in front of functions, several to a page. Since
+// 6.13 (struct bpf_struct_ops_map, ksyms) they are on bpf_kallsyms.
+func (c *collector) structOps(d *dynamicData) error {
+	if c.profile.Types.Has("bpf_struct_ops_map", "ksyms") {
+		return nil
+	}
+	tables, err := c.profile.StructOps()
+	for _, t := range tables {
+		for _, page := range t.Pages {
+			if len(d.Images) < maxImages {
+				d.Images = append(d.Images, imageFact{structOpsName, address(page), address(page + mem.PageSize), true})
+			}
+		}
+	}
+	return err
+}
+
+// prologues are how functions of the BPF compiler begin: ENDBR64, or PUSH %RBP and
+// MOV %RSP, %RBP (emit_prologue and arch_prepare_bpf_trampoline,
+// arch/x86/net/bpf_jit_comp.c).
+var prologues = [][]byte{{0xf3, 0x0f, 0x1e, 0xfa}, {0x55, 0x48, 0x89, 0xe5}}
+
+// structOpsFunctions lists where the functions of such tables start, by the tables
+// that the kernel calls through: places in the pages of the table, that begin as
+// functions do.
+func (c *collector) structOpsFunctions() []madeFact {
+	tables, _ := c.profile.StructOps()
+	var out []madeFact
+	for _, t := range tables {
+		for _, f := range t.Functions {
+			var code [4]byte
+			if len(out) == maxMade || c.space.Read(code[:], f) != nil {
+				continue
+			}
+			for _, p := range prologues {
+				if bytes.Equal(code[:], p) {
+					out = append(out, madeFact{structOpsName, address(f)})
+				}
+			}
+		}
+	}
+	return out
+}
