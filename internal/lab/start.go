@@ -15,8 +15,9 @@ import (
 )
 
 // bootTimeout bounds the time from starting QEMU to a guest agent that
-// answers: 25 s under TCG on an idle machine, several times that on a busy one.
-const bootTimeout = 240 * time.Second
+// answers: 25 s under TCG on an idle machine, over ten times that on one with a
+// dozen others.
+const bootTimeout = 480 * time.Second
 
 // A StartError is a machine that did not come up. Nothing of it runs any more.
 type StartError struct {
