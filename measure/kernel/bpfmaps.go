@@ -11,8 +11,9 @@ import (
 // the kind BPF_MAP_TYPE_STRUCT_OPS (kernel/bpf/bpf_struct_ops.c, struct
 // bpf_struct_ops_map).
 type StructOps struct {
-	// Pages are the starts of the pages that hold the code through which the
-	// programs are called.
+	// Pages are the starts of the memory that holds the code through which the
+	// programs are called, 4 KiB each; since 6.9 within what BPF programs share,
+	// and not page-aligned.
 	Pages []mem.Virt
 	// Functions is what the table that the kernel calls through has of places in
 	// these pages.
@@ -105,7 +106,7 @@ func (p *Profile) structOps(l structOpsLayout, at mem.Virt) (s StructOps, err er
 		if err != nil {
 			return s, err
 		}
-		if page != 0 && page%mem.PageSize == 0 {
+		if page>>47 != 0 {
 			s.Pages = append(s.Pages, mem.Virt(page))
 		}
 	}
