@@ -2,27 +2,29 @@ package check
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
 // structOpsName names the code through which a table of operations calls BPF
-// programs, where the kernel has no name for it (up to 6.12).
+// programs.
 const structOpsName = "bpf_struct_ops"
 
-// structOps adds the pages of that code to the accounts of BPF's. It is of the
-// same form as the trampolines in front of functions, several to a page. Since
-// 6.13 (struct bpf_struct_ops_map, ksyms) they are on bpf_kallsyms.
+// structOps adds the memory of that code to the accounts of BPF's. It is of the
+// same form as the trampolines in front of functions, several behind each other.
+// Since 6.12 (struct bpf_struct_ops_map, ksyms) each is on bpf_kallsyms as well:
+// those are taken off again.
 func (c *collector) structOps(d *dynamicData) error {
-	if c.profile.Types.Has("bpf_struct_ops_map", "ksyms") {
-		return nil
-	}
 	tables, err := c.profile.StructOps()
 	for _, t := range tables {
 		for _, page := range t.Pages {
-			if len(d.Images) < maxImages {
-				d.Images = append(d.Images, imageFact{structOpsName, address(page), address(page + mem.PageSize), true})
+			if len(d.Images) >= maxImages {
+				return errTooManyRanges
 			}
+			start, end := address(page), address(page+mem.PageSize)
+			d.Images = slices.DeleteFunc(d.Images, func(i imageFact) bool { return i.Trampoline && i.Start >= start && i.End <= end })
+			d.Images = append(d.Images, imageFact{structOpsName, start, end, true})
 		}
 	}
 	return err
