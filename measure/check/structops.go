@@ -2,6 +2,7 @@ package check
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
@@ -17,15 +18,25 @@ const structOpsName = "bpf_struct_ops"
 // those are taken off again.
 func (c *collector) structOps(d *dynamicData) error {
 	tables, err := c.profile.StructOps()
+	var pages []address
 	for _, t := range tables {
 		for _, page := range t.Pages {
-			if len(d.Images) >= maxImages {
-				return errTooManyRanges
-			}
-			start, end := address(page), address(page+mem.PageSize)
-			d.Images = slices.DeleteFunc(d.Images, func(i imageFact) bool { return i.Trampoline && i.Start >= start && i.End <= end })
-			d.Images = append(d.Images, imageFact{structOpsName, start, end, true})
+			pages = append(pages, address(page))
 		}
+	}
+	slices.Sort(pages)
+	d.Images = slices.DeleteFunc(d.Images, func(i imageFact) bool {
+		n, exact := slices.BinarySearch(pages, i.Start)
+		if !exact {
+			n--
+		}
+		return i.Trampoline && n >= 0 && i.End <= pages[n]+mem.PageSize
+	})
+	if len(d.Images)+len(pages) > maxImages {
+		return fmt.Errorf("over %d pieces of code", maxImages)
+	}
+	for _, page := range pages {
+		d.Images = append(d.Images, imageFact{structOpsName, page, page + mem.PageSize, true})
 	}
 	return err
 }
