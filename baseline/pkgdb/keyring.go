@@ -16,6 +16,8 @@ var (
 	ErrUnsigned = errors.New("not signed by a key of the keyring")
 	// ErrKeyring: no OpenPGP keys in a file.
 	ErrKeyring = errors.New("not a keyring")
+	// ErrExpired: the Valid-Until of a repository's index is past.
+	ErrExpired = errors.New("the index was valid until")
 )
 
 // Keyring are the OpenPGP keys whose signatures count.
@@ -65,6 +67,18 @@ func (k *Keyring) openSigned(text []byte) (signed []byte, signer string, err err
 		return nil, "", fmt.Errorf("%w: %w", ErrUnsigned, err)
 	}
 	return block.Plaintext, name(entity), nil
+}
+
+// verifyArmored checks a detached signature, armored or not.
+func (k *Keyring) verifyArmored(message, signature []byte) (signer string, err error) {
+	if !bytes.HasPrefix(bytes.TrimSpace(signature), []byte("-----BEGIN PGP")) {
+		return k.verify(message, signature)
+	}
+	entity, err := openpgp.CheckArmoredDetachedSignature(k.keys, bytes.NewReader(message), bytes.NewReader(signature), nil)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrUnsigned, err)
+	}
+	return name(entity), nil
 }
 
 // verify checks a detached signature.

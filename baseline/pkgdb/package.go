@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -59,7 +60,8 @@ type File struct {
 // Packages are those to explain changes with.
 type Packages struct {
 	byPath map[string][]owned
-	// Unused are packages that the keyring does not vouch for.
+	// Unused are packages that the keyring does not vouch for, and indexes that are
+	// no longer valid.
 	Unused []error
 
 	ring    *Keyring
@@ -72,16 +74,22 @@ type owned struct {
 }
 
 // Open reads package files, and all packages in directories. With a ring, which
-// may be nil, it first reads the signed indexes (InRelease) among them. ErrNotPackage
+// may be nil, it first reads the signed indexes among them (InRelease, or Release
+// with Release.gpg). ErrNotPackage
 // says which file is none.
 func Open(ring *Keyring, paths ...string) (*Packages, error) {
 	p := &Packages{byPath: map[string][]owned{}, ring: ring, indexed: indexed{}}
 	if ring != nil {
 		err := walk(paths, func(name string) error {
-			if !strings.HasSuffix(name, "InRelease") {
+			if !isRelease(name) {
 				return nil
 			}
-			return p.indexed.readRelease(name, ring)
+			err := p.indexed.readRelease(name, ring, time.Now())
+			if errors.Is(err, ErrExpired) {
+				p.Unused = append(p.Unused, err)
+				return nil
+			}
+			return err
 		})
 		if err != nil {
 			return nil, err
@@ -110,7 +118,7 @@ func walk(paths []string, visit func(name string) error) error {
 	for _, path := range paths {
 		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
 			ext := filepath.Ext(name)
-			if err != nil || d.IsDir() || name != path && ext != ".deb" && ext != ".rpm" && !strings.HasSuffix(name, "InRelease") {
+			if err != nil || d.IsDir() || name != path && ext != ".deb" && ext != ".rpm" && !isRelease(name) {
 				return err
 			}
 			return visit(name)
@@ -123,7 +131,7 @@ func walk(paths []string, visit func(name string) error) error {
 }
 
 func (p *Packages) open(path string) error {
-	if strings.HasSuffix(path, "InRelease") {
+	if strings.HasSuffix(path, "Release") {
 		return nil
 	}
 	f, err := os.Open(path)

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 )
@@ -27,31 +28,65 @@ const (
 // who vouches for each.
 type indexed map[baseline.Digest]string
 
-// readRelease follows the chain of a Debian repository from one InRelease file:
-// its OpenPGP signature covers the SHA-256 of each Packages file, and those have
-// the SHA-256 of each .deb (deb822(5), Debian policy's repository format). The
-// indexes lie below the InRelease file's directory, or beside it under names as
-// in /var/lib/apt/lists. Indexes that are not there are left out; one that is
-// there and not what was signed is an error.
-func (x indexed) readRelease(path string, ring *Keyring) error {
+// isRelease says that a file is a signed index: InRelease, or Release with its
+// signature beside it in Release.gpg. A Release without one says nothing.
+func isRelease(path string) bool {
+	if strings.HasSuffix(path, "InRelease") {
+		return true
+	}
+	if !strings.HasSuffix(path, "Release") {
+		return false
+	}
+	_, err := os.Lstat(path + ".gpg")
+	return err == nil
+}
+
+// readSigned gives what the signature in or beside an index covers.
+func readSigned(path string, ring *Keyring) (signed []byte, signer string, err error) {
+	text, err := readSmall(path)
+	if err != nil {
+		return nil, "", err
+	}
+	if strings.HasSuffix(path, "InRelease") {
+		return ring.openSigned(text)
+	}
+	signature, err := readSmall(path + ".gpg")
+	if err != nil {
+		return nil, "", err
+	}
+	signer, err = ring.verifyArmored(text, signature)
+	return text, signer, err
+}
+
+func readSmall(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if info.Size() > maxSigned {
-		return fmt.Errorf("%s: %d bytes are too many", path, info.Size())
+		return nil, fmt.Errorf("%s: %d bytes are too many", path, info.Size())
 	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	signed, signer, err := ring.openSigned(text)
+	return os.ReadFile(path)
+}
+
+// readRelease follows the chain of a Debian repository from one InRelease file, or
+// Release with Release.gpg: its OpenPGP signature covers the SHA-256 of each
+// Packages file, and those have the SHA-256 of each .deb (deb822(5), Debian
+// policy's repository format). The indexes lie below the file's directory, or
+// beside it under names as in /var/lib/apt/lists. Indexes that are not there are
+// left out; one that is there and not what was signed is an error, and so is,
+// with ErrExpired, one whose Valid-Until is past.
+func (x indexed) readRelease(path string, ring *Keyring, now time.Time) error {
+	signed, signer, err := readSigned(path, ring)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	release, err := parseRelease(signed)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
+	}
+	if !release.until.IsZero() && now.After(release.until) {
+		return fmt.Errorf("%s: %w %s", path, ErrExpired, release.until.Format(time.RFC3339))
 	}
 	voucher := fmt.Sprintf("signed by %s, %s", signer, release.name)
 	for _, f := range release.indexes {
@@ -63,16 +98,19 @@ func (x indexed) readRelease(path string, ring *Keyring) error {
 	return nil
 }
 
-// indexPath is where the file is that an InRelease file lists.
+// indexPath is where the file is that an index lists.
 func indexPath(release, name string) string {
-	if prefix := strings.TrimSuffix(release, "InRelease"); !strings.HasSuffix(prefix, "/") && filepath.Base(release) != "InRelease" {
-		return prefix + strings.ReplaceAll(name, "/", "_")
+	switch filepath.Base(release) {
+	case "InRelease", "Release":
+		return filepath.Join(filepath.Dir(release), name)
 	}
-	return filepath.Join(filepath.Dir(release), name)
+	prefix := strings.TrimSuffix(strings.TrimSuffix(release, "Release"), "In")
+	return prefix + strings.ReplaceAll(name, "/", "_")
 }
 
 type release struct {
 	name    string
+	until   time.Time // zero where it does not end
 	indexes []indexFile
 }
 
@@ -82,9 +120,12 @@ type indexFile struct {
 	digest baseline.Digest
 }
 
-// parseRelease reads the names and digests of the Packages files.
+// parseRelease reads the names and digests of the Packages files, and how long they
+// are valid. A time that cannot be read is an error: an attacker could otherwise
+// hold an old index for good.
 func parseRelease(text []byte) (*release, error) {
 	r := &release{}
+	var err error
 	field := ""
 	var words []string
 	for line := range strings.Lines(string(text)) {
@@ -94,6 +135,11 @@ func parseRelease(text []byte) (*release, error) {
 			field = key
 			if value = strings.TrimSpace(value); value != "" && (key == "Origin" || key == "Suite" || key == "Codename") {
 				words = append(words, value)
+			}
+			if key == "Valid-Until" {
+				if r.until, err = time.Parse("Mon, _2 Jan 2006 15:04:05 MST", value); err != nil || !strings.HasSuffix(value, " UTC") && !strings.HasSuffix(value, " GMT") {
+					return nil, fmt.Errorf("line %q: %w", line, errors.Join(err, ErrUnsigned))
+				}
 			}
 			continue
 		}

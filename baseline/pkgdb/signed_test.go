@@ -112,6 +112,56 @@ func repositoryAttacks(t *testing.T, g *pkgdbtest.GPG) {
 	}
 }
 
+// The older form of a repository's signature, in a file of its own.
+func TestDetachedRepositorySignature(t *testing.T) {
+	g := pkgdbtest.NewGPG(t, "ed25519")
+	for _, armor := range []string{"--armor", "--no-armor"} {
+		dir := pkgdbtest.Repository(t, g)
+		release := dir + "/dists/stable/Release"
+		if err := os.Remove(dir + "/dists/stable/InRelease"); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := Open(ring(t, g), dir); !errors.Is(err, ErrUnsigned) {
+			t.Errorf("no signature: %v, %v", p, err)
+		}
+		g.Run("gpg", "--batch", armor, "--detach-sign", "--output", release+".gpg", release)
+		packages, err := Open(ring(t, g), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := changed("/usr/bin/tool", 0o755, "#!/bin/sh\n")
+		packages.Explain([]*baseline.Change{c})
+		if want := "package tool 1.2-3 (signed by " + g.Fingerprint + ", Test stable)"; c.Explained != want {
+			t.Errorf("%s: got %q, want %q", armor, c.Explained, want)
+		}
+		if p, err := Open(ring(t, pkgdbtest.NewGPG(t, "ed25519")), dir); !errors.Is(err, ErrUnsigned) {
+			t.Errorf("another key: %v, %v", p, err)
+		}
+		replace(t, release, "Suite: stable", "Suite: Stable")
+		if p, err := Open(ring(t, g), dir); !errors.Is(err, ErrUnsigned) {
+			t.Errorf("changed: %v, %v", p, err)
+		}
+	}
+}
+
+// An index whose time is past vouches for nothing, and is named.
+func TestValidUntil(t *testing.T) {
+	g := pkgdbtest.NewGPG(t, "ed25519")
+	for until, want := range map[string]error{
+		"Sat, 01 Jan 2022 00:00:00 UTC": ErrExpired, "Sat, 1 Jan 2022 00:00:00 UTC": ErrExpired,
+		"Sat, 01 Jan 2124 00:00:00 UTC": nil, "Sat, 01 Jan 2124 00:00:00 +0000": ErrUnsigned, "for ever": ErrUnsigned,
+	} {
+		dir := pkgdbtest.Repository(t, g)
+		release := dir + "/dists/stable/Release"
+		replace(t, release, "Suite: stable", "Suite: stable\nValid-Until: "+until)
+		g.Run("gpg", "--batch", "--yes", "--clearsign", "--output", dir+"/dists/stable/InRelease", release)
+		p, err := Open(ring(t, g), dir)
+		if !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("%s: %v, %v", until, p, err)
+		}
+	}
+}
+
 func replace(t *testing.T, path, old, new string) {
 	t.Helper()
 	text, err := os.ReadFile(path)
