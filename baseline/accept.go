@@ -34,15 +34,10 @@ func Accept(b *Baseline, chosen []*Change, d *Decision, out io.Writer, key sign.
 	if d.Author == "" || d.Reason == "" {
 		return nil, errors.New("accept: a decision needs an author and a reason")
 	}
-	chosen = slices.DeleteFunc(slices.Clone(chosen), func(c *Change) bool { return c.Kind == Unmeasured })
-	if len(chosen) == 0 {
-		return nil, ErrNothingAccepted
+	if err := Acceptable(chosen); err != nil {
+		return nil, err
 	}
-	for _, c := range chosen {
-		if c.Partial {
-			return nil, fmt.Errorf("accept: %s: %w", filewatch.EscapePath(c.Path), ErrPartial)
-		}
-	}
+	chosen = measured(chosen)
 	header := b.Header
 	header.Version++
 	header.Tool, header.Created = d.Tool, d.Time.UTC()
@@ -63,6 +58,26 @@ func Accept(b *Baseline, chosen []*Change, d *Decision, out io.Writer, key sign.
 	}
 	header.Unread = unread
 	return &header, w.finish(key)
+}
+
+// Acceptable says why Accept would refuse the chosen changes, nil where it would
+// not.
+func Acceptable(chosen []*Change) error {
+	chosen = measured(chosen)
+	if len(chosen) == 0 {
+		return ErrNothingAccepted
+	}
+	for _, c := range chosen {
+		if c.Partial {
+			return fmt.Errorf("accept: %s: %w", filewatch.EscapePath(c.Path), ErrPartial)
+		}
+	}
+	return nil
+}
+
+// measured are the changes that can be chosen.
+func measured(chosen []*Change) []*Change {
+	return slices.DeleteFunc(slices.Clone(chosen), func(c *Change) bool { return c.Kind == Unmeasured })
 }
 
 // amend puts the records of b with the chosen changes into a sorter and counts

@@ -118,6 +118,9 @@ func notOlder(h *baseline.Header) error {
 
 // baselineError gives an error of a baseline its exit code and advice.
 func baselineError(path string, err error) error {
+	if err == nil {
+		return nil
+	}
 	var exit *exitError
 	if errors.As(err, &exit) {
 		return err

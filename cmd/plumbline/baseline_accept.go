@@ -24,6 +24,7 @@ type baselineAcceptFlags struct {
 	all            bool
 	since, until   string
 	reason, author string
+	dryRun         bool
 	output         *string
 }
 
@@ -38,8 +39,13 @@ it was.
 
 --path takes a path or a pattern as in rules; --since and --until take a window
 of change times (RFC 3339); --package takes what a package accounts for. Together
-they narrow each other.`,
+they narrow each other.
+
+--dry-run shows the chosen changes as "check" does and takes over none; it needs
+no key and no reason. The exit code is 0 when they could be accepted, as always
+40 when one was not read whole and 15 when there is none.`,
 		Example: `  plumbline baseline accept --disk vm.img -f vm.baseline --path /etc/motd --reason "new greeting"
+  plumbline baseline accept --disk vm.img -f vm.baseline --package /var/cache/apt/archives --dry-run
   plumbline baseline accept --disk vm.img -f vm.baseline --package /var/cache/apt/archives --reason "security updates"
   plumbline baseline accept --disk vm.img -f vm.baseline --since 2026-11-23T02:00:00Z --until 2026-11-23T03:00:00Z --reason "nightly upgrade"`,
 		Args: cobra.NoArgs,
@@ -54,7 +60,8 @@ they narrow each other.`,
 	f.StringVar(&flags.until, "until", "", "changes up to `TIME`")
 	f.StringVar(&flags.reason, "reason", "", "why this is right; kept in the baseline")
 	f.StringVar(&flags.author, "author", "", "who says so; default: the user")
-	cmd.MarkFlagRequired("reason")
+	f.BoolVar(&flags.dryRun, "dry-run", false, "show what would be accepted, and write nothing")
+	cmd.MarkFlagsOneRequired("reason", "dry-run")
 	cmd.MarkFlagsOneRequired("path", "since", "until", "package", "all")
 	return cmd
 }
@@ -63,6 +70,11 @@ func runBaselineAccept(cmd *cobra.Command, flags *baselineAcceptFlags) error {
 	choose, selection, err := flags.selection()
 	if err != nil {
 		return fail(exitArgument, err)
+	}
+	if flags.dryRun {
+		return runBaselineCheck(cmd.Context(), cmd.ErrOrStderr(), &flags.check, func(c *checked) error {
+			return flags.preview(cmd.OutOrStdout(), c, choose)
+		})
 	}
 	key, release, err := flags.check.key.signer()
 	if err != nil {
@@ -77,12 +89,7 @@ func runBaselineAccept(cmd *cobra.Command, flags *baselineAcceptFlags) error {
 // accept writes the next version with the chosen changes.
 func (flags *baselineAcceptFlags) accept(cmd *cobra.Command, done *checked, choose func(*baseline.Change) bool, selection string, key sign.Signer) error {
 	report, b := done.report, done.base
-	var chosen []*baseline.Change
-	for _, c := range report.Changes {
-		if choose(c) {
-			chosen = append(chosen, c)
-		}
-	}
+	chosen := chosenOf(report, choose)
 	decision := &baseline.Decision{Time: time.Now(), Author: flags.who(), Reason: flags.reason, Selection: selection, Tool: "plumbline " + version()}
 	var header *baseline.Header
 	err := durable.Replace(flags.check.file, 0o644, func(w io.Writer) (err error) {
@@ -96,6 +103,30 @@ func (flags *baselineAcceptFlags) accept(cmd *cobra.Command, done *checked, choo
 		return fail(exitIO, err)
 	}
 	return flags.print(cmd.OutOrStdout(), header, len(report.Changes))
+}
+
+func chosenOf(report *baseline.Report, choose func(*baseline.Change) bool) (chosen []*baseline.Change) {
+	for _, c := range report.Changes {
+		if choose(c) {
+			chosen = append(chosen, c)
+		}
+	}
+	return chosen
+}
+
+// preview shows what would be accepted, as a check shows changes, and fails where
+// accepting would.
+func (flags *baselineAcceptFlags) preview(w io.Writer, done *checked, choose func(*baseline.Change) bool) error {
+	shown := *done.report
+	shown.Changes = chosenOf(done.report, choose)
+	var told *exitError // the exit code of a check is of no interest here
+	if err := printChanges(w, &shown, *flags.output); err != nil && (!errors.As(err, &told) || told.err != nil) {
+		return err
+	}
+	if *flags.output == "text" {
+		fmt.Fprintf(w, "%s: %d changes would be accepted, %d left\n", flags.check.file, len(shown.Changes), len(done.report.Changes)-len(shown.Changes))
+	}
+	return baselineError(flags.check.file, baseline.Acceptable(shown.Changes))
 }
 
 // print says what was accepted.
@@ -128,7 +159,7 @@ func (f *baselineAcceptFlags) who() string {
 
 // selection turns the flags into a choice and its description.
 func (f *baselineAcceptFlags) selection() (func(*baseline.Change) bool, string, error) {
-	if strings.TrimSpace(f.reason) == "" {
+	if strings.TrimSpace(f.reason) == "" && !f.dryRun {
 		return nil, "", errors.New("the reason is empty")
 	}
 	var words []string
