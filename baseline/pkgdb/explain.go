@@ -36,7 +36,7 @@ func (p *Packages) Explain(changes []*baseline.Change) int {
 // explains names the package that contains the change's new state exactly, and
 // what that is to the package.
 func (p *Packages) explains(c *baseline.Change, changes map[string]*baseline.Change) (o *owned, how string) {
-	if c.New == nil || c.Kind == baseline.Unmeasured || c.New.Unread != "" || beyondPackages(c) {
+	if c.New == nil || c.Kind == baseline.Unmeasured || c.New.Unread != "" {
 		return nil, ""
 	}
 	for _, name := range c.New.Names {
@@ -66,7 +66,7 @@ func (p *Packages) explains(c *baseline.Change, changes map[string]*baseline.Cha
 // there before, and the package's is there now.
 func (p *Packages) setAside(name, suffix string, c *baseline.Change, changes map[string]*baseline.Change) (*owned, string) {
 	now := changes[strings.TrimSuffix(name, suffix)]
-	if now == nil || now.Old == nil || now.New == nil || c.Kind != baseline.Added && c.Old.ID() != now.Old.ID() {
+	if beyondPackages(c) || now == nil || now.Old == nil || now.New == nil || c.Kind != baseline.Added && c.Old.ID() != now.Old.ID() {
 		return nil, ""
 	}
 	o := p.exactly(now.Path, now)
@@ -113,15 +113,37 @@ func (p *Packages) hint(c *baseline.Change) string {
 }
 
 // beyondPackages says that xattrs came or changed, whatever the rules compare: no
-// package contains them. An .rpm's file capabilities are not compared, so they
-// are not explained.
+// package contains them, but for an .rpm's file capabilities.
 func beyondPackages(c *baseline.Change) bool {
 	if c.Old == nil {
 		return len(c.New.Xattrs) > 0
 	}
-	return !slices.EqualFunc(c.Old.Xattrs, c.New.Xattrs, func(a, b filewatch.Xattr) bool {
+	return !sameXattrs(c.Old.Xattrs, c.New.Xattrs)
+}
+
+func sameXattrs(a, b []filewatch.Xattr) bool {
+	return slices.EqualFunc(a, b, func(a, b filewatch.Xattr) bool {
 		return a.Name == b.Name && bytes.Equal(a.Value, b.Value)
 	})
+}
+
+const capabilityXattr = "security.capability"
+
+// xattrs says that the change's are what installing the file leaves.
+func (f *File) xattrs(c *baseline.Change) bool {
+	if f.Capabilities == nil {
+		return !f.CapabilitiesUnknown && !beyondPackages(c)
+	}
+	isCapability := func(x filewatch.Xattr) bool { return x.Name == capabilityXattr }
+	at := slices.IndexFunc(c.New.Xattrs, isCapability)
+	if at < 0 || !bytes.Equal(c.New.Xattrs[at].Value, f.Capabilities) {
+		return false
+	}
+	var old []filewatch.Xattr
+	if c.Old != nil {
+		old = slices.DeleteFunc(slices.Clone(c.Old.Xattrs), isCapability)
+	}
+	return sameXattrs(old, slices.DeleteFunc(slices.Clone(c.New.Xattrs), isCapability))
 }
 
 // is says that the change made an object what the package has.
@@ -131,7 +153,7 @@ func (f *File) is(c *baseline.Change) bool {
 	if f.OwnerUnknown {
 		owner = c.Old != nil && c.Old.UID == r.UID && c.Old.GID == r.GID
 	}
-	if f.Type != r.Type || !owner {
+	if f.Type != r.Type || !owner || !f.xattrs(c) {
 		return false
 	}
 	switch f.Type {

@@ -55,6 +55,10 @@ type File struct {
 	// OwnerUnknown: the package has names of users that only the guest can
 	// turn into numbers.
 	OwnerUnknown bool
+	// Capabilities is the extended attribute security.capability, nil for none.
+	// CapabilitiesUnknown: the package has some that are not understood.
+	Capabilities        []byte
+	CapabilitiesUnknown bool
 }
 
 // Packages are those to explain changes with.

@@ -43,6 +43,7 @@ const (
 	tagDirNames          = 1118
 	tagPayloadCompressor = 1125
 	tagLongFileSizes     = 5008
+	tagFileCaps          = 5010
 	tagFileDigestAlgo    = 5011
 )
 
@@ -126,8 +127,8 @@ func (h *rpmHeader) verify(header []byte, ring *Keyring) (voucher string, err er
 
 // rpmFiles are the header's parallel arrays about files.
 type rpmFiles struct {
-	base, dir, digest, link, user, group []string
-	dirAt, mode, size, flags             []uint64
+	base, dir, digest, link, user, group, caps []string
+	dirAt, mode, size, flags                   []uint64
 }
 
 func (h *rpmHeader) files() (*rpmFiles, error) {
@@ -136,7 +137,7 @@ func (h *rpmHeader) files() (*rpmFiles, error) {
 		tag uint32
 		to  *[]string
 	}{{tagBaseNames, &f.base}, {tagDirNames, &f.dir}, {tagFileDigests, &f.digest}, {tagFileLinkTos, &f.link},
-		{tagFileUserName, &f.user}, {tagFileGroupName, &f.group}} {
+		{tagFileUserName, &f.user}, {tagFileGroupName, &f.group}, {tagFileCaps, &f.caps}} {
 		var err error
 		if *s.to, err = h.strings(s.tag); err != nil {
 			return nil, err
@@ -156,7 +157,10 @@ func (h *rpmHeader) files() (*rpmFiles, error) {
 		}
 	}
 	n := len(f.base)
-	for _, m := range []int{len(f.digest), len(f.link), len(f.user), len(f.group), len(f.dirAt), len(f.mode), len(f.size), len(f.flags)} {
+	if len(f.caps) == 0 { // none of them has any
+		f.caps = make([]string, n)
+	}
+	for _, m := range []int{len(f.digest), len(f.link), len(f.user), len(f.group), len(f.caps), len(f.dirAt), len(f.mode), len(f.size), len(f.flags)} {
 		if m != n {
 			return nil, fmt.Errorf("%w: lists of files of %d and %d", ErrNotPackage, n, m)
 		}
@@ -200,6 +204,11 @@ func (p *Package) readRPMFiles(h *rpmHeader) error {
 			Link: files.link[i], Conffile: files.flags[i]&rpmFileConfig != 0,
 			// Users are by name, and names are the guest's to give.
 			OwnerUnknown: files.user[i] != "root" || files.group[i] != "root"}
+		if caps := files.caps[i]; caps != "" && caps != "=" && f.Type == filewatch.TypeFile {
+			if f.Capabilities, err = fileCapabilities(caps); err != nil {
+				f.CapabilitiesUnknown = true // such a file is not explained
+			}
+		}
 		if f.Type == filewatch.TypeFile && sha2 && files.digest[i] != "" {
 			if f.SHA256, err = parseDigest(files.digest[i]); err != nil {
 				return fmt.Errorf("%w: %w", ErrNotPackage, err)

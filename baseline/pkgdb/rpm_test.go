@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/baseline/pkgdb/pkgdbtest"
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -30,6 +32,7 @@ ln %{buildroot}/usr/bin/tool %{buildroot}/usr/bin/hard
 ln -s tool %{buildroot}/usr/bin/alias
 echo a=1 > %{buildroot}/etc/tool.conf
 echo data > %{buildroot}/var/spool/tool/queue
+printf ping > %{buildroot}/usr/bin/ping
 %files
 %attr(755,root,root) /usr/bin/tool
 %attr(755,root,root) /usr/bin/hard
@@ -37,6 +40,7 @@ echo data > %{buildroot}/var/spool/tool/queue
 %config(noreplace) %attr(644,root,root) /etc/tool.conf
 %dir %attr(700,daemon,root) /var/spool/tool
 %attr(600,daemon,root) /var/spool/tool/queue
+%caps(cap_net_raw,cap_perfmon=ep) %attr(755,root,root) /usr/bin/ping
 `
 
 // buildRPM makes a package with rpmbuild and signs it with rpmsign.
@@ -89,7 +93,77 @@ func TestExplainsWhatAnRPMInstalls(t *testing.T) {
 				t.Errorf("%v: explained %s", c, attack.Explained)
 			}
 		}
+		explainsCapabilities(t, packages)
 		asRPMSays(t, g, path)
+	}
+}
+
+// explainsCapabilities wants a program's capabilities to be those of the package,
+// and no others.
+func explainsCapabilities(t *testing.T, packages *Packages) {
+	t.Helper()
+	value := setcap(t, "cap_net_raw,cap_perfmon=ep")
+	with := func(path string, old []filewatch.Xattr, xattrs ...filewatch.Xattr) *baseline.Change {
+		c := changed(path, 0o755, map[string]string{"/usr/bin/ping": "ping", "/usr/bin/tool": "#!/bin/sh\n"}[path])
+		c.New.Xattrs = xattrs
+		if old != nil {
+			c.Kind, c.Old = baseline.Changed, &baseline.Record{Names: c.New.Names, Object: filewatch.Object{Xattrs: old}}
+		}
+		return c
+	}
+	capability := func(value []byte) filewatch.Xattr { return filewatch.Xattr{Name: "security.capability", Value: value} }
+	other, label := capability(setcap(t, "cap_net_raw,cap_sys_admin=ep")), filewatch.Xattr{Name: "user.x", Value: []byte("x")}
+	for i, c := range []*baseline.Change{
+		with("/usr/bin/ping", nil, capability(value)),
+		with("/usr/bin/ping", []filewatch.Xattr{other, label}, capability(value), label),
+		with("/usr/bin/ping", []filewatch.Xattr{label}, capability(value), label),
+	} {
+		if packages.Explain([]*baseline.Change{c}) != 1 {
+			t.Errorf("twin %d is not explained: %s", i, c.Explanation)
+		}
+	}
+	for i, c := range []*baseline.Change{
+		with("/usr/bin/ping", nil), with("/usr/bin/ping", nil, other), with("/usr/bin/ping", nil, capability(value[:12])),
+		with("/usr/bin/ping", nil, capability(value), label), with("/usr/bin/ping", []filewatch.Xattr{label}, capability(value)),
+		with("/usr/bin/tool", nil, capability(value)), with("/usr/bin/tool", []filewatch.Xattr{label}, capability(value), label),
+	} {
+		if packages.Explain([]*baseline.Change{c}) != 0 {
+			t.Errorf("attack %d: %s", i, c.Explained)
+		}
+	}
+}
+
+// setcap is what the kernel keeps of capabilities that setcap sets.
+func setcap(t *testing.T, text string) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(path, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("setcap", text, path)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("setcap %q (package libcap2-bin): %v\n%s", text, err, out)
+	}
+	value := make([]byte, 64)
+	n, err := unix.Getxattr(path, "security.capability", value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value[:n]
+}
+
+func TestCapabilitiesAsSetcapSetsThem(t *testing.T) {
+	for _, text := range []string{"cap_net_raw=ep", "cap_net_raw+p", "cap_net_raw=p", "= cap_net_raw,cap_bpf=eip", "cap_chown=i", "cap_chown=p cap_kill=p", "cap_chown,cap_kill=ep cap_kill-ep", "CAP_SETUID=pe"} {
+		got, err := fileCapabilities(text)
+		if want := setcap(t, text); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %x, %v, setcap sets %x", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "=", "all=ep", "=ep", "cap_none=ep", "cap_net_raw", "cap_net_raw=x", "cap_net_raw=e", "cap_chown=ep cap_kill=p", "cap_chown="} {
+		if got, err := fileCapabilities(text); err == nil {
+			t.Errorf("%q: %x", text, got)
+		}
 	}
 }
 
@@ -122,7 +196,7 @@ func asRPMSays(t *testing.T, g *pkgdbtest.GPG, path string) {
 		}
 		n++
 	}
-	if n != len(p.Files) || n != 6 {
+	if n != len(p.Files) || n != 7 {
 		t.Errorf("%d files, rpm lists %d", len(p.Files), n)
 	}
 }
