@@ -408,7 +408,7 @@ func (v *Verifier) acceptFile(ctx context.Context, m *machine, r *reviewEntry, a
 	if err != nil {
 		return nil, err
 	}
-	change := &baseline.Change{Path: string(r.Path), Kind: baseline.Changed, Old: old, New: r.Object,
+	change := &baseline.Change{Path: string(r.Path), Kind: baseline.Changed, Old: old, New: r.found(),
 		Partial: r.Object != nil && r.Object.Unread != ""}
 	switch {
 	case change.Old == nil:

@@ -166,6 +166,33 @@ func TestAcceptedChangeIsTheNextBaseline(t *testing.T) {
 	wantAPIError(t, "unknown item", err, 404, remote.CodeNotFound)
 }
 
+// The text that a rule keeps for diffs is part of what is accepted.
+func TestAcceptedChangeKeepsItsText(t *testing.T) {
+	text := "[[rule]]\npath = \"**\"\nlevel = \"verify\"\ncheck = [\"all\"]\ndiff = true\n"
+	path := filepath.Join(t.TempDir(), "rules.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, strings.Replace(twoMachines, "measured_by", "rules = \""+path+"\"\nmeasured_by", 1))
+	w := newWatch(t, r.enrol(t, "host1", remote.RoleHost), "vm1")
+	var err error
+	if w.rules, err = filewatch.ParseRules([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	w.capture(0, file("/etc/motd", 1, "one\n"))
+	r.said(t, "vm1", "a baseline of vm1 was taken")
+	w.capture(0, file("/etc/motd", 1, "two\n"))
+	r.violations(t, 1)
+	if _, err := r.client.Decide(t.Context(), r.machine(t, "vm1").Review[0].ID, remote.Decision{Accept: true, Reason: "change 4713"}); err != nil {
+		t.Fatal(err)
+	}
+	w.capture(0, file("/etc/motd", 1, "three\n"))
+	r.violations(t, 1)
+	if change := string(r.machine(t, "vm1").Review[0].Changes); !strings.Contains(change, `-two\n+three`) {
+		t.Errorf("the next change: %s", change)
+	}
+}
+
 // What a scan could not read is not called right by accepting what it could.
 func TestRefusesToAcceptWhatWasNotRead(t *testing.T) {
 	r, w := watched(t, file("/etc/motd", 1, "hello"))

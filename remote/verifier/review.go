@@ -66,6 +66,7 @@ type reviewEntry struct {
 	remote.Review
 	Path   []byte           `json:"path,omitempty"`   // raw
 	Object *baseline.Record `json:"object,omitempty"` // as found; nil when it is gone
+	Text   *baseline.Text   `json:"text,omitempty"`   // of Object, whose JSON leaves it out
 	Event  string           `json:"event,omitempty"`  // the last one
 }
 
@@ -81,6 +82,21 @@ func (r *reviewEntry) fill(c *baseline.Change) {
 	r.Summary = fmt.Sprintf("%s %s", c.Kind, filewatch.PrintablePath(c.Path))
 	r.Detail, r.Level, r.Object = c.Explanation, c.Level.String(), c.New
 	r.Changes = encode(c)
+	r.Text = nil
+	if c.New != nil && c.New.Text.State != baseline.TextNone {
+		text := c.New.Text
+		r.Text = &text
+	}
+}
+
+// found is the object as it was found, nil when it is gone.
+func (r *reviewEntry) found() *baseline.Record {
+	if r.Object == nil || r.Text == nil {
+		return r.Object
+	}
+	object := *r.Object
+	object.Text = *r.Text
+	return &object
 }
 
 func (t *taking) reviewOf(subject string) (*doc[reviewEntry], error) {

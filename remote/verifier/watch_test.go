@@ -22,6 +22,7 @@ type watch struct {
 	stream string
 	seq    uint64
 	at     time.Time
+	rules  *filewatch.Rules // of captures
 }
 
 func newWatch(t *testing.T, agent *softAgent, target string) *watch {
@@ -104,7 +105,7 @@ func (w *watch) capture(command uint64, files ...*diskFile) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	snapshot, err := baseline.Capture(context.Background(), disk(files), nil)
+	snapshot, err := baseline.Capture(context.Background(), disk(files), &baseline.CaptureOptions{Rules: w.rules})
 	if err != nil {
 		w.t.Fatal(err)
 	}
