@@ -34,39 +34,40 @@
 	VPADDD      Z13, H, H
 
 // NEXT is ROUND, and replaces W0, the word it used, by the word 16 rounds on:
-// W0 + sigma0(W1) + W9 + sigma1(W14).
+// W0 + sigma0(W1) + W9 + sigma1(W14). The order is the fastest of some hundred
+// tried on a Zen 5.
 #define NEXT(A, B, C, D, E, F, G, H, W0, W1, W9, W14, OFF) \
-	VPRORD      $6, E, Z9;            \
-	VPRORD      $11, E, Z10;          \
-	VMOVDQA64   E, Z12;               \
-	VPTERNLOGD  $0xca, G, F, Z12;     \
-	VPADDD.BCST OFF(AX), W0, Z8;      \
-	VPADDD      Z8, H, H;             \
-	VPADDD      H, D, D;              \
-	VPRORD      $25, E, Z11;          \
-	VPADDD      Z12, D, D;            \
-	VPTERNLOGD  $0x96, Z10, Z11, Z9;  \
-	VPRORD      $7, W1, Z14;          \
-	VPRORD      $17, W14, Z15;        \
-	VPADDD      Z9, D, D;             \
-	VPADDD      Z12, H, H;            \
-	VPADDD      W9, W0, W0;           \
-	VPRORD      $18, W1, Z10;         \
-	VPSRLD      $3, W1, Z11;          \
-	VPTERNLOGD  $0x96, Z10, Z11, Z14; \
-	VPADDD      Z9, H, H;             \
-	VPRORD      $2, A, Z13;           \
-	VMOVDQA64   A, Z8;                \
-	VPTERNLOGD  $0xe8, C, B, Z8;      \
-	VPADDD      Z8, H, H;             \
-	VPRORD      $13, A, Z9;           \
-	VPRORD      $22, A, Z8;           \
-	VPTERNLOGD  $0x96, Z9, Z8, Z13;   \
-	VPADDD      Z13, H, H;            \
-	VPRORD      $19, W14, Z12;        \
-	VPSRLD      $10, W14, Z9;         \
-	VPADDD      Z14, W0, W0;          \
-	VPTERNLOGD  $0x96, Z12, Z9, Z15;  \
+	VPRORD      $11, E, Z10;            \
+	VPRORD      $6, E, Z9;              \
+	VMOVDQA64   E, Z12;                 \
+	VPTERNLOGD  $0xca, G, F, Z12;       \
+	VPADDD.BCST OFF(AX), W0, Z8;        \
+	VPADDD      Z8, H, H;               \
+	VPRORD      $25, E, Z11;            \
+	VPADDD      H, D, D;                \
+	VPADDD      Z12, D, D;              \
+	VPTERNLOGD  $0x96, Z10, Z11, Z9;    \
+	VPADDD      Z9, D, D;               \
+	VPRORD      $7, W1, Z14;            \
+	VPSRLD      $3, W1, Z11;            \
+	VPRORD      $17, W14, Z15;          \
+	VPADDD      Z12, H, H;              \
+	VPADDD      W9, W0, W0;             \
+	VPRORD      $18, W1, Z10;           \
+	VPTERNLOGD  $0x96, Z10, Z11, Z14;   \
+	VPADDD      Z9, H, H;               \
+	VMOVDQA64   A, Z8;                  \
+	VPRORD      $13, A, Z9;             \
+	VPRORD      $2, A, Z13;             \
+	VPTERNLOGD  $0xe8, C, B, Z8;        \
+	VPADDD      Z8, H, H;               \
+	VPRORD      $22, A, Z8;             \
+	VPTERNLOGD  $0x96, Z9, Z8, Z13;     \
+	VPADDD      Z13, H, H;              \
+	VPRORD      $19, W14, Z12;          \
+	VPADDD      Z14, W0, W0;            \
+	VPSRLD      $10, W14, Z9;           \
+	VPTERNLOGD  $0x96, Z12, Z9, Z15;    \
 	VPADDD      Z15, W0, W0
 
 // LOAD reads a message's block, words swapped to the machine's order.
