@@ -170,13 +170,20 @@ func (l *lastLookup) find(k objectKey) (encoded []byte, base bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	for i := range block.Len() {
-		volume, inode, err := encodedID(block.Entry(i))
+	for {
+		encoded, err := block.Next()
+		if err != nil {
+			return nil, false, err
+		}
+		if encoded == nil {
+			break
+		}
+		volume, inode, err := encodedID(encoded)
 		if err != nil {
 			return nil, false, err
 		}
 		if inode == k.inode && string(volume) == k.volume {
-			return block.Entry(i), true, nil
+			return encoded, true, nil
 		}
 	}
 	return nil, false, fmt.Errorf("a record is not where it should be: %w", ErrDamaged)

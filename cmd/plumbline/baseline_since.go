@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -98,15 +97,12 @@ func checkSince(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags
 	if err != nil {
 		return nil, nil, err
 	}
-	// A scan of what changed is over before its garbage matters; a full one is not.
-	percent := debug.SetGCPercent(400)
 	since := vm.Since{Place: place, Dir: dir, Baseline: b.Baseline, Rules: rules, FullEvery: flags.source.since.fullEvery, Capture: *options,
 		Once: !flags.source.since.incremental && place.Template == "", OnResume: sayOn(stderr)}
 	if since.Resume, err = flags.source.since.key(); err != nil {
 		return nil, nil, err
 	}
 	since.OnFull = func(reason string) {
-		debug.SetGCPercent(percent)
 		fmt.Fprintf(stderr, "plumbline: full scan: %s\n", printable(reason))
 	}
 	report, how, err := since.Check(ctx)

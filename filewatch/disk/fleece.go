@@ -82,6 +82,7 @@ func (f *fleece) create(ctx context.Context, node string, options object) error 
 	if err := f.do(ctx, "blockdev-create", object{"job-id": job, "options": options}); err != nil {
 		return err
 	}
+	var patience patience
 	for {
 		jobs, err := f.jobs(ctx)
 		if err != nil {
@@ -97,7 +98,7 @@ func (f *fleece) create(ctx context.Context, node string, options object) error 
 			}
 			return err
 		}
-		if err := pause(ctx); err != nil {
+		if err := patience.wait(ctx); err != nil {
 			return err
 		}
 	}
@@ -122,12 +123,16 @@ func (f *fleece) do(ctx context.Context, command string, arguments object) error
 	return f.monitor.Execute(ctx, command, arguments, nil)
 }
 
-// pause waits a little between two looks at a job; ctx bounds the waiting.
-func pause(ctx context.Context) error {
+// patience waits between looks at what QEMU does in its own time: shortly at first,
+// because most of it is over at once. ctx bounds the waiting.
+type patience struct{ next time.Duration }
+
+func (p *patience) wait(ctx context.Context) error {
+	p.next = min(max(2*p.next, 50*time.Microsecond), 5*time.Millisecond)
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-time.After(2 * time.Millisecond):
+	case <-time.After(p.next):
 		return nil
 	}
 }
@@ -158,6 +163,7 @@ func (f *fleece) sweep(ctx context.Context) error {
 
 // sweepExports ends our exports and says whether there were any.
 func (f *fleece) sweepExports(ctx context.Context) (ours bool, err error) {
+	var patience patience
 	for {
 		var exports []struct {
 			ID           string `json:"id"`
@@ -182,13 +188,14 @@ func (f *fleece) sweepExports(ctx context.Context) (ours bool, err error) {
 		if left == 0 {
 			return ours, nil
 		}
-		if err := pause(ctx); err != nil {
+		if err := patience.wait(ctx); err != nil {
 			return ours, err
 		}
 	}
 }
 
 func (f *fleece) sweepJobs(ctx context.Context) error {
+	var patience patience
 	for {
 		jobs, err := f.jobs(ctx)
 		if err != nil {
@@ -214,7 +221,7 @@ func (f *fleece) sweepJobs(ctx context.Context) error {
 		if left == 0 {
 			return nil
 		}
-		if err := pause(ctx); err != nil {
+		if err := patience.wait(ctx); err != nil {
 			return err
 		}
 	}

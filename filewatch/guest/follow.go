@@ -56,6 +56,13 @@ func (g *Guest) Follow(ctx context.Context, m *Memory, changed map[int][]filewat
 	return f, nil
 }
 
+// Contents that lie all over the disk are waited for more than they are worked on:
+// so many are read at once, so many objects handed out together.
+const (
+	someWorkers = 4
+	someBatch   = 64
+)
+
 // Touched is what no longer holds.
 func (f *Following) Touched() *filewatch.Touched { return &f.touched }
 
@@ -74,7 +81,9 @@ func (f *Following) ScanTouched(ctx context.Context, want func(o *filewatch.Obje
 		} else if len(v.located) > 0 {
 			s.names = v.is
 			s.want = func(o *filewatch.Object, names []string) bool { return want(o, names, v.same[o.Inode]) }
-			err = v.mount.Volume.ScanSome(ctx, s.options(f.Workers), v.located, s.one)
+			options := s.options(max(f.Workers, someWorkers))
+			options.Batch = someBatch
+			err = v.mount.Volume.ScanSome(ctx, options, v.located, s.one)
 			err = errors.Join(err, v.is.err)
 		}
 		if err != nil {

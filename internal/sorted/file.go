@@ -2,6 +2,7 @@ package sorted
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -16,23 +17,35 @@ import (
 type File struct {
 	r      io.ReaderAt
 	ref    Ref
+	index  []byte
 	blocks []blockAt
-	ends   []byte // beginnings of first entries, one after the other
-	raw    []byte // scratch
-	cached map[int]*Block
+	cached map[int]cachedBlock
+	oldest [maxCached]int // block numbers + 1, round robin
+	turn   int
 }
 
-// blockAt is where a block and the beginning of its first entry are.
+// blockAt is where a block is, and where in the index its digest and the beginning
+// of its first entry behind that.
 type blockAt struct {
 	off    int64
 	size   uint32
-	key    uint32 // in ends
+	digest uint32
 	keyLen uint8
-	digest [digestLen]byte
 }
 
-// maxCached is how many decoded blocks are kept.
-const maxCached = 64
+// cachedBlock is one that was read.
+type cachedBlock struct {
+	raw      []byte
+	verified bool
+}
+
+// maxCached is how many blocks are kept, aheadLen how many bytes are read at once:
+// who goes forward will ask for most of them, and a read costs about what it costs
+// to copy so many.
+const (
+	maxCached = 1024
+	aheadLen  = 16 << 10
+)
 
 // maxIndex bounds the index of one file: 4 million blocks.
 const maxIndex = 256 << 20
@@ -51,7 +64,7 @@ func Open(r io.ReaderAt, ref Ref) (*File, error) {
 	if hex.EncodeToString(sum[:]) != ref.BLAKE3 {
 		return nil, fmt.Errorf("%s: index: %w", ref.Name, ErrDamaged)
 	}
-	f := &File{r: r, ref: ref, cached: map[int]*Block{}}
+	f := &File{r: r, ref: ref, cached: map[int]cachedBlock{}}
 	if err := f.parse(index); err != nil {
 		return nil, fmt.Errorf("%s: %w", ref.Name, err)
 	}
@@ -69,19 +82,18 @@ func readAll(r io.ReaderAt, off, n int64) ([]byte, error) {
 }
 
 func (f *File) parse(index []byte) error {
+	f.index, f.blocks = index, make([]blockAt, 0, len(index)/(digestLen+keyLen))
 	var off int64
-	for len(index) > 0 {
-		size, n := binary.Uvarint(index)
-		if n <= 0 || size == 0 || size > maxEntry+2*blockLen || len(index) < n+digestLen+1 {
+	for at := 0; at < len(index); {
+		size, n := binary.Uvarint(index[at:])
+		if at += n; n <= 0 || size == 0 || size > maxEntry+2*blockLen || len(index)-at <= digestLen {
 			return fmt.Errorf("index: %w", ErrDamaged)
 		}
-		b := blockAt{off: off, size: uint32(size), key: uint32(len(f.ends)), keyLen: index[n+digestLen]}
-		copy(b.digest[:], index[n:])
-		if index = index[n+digestLen+1:]; int(b.keyLen) > min(len(index), keyLen) {
+		b := blockAt{off: off, size: uint32(size), digest: uint32(at), keyLen: index[at+digestLen]}
+		if at += digestLen + 1; int(b.keyLen) > min(len(index)-at, keyLen) {
 			return fmt.Errorf("index: %w", ErrDamaged)
 		}
-		f.ends = append(f.ends, index[:b.keyLen]...)
-		index = index[b.keyLen:]
+		at += int(b.keyLen)
 		f.blocks = append(f.blocks, b)
 		off += int64(size)
 	}
@@ -91,101 +103,94 @@ func (f *File) parse(index []byte) error {
 	return nil
 }
 
-func (f *File) key(i int) []byte { return f.ends[f.blocks[i].key:][:f.blocks[i].keyLen] }
+// key is the beginning of a block's first entry.
+func (f *File) key(i int) []byte {
+	b := &f.blocks[i]
+	return f.index[b.digest+digestLen+1:][:b.keyLen]
+}
 
 // Blocks is how many there are.
 func (f *File) Blocks() int { return len(f.blocks) }
 
-// Block is the decoded entries of one block.
-type Block struct {
-	text []byte
-	ends []uint32
+// block gives a block that is as it was written.
+func (f *File) block(i int) ([]byte, error) {
+	b, ok := f.cached[i]
+	if !ok {
+		var err error
+		if b.raw, err = f.read(i); err != nil {
+			return nil, fmt.Errorf("%s: read block %d: %w", f.ref.Name, i, err)
+		}
+	}
+	if !b.verified {
+		sum := sha256.Sum256(b.raw)
+		if !bytes.Equal(sum[:digestLen], f.index[f.blocks[i].digest:][:digestLen]) {
+			return nil, fmt.Errorf("%s: block %d: %w", f.ref.Name, i, ErrDamaged)
+		}
+		f.cached[i] = cachedBlock{b.raw, true}
+	}
+	return b.raw, nil
 }
 
-// Len is how many entries there are.
-func (b *Block) Len() int { return len(b.ends) }
-
-// Entry is the i-th; it must not be changed.
-func (b *Block) Entry(i int) []byte {
-	start := uint32(0)
-	if i > 0 {
-		start = b.ends[i-1]
+// read reads a block and some of those behind it.
+func (f *File) read(i int) ([]byte, error) {
+	first, end := f.blocks[i].off, i+1
+	size := int(f.blocks[i].size)
+	for end < len(f.blocks) && size+int(f.blocks[end].size) <= aheadLen {
+		size += int(f.blocks[end].size)
+		end++
 	}
-	return b.text[start:b.ends[i]:b.ends[i]]
-}
-
-// Block reads and verifies a block.
-func (f *File) Block(i int) (*Block, error) {
-	if b := f.cached[i]; b != nil {
-		return b, nil
-	}
-	if i < 0 || i >= len(f.blocks) {
-		return nil, fmt.Errorf("%s: block %d of %d: %w", f.ref.Name, i, len(f.blocks), ErrDamaged)
-	}
-	at := &f.blocks[i]
-	if cap(f.raw) < int(at.size) {
-		f.raw = make([]byte, at.size)
-	}
-	f.raw = f.raw[:at.size]
-	if n, err := f.r.ReadAt(f.raw, at.off); n < len(f.raw) {
+	raw := make([]byte, size)
+	if n, err := f.r.ReadAt(raw, first); n < len(raw) {
 		if err == io.EOF {
 			err = ErrDamaged // it is cut
 		}
-		return nil, fmt.Errorf("%s: read block %d: %w", f.ref.Name, i, err)
+		return nil, err
 	}
-	if sum := blake3.Sum256(f.raw); !bytes.Equal(sum[:digestLen], at.digest[:]) {
-		return nil, fmt.Errorf("%s: block %d: %w", f.ref.Name, i, ErrDamaged)
-	}
-	b, err := decodeBlock(f.raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: block %d: %w", f.ref.Name, i, err)
-	}
-	if len(f.cached) >= maxCached {
-		clear(f.cached)
-	}
-	f.cached[i] = b
-	return b, nil
-}
-
-// maxDecoded bounds a decoded block: entries may share all but a byte or two.
-const maxDecoded = maxEntry + 1<<20
-
-func decodeBlock(raw []byte) (*Block, error) {
-	b := &Block{text: make([]byte, 0, 3*blockLen)}
-	start := 0 // of the entry before
-	for len(raw) > 0 {
-		shared, n := binary.Uvarint(raw)
-		if n <= 0 || shared > uint64(len(b.text)-start) {
-			return nil, ErrDamaged
+	for n := i; n < end; n++ {
+		if _, ok := f.cached[n]; ok {
+			continue
 		}
-		size, m := binary.Uvarint(raw[n:])
-		if m <= 0 || size > uint64(len(raw)-n-m) || uint64(len(b.text))+shared+size > maxDecoded {
-			return nil, ErrDamaged
-		}
-		at := len(b.text)
-		b.text = append(b.text, b.text[start:start+int(shared)]...)
-		b.text = append(b.text, raw[n+m:n+m+int(size)]...)
-		b.ends = append(b.ends, uint32(len(b.text)))
-		raw, start = raw[n+m+int(size):], at
+		delete(f.cached, f.oldest[f.turn]-1)
+		from := f.blocks[n].off - first
+		f.cached[n], f.oldest[f.turn] = cachedBlock{raw: raw[from : from+int64(f.blocks[n].size)]}, n+1
+		f.turn = (f.turn + 1) % maxCached
 	}
-	return b, nil
+	return raw[:f.blocks[i].size], nil
 }
 
 // Cursor goes forward through the entries.
 type Cursor struct {
 	f     *File
-	block int
-	now   *Block
-	entry int
+	block int    // that rest is of
+	end   int    // number of the first block not to enter
+	rest  []byte // of the block, behind the entry
+	entry []byte
+	state cursorState
 }
 
+type cursorState byte
+
+const (
+	before cursorState = iota // the block is still to be read
+	behind                    // the entry was given
+	on
+)
+
 // All starts at the first entry.
-func (f *File) All() *Cursor { return &Cursor{f: f} }
+func (f *File) All() *Cursor { return &Cursor{f: f, end: len(f.blocks)} }
+
+// Block goes through the entries of one block.
+func (f *File) Block(i int) (*Cursor, error) {
+	if i < 0 || i >= len(f.blocks) {
+		return nil, fmt.Errorf("%s: block %d of %d: %w", f.ref.Name, i, len(f.blocks), ErrDamaged)
+	}
+	return &Cursor{f: f, block: i, end: i + 1}, nil
+}
 
 // Seek starts at the first entry that is not before key. The entries are in the
 // order of their bytes.
 func (f *File) Seek(key []byte) *Cursor {
-	c := &Cursor{f: f}
+	c := f.All()
 	c.seek(key)
 	c.To(key) // an error comes again
 	return c
@@ -193,16 +198,16 @@ func (f *File) Seek(key []byte) *Cursor {
 
 func (c *Cursor) seek(key []byte) {
 	short := key[:min(len(key), keyLen)]
-	i := sort.Search(len(c.f.blocks), func(i int) bool { return bytes.Compare(c.f.key(i), short) >= 0 })
-	c.block, c.now, c.entry = max(0, i-1), nil, 0
+	i := sort.Search(c.end, func(i int) bool { return bytes.Compare(c.f.key(i), short) >= 0 })
+	c.block, c.state = max(0, i-1), before
 }
 
-// To goes to the first entry from here on that is not before key, and gives it.
-// It is nil at the end.
+// To goes to the first entry from here on that is not before key, and gives it as
+// Peek does. It is nil at the end.
 func (c *Cursor) To(key []byte) ([]byte, error) {
 	// Where the next block begins before the key, this one and maybe many more
 	// need not be looked at.
-	if next := c.block + 1; next < len(c.f.blocks) && bytes.Compare(c.f.key(next), key[:min(len(key), keyLen)]) < 0 {
+	if next := c.block + 1; next < c.end && bytes.Compare(c.f.key(next), key[:min(len(key), keyLen)]) < 0 {
 		c.seek(key)
 	}
 	for {
@@ -210,34 +215,60 @@ func (c *Cursor) To(key []byte) ([]byte, error) {
 		if e == nil || err != nil || bytes.Compare(e, key) >= 0 {
 			return e, err
 		}
-		c.entry++
+		c.state = behind
 	}
 }
 
-// Peek gives the entry at the cursor, nil at the end. It must not be changed.
-func (c *Cursor) Peek() ([]byte, error) {
-	for {
-		if c.now != nil && c.entry < c.now.Len() {
-			return c.now.Entry(c.entry), nil
-		}
-		if c.now != nil {
-			c.block, c.now, c.entry = c.block+1, nil, 0
-		}
-		if c.block >= len(c.f.blocks) {
-			return nil, nil
-		}
-		var err error
-		if c.now, err = c.f.Block(c.block); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// Next gives the entry at the cursor and goes on.
+// Next gives the entry at the cursor as Peek does, and goes on.
 func (c *Cursor) Next() ([]byte, error) {
 	e, err := c.Peek()
 	if e != nil {
-		c.entry++
+		c.state = behind
 	}
 	return e, err
+}
+
+// Peek gives the entry at the cursor, nil at the end. It is valid, and must not be
+// changed, until the cursor is used again after it went on.
+func (c *Cursor) Peek() ([]byte, error) {
+	if c.state == on {
+		return c.entry, nil
+	}
+	for c.state == before || len(c.rest) == 0 {
+		if c.state == behind {
+			c.block, c.state = c.block+1, before
+		}
+		if c.block >= c.end {
+			return nil, nil
+		}
+		var err error
+		if c.rest, err = c.f.block(c.block); err != nil {
+			return nil, err
+		}
+		c.entry, c.state = c.entry[:0], behind
+	}
+	if err := c.decode(); err != nil {
+		return nil, fmt.Errorf("%s: block %d: %w", c.f.ref.Name, c.block, err)
+	}
+	c.state = on
+	return c.entry, nil
+}
+
+// decode makes the next entry out of the one before.
+func (c *Cursor) decode() error {
+	shared, n := binary.Uvarint(c.rest)
+	if n <= 0 || shared > uint64(len(c.entry)) {
+		return ErrDamaged
+	}
+	size, m := binary.Uvarint(c.rest[n:])
+	if m <= 0 || size > uint64(len(c.rest)-n-m) || shared+size > maxEntry {
+		return ErrDamaged
+	}
+	end := n + m + int(size)
+	c.entry = append(c.entry[:shared], c.rest[n+m:end]...)
+	if c.entry == nil {
+		c.entry = []byte{} // nil is the end
+	}
+	c.rest = c.rest[end:]
+	return nil
 }

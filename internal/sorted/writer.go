@@ -3,6 +3,7 @@ package sorted
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -67,7 +68,7 @@ func (w *Writer) flush() error {
 	if len(w.block) == 0 {
 		return nil
 	}
-	sum := blake3.Sum256(w.block)
+	sum := sha256.Sum256(w.block)
 	w.index = binary.AppendUvarint(w.index, uint64(len(w.block)))
 	w.index = append(append(w.index, sum[:digestLen]...), byte(len(w.first)))
 	w.index = append(w.index, w.first...)

@@ -121,8 +121,26 @@ func (m *Machine) Apply(tb testing.TB, disk int, pieces []Piece) {
 	}
 }
 
+// BecomeFile writes to a disk whatever differs between two images of the same
+// size, of which little is in memory at a time, and says how many pieces that was.
+func (m *Machine) BecomeFile(tb testing.TB, disk int, old, new string) (pieces int) {
+	tb.Helper()
+	eachDifference(tb, old, new, func(p []Piece) {
+		pieces += len(p)
+		m.Apply(tb, disk, p)
+	})
+	return pieces
+}
+
 // Difference is what turns one image into another of the same size.
-func Difference(tb testing.TB, old, new string) []Piece {
+func Difference(tb testing.TB, old, new string) (out []Piece) {
+	tb.Helper()
+	eachDifference(tb, old, new, func(p []Piece) { out = append(out, p...) })
+	return out
+}
+
+// eachDifference gives the pieces of 4 MiB at a time.
+func eachDifference(tb testing.TB, old, new string, fn func([]Piece)) {
 	tb.Helper()
 	var files [2]*os.File
 	for i, path := range []string{old, new} {
@@ -133,12 +151,11 @@ func Difference(tb testing.TB, old, new string) []Piece {
 		defer f.Close()
 		files[i] = f
 	}
-	var out []Piece
 	a, b := make([]byte, 4<<20), make([]byte, 4<<20)
 	for off := int64(0); ; off += int64(len(a)) {
 		n, err := io.ReadFull(files[0], a)
 		if n == 0 {
-			return out
+			return
 		}
 		if _, err := io.ReadFull(files[1], b[:n]); err != nil {
 			tb.Fatal(err)
@@ -146,7 +163,9 @@ func Difference(tb testing.TB, old, new string) []Piece {
 		if err != nil && err != io.ErrUnexpectedEOF {
 			tb.Fatal(err)
 		}
-		out = difference(out, off, a[:n], b[:n])
+		if p := difference(nil, off, a[:n], b[:n]); len(p) > 0 {
+			fn(p)
+		}
 	}
 }
 
