@@ -29,10 +29,13 @@ func (d *differing) check(n int) error {
 	return nil
 }
 
-// news are the records of the new state, to look them up.
-func (d *differing) news() map[string]bool {
-	out := make(map[string]bool, len(d.new))
-	for _, encoded := range d.new {
+// olds and news are the records of each state, to look them up.
+func (d *differing) olds() map[string]bool { return setOf(d.old) }
+func (d *differing) news() map[string]bool { return setOf(d.new) }
+
+func setOf(list [][]byte) map[string]bool {
+	out := make(map[string]bool, len(list))
+	for _, encoded := range list {
 		out[string(encoded)] = true
 	}
 	return out

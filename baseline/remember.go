@@ -58,24 +58,28 @@ func storeError(err error) error { return fmt.Errorf("store the scan: %w", err) 
 
 // split sets the snapshot against a baseline, record by record as encoded.
 func (s *Snapshot) split(b *Baseline, l *Last, fn func(encoded []byte) error) error {
-	diff := &l.diff
-	asked := s.rules.Asked()
-	if b == nil {
-		var budget textBudget // the baseline was written within it
-		return s.sorter.each(func(encoded []byte) error {
-			written, err := budget.apply(encoded)
-			if err != nil {
-				return err
-			}
-			equal := bytes.Equal(written, encoded) && matches(s.rules, encoded, asked)
-			if !equal {
-				diff.old = append(diff.old, bytes.Clone(written))
-				diff.new = append(diff.new, bytes.Clone(encoded))
-				err = errors.Join(l.head.again(encoded), diff.check(len(encoded)+len(written)))
-			}
-			return errors.Join(err, fn(encoded))
-		})
+	if b != nil {
+		return l.split(b, s.rules, s.sorter.each, fn)
 	}
+	asked := s.rules.Asked()
+	var budget textBudget // the baseline was written within it
+	return s.sorter.each(func(encoded []byte) error {
+		written, err := budget.apply(encoded)
+		if err != nil {
+			return err
+		}
+		if equal := bytes.Equal(written, encoded) && matches(s.rules, encoded, asked); !equal {
+			l.diff.old = append(l.diff.old, bytes.Clone(written))
+			l.diff.new = append(l.diff.new, bytes.Clone(encoded))
+			err = errors.Join(l.head.again(encoded), l.diff.check(len(encoded)+len(written)))
+		}
+		return errors.Join(err, fn(encoded))
+	})
+}
+
+// split fills in what of the records that each gives differs from a baseline's.
+func (l *Last) split(b *Baseline, rules *filewatch.Rules, each func(func(encoded []byte) error) error, fn func(encoded []byte) error) error {
+	diff, asked := &l.diff, rules.Asked()
 	base := b.blocks()
 	defer base.close()
 	var old []byte // with its length
@@ -93,13 +97,13 @@ func (s *Snapshot) split(b *Baseline, l *Last, fn func(encoded []byte) error) er
 	if err := next(); err != nil {
 		return err
 	}
-	err := s.sorter.each(func(encoded []byte) error {
+	err := each(func(encoded []byte) error {
 		for len(old) > 0 && compareEncoded(old, encoded) < 0 {
 			if err := missing(); err != nil {
 				return err
 			}
 		}
-		equal := bytes.Equal(old, encoded) && matches(s.rules, encoded, asked)
+		equal := bytes.Equal(old, encoded) && matches(rules, encoded, asked)
 		if equal {
 			return errors.Join(next(), fn(encoded))
 		}
@@ -309,12 +313,15 @@ func (l *Last) tidy() error {
 }
 
 // writeHead puts the head in place: the state is this one from then on.
-func (l *Last) writeHead(k *Keep) error {
-	var err error
+func (l *Last) writeHead(k *Keep) (err error) {
 	l.head.Format, l.head.Taken = lastFormat, k.Taken
 	if l.head.Source, err = json.Marshal(k.Source); err != nil {
 		return err
 	}
+	return l.putHead()
+}
+
+func (l *Last) putHead() error {
 	text, err := json.Marshal(&l.head)
 	if err != nil {
 		return err

@@ -102,6 +102,7 @@ func (flags *baselineAcceptFlags) accept(cmd *cobra.Command, done *checked, choo
 	if err := ledger().Raise(header.Lineage, header.Version); err != nil {
 		return fail(exitIO, err)
 	}
+	flags.keepState(cmd.ErrOrStderr(), &b.Header)
 	return flags.print(cmd.OutOrStdout(), header, len(report.Changes))
 }
 
@@ -127,6 +128,35 @@ func (flags *baselineAcceptFlags) preview(w io.Writer, done *checked, choose fun
 		fmt.Fprintf(w, "%s: %d changes would be accepted, %d left\n", flags.check.file, len(shown.Changes), len(done.report.Changes)-len(shown.Changes))
 	}
 	return baselineError(flags.check.file, baseline.Acceptable(shown.Changes))
+}
+
+// keepState sets the state of the last scan, if it is of the version before, against
+// the one that was written, so that the next scan can build on it.
+func (flags *baselineAcceptFlags) keepState(stderr io.Writer, before *baseline.Header) {
+	place := flags.check.source.place()
+	dir, err := flags.check.source.since.dir(&place, flags.check.file)
+	if err != nil {
+		return
+	}
+	rules, err := readRules(flags.check.rules)
+	if err == nil && rules == nil {
+		rules, err = before.ParseRules()
+	}
+	if err != nil {
+		return
+	}
+	last, err := baseline.OpenLast(dir, before, rules)
+	if err != nil {
+		return // there is none: nothing is lost
+	}
+	b, err := openBaseline(flags.check.file, &flags.check.key, nil)
+	if err == nil {
+		defer b.Close()
+		err = last.Against(b.Baseline, rules)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "plumbline: the next scan will be full: %s\n", printable(err.Error()))
+	}
 }
 
 // print says what was accepted.

@@ -179,6 +179,88 @@ func TestSinceReportsWhatAFullScanReports(t *testing.T) {
 	}
 }
 
+// Accepting changes makes a baseline that the state is set against: the next scan
+// is incremental still and reports what a full one would, whatever was accepted and
+// whether the state has it already. Where the state does not know enough, the next
+// scan is full and says so.
+func TestSinceStaysIncrementalAfterAccept(t *testing.T) {
+	c := volumetest.NewChanges(t, "-t", "ext4")
+	rules := parsed(t)
+	base := captureOf(t, c.Image, rules)
+	key, err := sign.LoadOrCreateKey(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := filepath.Join(t.TempDir(), "live")
+	before := copied(t, c.Image, live)
+	m := disktest.Start(t, "raw:"+live)
+	since := &Since{Place: Place{QMP: m.QMP}, Dir: t.TempDir(), Baseline: base, Rules: rules, Capture: baseline.CaptureOptions{Rules: rules}}
+	check(t, since)
+	change := func(round int) {
+		c.Change(t)
+		c.Debugfs(t, "rm /d1/f3", "write "+grown(t, round)+" /d1/f3") // a log
+		after, err := os.ReadFile(c.Image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Become(t, 0, before, after)
+		before = after
+	}
+	kept := 0
+	for round := range 8 {
+		change(round)
+		report, _ := check(t, since)
+		older := round%4 == 3
+		if older { // the state does not have what is accepted
+			change(round + 1)
+			snapshot(t, []string{c.Image}, "", since.Baseline, rules, func(_ *Files, snap *baseline.Snapshot) {
+				if report, err = baseline.Compare(since.Baseline, snap); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+		var chosen []*baseline.Change
+		for i, change := range report.Changes {
+			if i%3 != round%3 && change.Kind != baseline.Unmeasured && !change.Partial {
+				chosen = append(chosen, change)
+			}
+		}
+		var out bytes.Buffer
+		if _, err := baseline.Accept(since.Baseline, chosen, &baseline.Decision{Time: time.Now(), Author: "a", Reason: "r"}, &out, key); err != nil {
+			t.Fatal(err)
+		}
+		next, err := baseline.OpenBytes(out.Bytes(), &baseline.OpenOptions{AnySigner: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		last, err := baseline.OpenLast(since.Dir, &since.Baseline.Header, rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		since.Baseline = next
+		refused := last.Against(next, rules)
+		if refused != nil && !older {
+			t.Errorf("round %d: %v", round, refused)
+		}
+		for again := range 2 {
+			report, how := check(t, since)
+			if how.Full != (refused != nil && again == 0) {
+				t.Errorf("round %d, scan %d after accepting: %+v, the state was refused: %v", round, again, how, refused)
+			}
+			if !how.Full {
+				kept++
+			}
+			if d := cmp.Diff(fully(t, c.Image, next, rules), told(t, report)); d != "" {
+				t.Fatalf("round %d, scan %d: full scan against incremental:\n%s", round, again, d)
+			}
+			change(round + 2)
+		}
+	}
+	if kept < 12 {
+		t.Errorf("%d of 16 scans were incremental", kept)
+	}
+}
+
 // grown is a file that has grown, or in some rounds lost its beginning.
 func grown(t *testing.T, round int) string {
 	t.Helper()
