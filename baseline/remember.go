@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline/sign"
@@ -295,6 +296,9 @@ func (l *Last) put(prefix string, b []byte) (lastFile, error) {
 	return lastFile{filepath.Base(f.Name()), int64(len(b)), hexSum(b)}, errors.Join(err, f.Close())
 }
 
+// lastPrefixes are what the names of a state's files begin with.
+var lastPrefixes = []string{".last-", "records-", "ids-", "delta-", "differing-", "memory-", "volume-"}
+
 // tidy removes what the head does not name: the files of the state before, and
 // those of scans that came to no end.
 func (l *Last) tidy() error {
@@ -305,7 +309,8 @@ func (l *Last) tidy() error {
 		return storeError(err)
 	}
 	for _, f := range files {
-		if f.Type().IsRegular() && !slices.Contains(keep, f.Name()) {
+		ours := slices.ContainsFunc(lastPrefixes, func(p string) bool { return strings.HasPrefix(f.Name(), p) })
+		if ours && f.Type().IsRegular() && !slices.Contains(keep, f.Name()) {
 			os.Remove(filepath.Join(l.dir, f.Name()))
 		}
 	}
