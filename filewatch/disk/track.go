@@ -164,11 +164,12 @@ func takeBack(node, name, next string) []object {
 	}
 }
 
-// discard removes our bitmaps but the last one, where it counts.
+// discard removes our bitmaps but the last one, where it counts, and those that
+// someone else uses, which a later scan removes.
 func (t *tracking) discard(ctx context.Context, f *fleece, found map[string][]bitmap) error {
 	for node, list := range found {
 		for _, b := range list {
-			if t.lost == "" && b.Name == t.last.Bitmap {
+			if b.Busy || t.lost == "" && b.Name == t.last.Bitmap {
 				continue
 			}
 			if err := f.do(ctx, "block-dirty-bitmap-remove", object{"node": node, "name": b.Name}); err != nil {
@@ -231,7 +232,7 @@ func (t *tracking) finish(ctx context.Context, f *fleece) error {
 	}
 	for node, list := range found {
 		has := func(name string) bool {
-			return slices.ContainsFunc(list, func(b bitmap) bool { return b.Name == name })
+			return slices.ContainsFunc(list, func(b bitmap) bool { return b.Name == name && !b.Busy })
 		}
 		if !has(gone) {
 			continue

@@ -71,6 +71,53 @@ func TestCaptureGoesOnAfterARestart(t *testing.T) {
 	}
 }
 
+// Captures of an agent with full_every build on each other, each n-th reads
+// everything, and all ship what a whole capture ships.
+func TestCapturesBuildOnEachOther(t *testing.T) {
+	changes := volumetest.NewChanges(t, "-t", "ext4")
+	live := filepath.Join(t.TempDir(), "live")
+	before, err := os.ReadFile(changes.Image)
+	if err == nil {
+		err = os.WriteFile(live, before, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine := disktest.Start(t, "raw:"+live)
+	state, path := t.TempDir(), filepath.Join(t.TempDir(), "manifest")
+	capture := func(files FilesConfig) (baseline.Header, string) {
+		t.Helper()
+		var log bytes.Buffer
+		a := &Agent{config: &Config{State: state}, log: slog.New(slog.NewTextHandler(&log, nil)), version: "test"}
+		if _, err := (&target{agent: a, config: TargetConfig{Name: "web", QMP: machine.QMP, Files: files}}).capture(t.Context(), path); err != nil {
+			t.Fatal(err)
+		}
+		return manifest(t, path), log.String()
+	}
+	for round := range 7 {
+		got, log := capture(FilesConfig{FullEvery: 3})
+		want := "full=false"
+		if round%3 == 0 {
+			want = "full=true"
+		}
+		if !strings.Contains(log, want) {
+			t.Errorf("capture %d: want %s in the log:\n%s", round, want, log)
+		}
+		if whole, _ := capture(FilesConfig{}); got.Body.BLAKE3 != whole.Body.BLAKE3 || got.Objects != whole.Objects {
+			t.Errorf("capture %d: %d objects, %s; whole: %d objects, %s", round, got.Objects, got.Body.BLAKE3, whole.Objects, whole.Body.BLAKE3)
+		}
+		if round%2 == 0 {
+			changes.Change(t)
+			after, err := os.ReadFile(changes.Image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			machine.Become(t, 0, before, after)
+			before = after
+		}
+	}
+}
+
 func manifest(t *testing.T, path string) baseline.Header {
 	t.Helper()
 	data, err := os.ReadFile(path)
