@@ -34,6 +34,9 @@ type Last struct {
 	dir     string
 	diff    differing
 	records *lastRecords // nil until they are asked for
+	// fold is how many bytes of records may lie over the base; default: see
+	// Update.grows.
+	fold int64
 }
 
 const lastFormat = 2

@@ -196,7 +196,11 @@ func (u *Update) grows(records *lastRecords, delta *lastDelta, size int64) bool 
 	for _, k := range u.base {
 		delta.void[k] = true
 	}
-	return size < min(max(1<<20, u.last.head.Base.Records.Size/8), maxDelta)
+	most := u.last.fold
+	if most == 0 {
+		most = min(max(1<<20, u.last.head.Base.Records.Size/8), maxDelta)
+	}
+	return size < most
 }
 
 // rebase writes all records.
