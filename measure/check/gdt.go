@@ -27,12 +27,16 @@ func gdtCheck() check {
 const (
 	gdtEntries = 16
 	gdtSize    = gdtEntries * 8
-	tssSize    = 104 // 64-bit TSS up to the I/O map's offset (Intel SDM vol. 3A, figure 8-11)
+	// taskSelector is that of the task state segment (GDT_ENTRY_TSS,
+	// arch/x86/include/asm/segment.h).
+	taskSelector = 0x40
+	tssSize      = 104 // 64-bit TSS up to the I/O map's offset (Intel SDM vol. 3A, figure 8-11)
 )
 
 // gdtData are the facts of linux.gdt.
 type gdtData struct {
 	CPUs  []gdtFact    `json:"cpus"`
+	Left  []int        `json:"left,omitempty"` // CPUs that have not started
 	Local []localTable `json:"local,omitempty"`
 	// LocalUnread is why local descriptor tables are not known.
 	LocalUnread string `json:"local_unread,omitempty"`
@@ -67,7 +71,7 @@ func planGDT(c *collector) error {
 }
 
 func collectGDT(c *collector) (any, measure.Coverage, error) {
-	var data gdtData
+	data := gdtData{Left: c.left}
 	var coverage measure.Coverage
 	for _, r := range c.registers {
 		raw, err := c.wanted(r.GDT.Base, gdtSize)
@@ -184,6 +188,7 @@ func judgeGDT(_ *judging, raw json.RawMessage, out *measure.Check) error {
 	if data.LocalUnread != "" {
 		return errors.New("local descriptor tables: " + data.LocalUnread)
 	}
+	out.Reason = leftOut(data.Left)
 	return nil
 }
 
@@ -203,7 +208,7 @@ func (f *gdtFact) judge() []measure.Finding {
 				"the descriptor is none that the kernel puts there")
 		}
 	}
-	if f.TR != 0x40 || !inEntryArea(f.TSS) {
+	if f.TR != taskSelector || !inEntryArea(f.TSS) {
 		found(f.TSS, "TR", fmt.Sprintf("selector %#x, base %v", f.TR, f.TSS), "selector 0x40, in the CPU entry area",
 			"the task state segment is not the kernel's")
 	}

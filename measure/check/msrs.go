@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/mem"
@@ -37,6 +38,7 @@ var errNoSystemCalls = errors.New("the source does not show the registers of sys
 // msrsData are the facts of linux.msrs.
 type msrsData struct {
 	CPUs []msrFact `json:"cpus"`
+	Left []int     `json:"left,omitempty"` // CPUs that have not started
 	// Entries are the addresses of the kernel's entries as the target says.
 	Entries map[string]address `json:"entries"`
 	// FRED says that the kernel takes system calls by other means, as CR4 has it
@@ -73,27 +75,53 @@ const (
 	low32         = address(0x0000_0000_ffff_ffff) // what AMD processors keep of SYSENTER's
 )
 
+// msrAttempts is how often these registers are read while CPUs come on line: each
+// may stop the target.
+const msrAttempts = 3
+
 func planMSRs(c *collector) error {
 	source, ok := c.machine.(systemCallSource)
 	if !ok {
 		return errNoSystemCalls
 	}
-	var err error
-	c.systemCalls, err = source.SystemCalls(c.ctx)
-	if clock, ok := c.machine.(pauseClock); ok {
-		c.stopped(clock.PausedFor())
+	for range msrAttempts {
+		var err error
+		c.systemCalls, err = source.SystemCalls(c.ctx)
+		if clock, ok := c.machine.(pauseClock); ok {
+			c.stopped(clock.PausedFor())
+		}
+		if err != nil {
+			return err
+		}
+		if c.xen != nil || len(c.registers) == 0 || !slices.ContainsFunc(c.systemCalls, c.unwritten) {
+			break
+		}
+		c.lookAtCPUs()
+		if !slices.ContainsFunc(c.systemCalls, c.unwritten) {
+			break
+		}
 	}
-	return err
+	return nil
+}
+
+// unwritten reports whether the kernel has not yet written what it needs
+// (syscall_init) to the registers of a CPU that has started: it may just have come
+// on line, between two looks.
+func (c *collector) unwritten(s mem.SystemCalls) bool {
+	return !slices.Contains(c.left, s.CPU) && (s.STAR == 0 || s.LSTAR == 0 || s.FMASK == 0)
 }
 
 func collectMSRs(c *collector) (any, measure.Coverage, error) {
-	data := msrsData{Entries: make(map[string]address)}
+	data := msrsData{Entries: make(map[string]address), Left: c.left}
 	for _, name := range []string{entry64, entryCompat, entrySysenter, entryIgnore, entryIgnore32} {
 		if at, ok := c.profile.Symbol(name); ok {
 			data.Entries[name] = address(at)
 		}
 	}
 	for _, s := range c.systemCalls {
+		if slices.Contains(c.left, s.CPU) {
+			continue
+		}
 		f := msrFact{CPU: s.CPU, STAR: address(s.STAR), FMASK: address(s.FMASK),
 			SysenterCS: address(s.SysenterCS), SysenterESP: address(s.SysenterESP),
 			LSTAR: c.pointer("LSTAR", 0, mem.Virt(s.LSTAR)), CSTAR: c.pointer("CSTAR", 0, mem.Virt(s.CSTAR)),
@@ -142,7 +170,7 @@ func judgeMSRs(j *judging, raw json.RawMessage, out *measure.Check) error {
 		judge.sysenter()
 		out.Findings = append(out.Findings, judge.found...)
 	}
-	out.Reason = j.trusts()
+	out.Reason = remarks(leftOut(data.Left), j.trusts())
 	return nil
 }
 

@@ -30,6 +30,7 @@ func registersCheck() check {
 // registersData are the facts of linux.registers.
 type registersData struct {
 	CPUs       []cpuFact `json:"cpus"`
+	Left       []int     `json:"left,omitempty"`    // CPUs that have not started
 	Capability []uint32  `json:"capability"`        // boot_cpu_data.x86_capability
 	Pinned     uint64    `json:"pinned"`            // cr4_pinned_bits, 0 if the kernel has none
 	Watched    [4]bool   `json:"watched"`           // slots in which the kernel has a breakpoint, on any CPU
@@ -47,7 +48,7 @@ type cpuFact struct {
 }
 
 func collectRegisters(c *collector) (any, measure.Coverage, error) {
-	var data registersData
+	data := registersData{Left: c.left}
 	var err error
 	if len(c.registers) == 0 {
 		return nil, measure.Coverage{}, kernel.ErrNoRegisters
@@ -155,6 +156,7 @@ func judgeRegisters(_ *judging, raw json.RawMessage, out *measure.Check) error {
 	if missing := data.missing(); len(missing) > 0 {
 		return fmt.Errorf("the source does not show %s", strings.Join(missing, ", "))
 	}
+	out.Reason = leftOut(data.Left)
 	return nil
 }
 

@@ -38,7 +38,8 @@ type Result struct {
 type collector struct {
 	ctx       context.Context
 	machine   Machine
-	registers []mem.Registers // read just before the pause
+	registers []mem.Registers // read just before the pause; of CPUs that have started
+	left      []int           // the other CPUs
 	profile   *kernel.Profile // nil of a Xen
 	xen       *xen.Profile    // nil of a Linux
 	kind      string          // of target, as [measure.Kernel] has it
@@ -120,6 +121,7 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 	if c.xen == nil {
 		c.patience = codePatience
 		c.listModules()
+		c.leaveOut()
 	}
 	for i, check := range checks {
 		if check.kind != c.kind {
