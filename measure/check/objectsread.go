@@ -94,7 +94,7 @@ func (o *objectsReader) count() {
 // settled reports whether more walks, so many at most, can change which suspects
 // are confirmed.
 func (o *objectsReader) settled(left int) bool {
-	if o.last.Limited && left > 0 {
+	if o.last.Limited && left >= objectConfirmations-1 {
 		return false // what was freed and reused may look like a great many objects
 	}
 	for place := range o.among {

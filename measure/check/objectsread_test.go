@@ -27,7 +27,7 @@ func TestObjectReadings(t *testing.T) {
 		{"ftftf", 5, true},
 		{"ffttt", 5, false},
 		{"l----", 2, false},
-		{"lllll", 5, false},
+		{"lllll", 4, false},
 	}
 	for _, tt := range tests {
 		o := objectsReader{data: &objectsData{}}
