@@ -98,6 +98,7 @@ var (
 // them only if they are the same. As long as there is code without an account, or
 // they change, it reads all of it again.
 func collectDynamic(c *collector) (any, measure.Coverage, error) {
+	var g grace
 	for {
 		began := time.Now()
 		before, err := c.dynamicAccounts()
@@ -123,7 +124,10 @@ func collectDynamic(c *collector) (any, measure.Coverage, error) {
 		if settled && !c.unaccounted(&data) {
 			return data, data.coverage(), nil
 		}
-		if !c.wait() {
+		if !c.wait(&g) {
+			if settled && !g.passed() {
+				return nil, measure.Coverage{}, errors.Join(errStarved, c.ctx.Err())
+			}
 			if settled {
 				return data, data.coverage(), c.ctx.Err()
 			}

@@ -34,22 +34,8 @@ func (c *collector) owners() ([]owner, []error) {
 // codePatience is how long one scan waits, in all, for code without an account to
 // get one or to go. Code has none just before it gets one, and the memory of a
 // module, and of what ran at its start, is there for a grace period of RCU after
-// its account has gone: milliseconds, on a starved machine seconds.
+// its account has gone: milliseconds, on a starved machine longer ([grace]).
 const codePatience = 8 * time.Second
-
-// wait waits a little; not if the patience of the scan is at its end.
-func (c *collector) wait() bool {
-	if c.patience < 0 {
-		return false
-	}
-	c.patience -= lastingPause
-	select {
-	case <-c.ctx.Done():
-		return false
-	case <-time.After(lastingPause):
-		return true
-	}
-}
 
 const maxOwned = 1 << 20 // bytes of one account, except where noted
 

@@ -86,10 +86,18 @@ const (
 // has no account, or protected memory is not: it may be of a module that goes. A
 // module that starts is waited for.
 func collectPageTables(c *collector) (any, measure.Coverage, error) {
+	var g grace
 	for {
 		began := time.Now()
 		data, coverage, err := c.walkPageTables()
-		if err != nil || len(unownedRanges(data.Executable, data.Owners)) == 0 && len(data.Aliases) == 0 && len(data.Starting) == 0 || !c.wait() {
+		unsettled := len(unownedRanges(data.Executable, data.Owners)) > 0 || len(data.Aliases) > 0
+		if err != nil || !unsettled && len(data.Starting) == 0 {
+			return data, coverage, err
+		}
+		if !c.wait(&g) {
+			if unsettled && !g.passed() {
+				err = errStarved
+			}
 			return data, coverage, err
 		}
 		c.patience -= time.Since(began)
