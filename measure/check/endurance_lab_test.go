@@ -26,6 +26,8 @@ const busy = `rm -f /run/lab-busy-stop
 	repeat 'tc qdisc add dev lo clsact; tc filter add dev lo ingress bpf bytecode "1,6 0 0 4294967295"; sleep 0.4; tc qdisc del dev lo clsact'
 	repeat 'timeout 2 /opt/plumbline/bpfload < /dev/null; sleep 0.2'
 	repeat 'echo 0 > /sys/devices/system/cpu/cpu1/online; sleep 1; echo 1 > /sys/devices/system/cpu/cpu1/online; sleep 2'
+	echo devices > /sys/power/pm_test; echo 1 > /sys/module/suspend/parameters/pm_test_delay
+	repeat 'sleep 20; echo freeze > /sys/power/state'
 	repeat 'python3 -c "import socket, time; socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 768); time.sleep(0.3)"'
 	repeat 'ls -R /usr/share/doc; tar -c /usr/bin | wc -c'
 	repeat 'for i in 1 2 3 4 5 6 7 8 9; do /bin/true; done; sleep 0.05'
