@@ -3,6 +3,8 @@ package verifier
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"strings"
 	"testing"
 
@@ -36,6 +38,47 @@ func TestSignedPackageExplainsAChange(t *testing.T) {
 	r.judgedAs(t, "/usr/bin/tool", remote.VerdictRecorded)
 	w.settle(w.event(filewatch.OpChmod, program("x")), func() *diskFile { f := program("#!/bin/sh\n"); f.Mode = 0o4755; return f }())
 	r.violations(t, 1)
+}
+
+// Packages that come while the verifier runs are used once they stand still; what
+// is not signed never is.
+func TestPackagesAreReadAgain(t *testing.T) {
+	g := pkgdbtest.NewGPG(t, "ed25519")
+	dir, host := t.TempDir(), "vm1"
+	put := func(from string) {
+		t.Helper()
+		if err := os.RemoveAll(dir + "/now"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(dir+"/now", os.DirFS(from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(pkgdbtest.Repository(t, g))
+	v := &Verifier{config: &Config{Hosts: []Host{{Name: host}}}, packages: map[string]*heldPackages{}, log: slog.New(slog.DiscardHandler)}
+	if err := v.readPackages(Host{Name: host, Reference: Reference{Packages: []string{dir}, Keyrings: []string{g.Public}}}); err != nil {
+		t.Fatal(err)
+	}
+	first := v.packages[host].now.Load()
+	look := func(want bool, when string) {
+		t.Helper()
+		before := v.packages[host].now.Load()
+		v.renewPackages()
+		if got := v.packages[host].now.Load() != before; got != want {
+			t.Errorf("%s: read again: %v", when, got)
+		}
+	}
+	look(false, "nothing changed")
+	put(pkgdbtest.Repository(t, pkgdbtest.NewGPG(t, "ed25519")))
+	look(false, "just changed")
+	look(false, "another's signature")
+	put(pkgdbtest.Repository(t, g))
+	look(false, "changed back, just now")
+	look(true, "changed back, and stands still")
+	look(false, "nothing changed since")
+	if v.packages[host].now.Load() == first {
+		t.Error("the first packages are in use")
+	}
 }
 
 func TestPackagesNeedAKeyring(t *testing.T) {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/plumbline-sec/plumbline/attest"
-	"github.com/plumbline-sec/plumbline/baseline/pkgdb"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/check"
@@ -48,7 +47,7 @@ type Verifier struct {
 	people    *people
 	policies  map[string]*attest.Policy   // by machine
 	rules     map[string]*filewatch.Rules // by machine, where configured
-	packages  map[string]*pkgdb.Packages  // by machine, where configured
+	packages  map[string]*heldPackages    // by machine, where configured
 	ekRoots   *x509.CertPool
 	ekBetween *x509.CertPool
 	refs      *references
@@ -115,7 +114,7 @@ func CheckConfig(c *Config) error {
 // reference kernels.
 func (v *Verifier) readReferences() error {
 	v.policies, v.rules = make(map[string]*attest.Policy), make(map[string]*filewatch.Rules)
-	v.packages = make(map[string]*pkgdb.Packages)
+	v.packages = make(map[string]*heldPackages)
 	var err error
 	if v.ekRoots, err = readPool(v.config.Enrolment.CA); err != nil {
 		return err
@@ -193,7 +192,7 @@ func readPool(files []string) (*x509.CertPool, error) {
 // work goes on until ctx ends: it judges what is stored, fires what is due and
 // tells whom to tell. It owns every goroutine of the verifier.
 func (v *Verifier) work(ctx context.Context) {
-	for _, work := range []func(context.Context){v.workFast, v.workSlow, v.schedule, v.tellAlerts} {
+	for _, work := range []func(context.Context){v.workFast, v.workSlow, v.workPackages, v.schedule, v.tellAlerts} {
 		v.background.Go(func() { work(ctx) })
 	}
 	<-ctx.Done()
