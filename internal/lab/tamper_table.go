@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -34,7 +33,7 @@ var tableTampers = []Tamper{
 	},
 	{
 		Name: "gdt-call-gate", Check: "linux.gdt",
-		Doc:   "put a call gate that user mode may use into a free slot of CPU 0's GDT",
+		Doc:   "put a call gate that user mode may use into the slot of CPU 0's GDT that is kept for local tables",
 		apply: addCallGate,
 	},
 	{
@@ -136,9 +135,11 @@ func openGate(ctx context.Context, c *change) error {
 	return c.write(ctx, address, gate)
 }
 
-// gdtSlots is how many 8-byte descriptors Linux has in a GDT (Linux,
-// arch/x86/include/asm/segment.h, GDT_ENTRIES).
-const gdtSlots = 16
+// gdtLDT is the first of two 8-byte slots of Linux's GDT that hold the local
+// table of the process that runs (arch/x86/include/asm/segment.h, GDT_ENTRY_LDT).
+// The kernel writes them only for a process that has one; what follows them it
+// writes at each switch of tasks.
+const gdtLDT = 10
 
 // addCallGate writes a 64-bit call gate, two slots long (Intel SDM, volume 3A,
 // section 5.8.3.1), to a kernel function.
@@ -151,21 +152,11 @@ func addCallGate(ctx context.Context, c *change) error {
 	if err != nil {
 		return err
 	}
-	gdt := make([]byte, 8*gdtSlots)
-	if err := mem.read(mem.regs.gdt, gdt); err != nil {
-		return err
-	}
-	for slot := 1; slot+1 < gdtSlots; slot++ {
-		if binary.LittleEndian.Uint64(gdt[8*slot:]) != 0 || binary.LittleEndian.Uint64(gdt[8*slot+8:]) != 0 {
-			continue
-		}
-		gate := make([]byte, 16)
-		setGateOffset(gate, at[0])
-		binary.LittleEndian.PutUint16(gate[2:], 0x10) // __KERNEL_CS
-		gate[5] = 0xec                                // present, DPL 3, call gate
-		return c.write(ctx, mem.regs.gdt+uint64(8*slot), gate)
-	}
-	return errors.New("the GDT has no two free slots")
+	gate := make([]byte, 16)
+	setGateOffset(gate, at[0])
+	binary.LittleEndian.PutUint16(gate[2:], 0x10) // __KERNEL_CS
+	gate[5] = 0xec                                // present, DPL 3, call gate
+	return c.write(ctx, mem.regs.gdt+8*gdtLDT, gate)
 }
 
 // moveStack changes IST1, at offset 0x24 of the TSS (Intel SDM, volume 3A,

@@ -58,10 +58,9 @@ func TestMakedumpfilesDumpsAgree(t *testing.T) {
 			observed, got := s.observe(t, d)
 			for _, item := range live.Items {
 				have, should := find(t, got, item.Check), find(t, want, item.Check)
-				if item.Check == "linux.init" {
-					if have.Outcome != measure.NotMeasured || !strings.Contains(have.Reason, "could not be read") {
-						t.Errorf("%s, whose memory is free: %s (%s)", item.Check, have.Outcome, have.Reason)
-					}
+				// The memory of init code is free, so left out, unless all that
+				// is looked at of it was given to others meanwhile.
+				if item.Check == "linux.init" && have.Outcome == measure.NotMeasured && strings.Contains(have.Reason, "could not be read") {
 					continue
 				}
 				if have.Outcome != should.Outcome {
