@@ -173,7 +173,7 @@ func (f *fastCommits) addRange(b []byte) error {
 	if r.count > maxInit {
 		r.count, r.unwritten = r.count-maxInit, true
 	}
-	if r.phys == 0 || r.phys >= f.v.s.blocks || r.count > f.v.s.blocks-r.phys {
+	if r.count == 0 || r.phys == 0 || r.phys >= f.v.s.blocks || r.count > f.v.s.blocks-r.phys {
 		return fmt.Errorf("fast commit maps inode %d to blocks %d+%d: %w", le.Uint32(b), r.phys, r.count, filewatch.ErrCorrupt)
 	}
 	c.changes = append(c.changes, r)

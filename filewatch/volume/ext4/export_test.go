@@ -1,0 +1,140 @@
+package ext4
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// FastArea is a volume whose fast commits are replaced by given ones, for tests
+// of what is in them apart from how it got there.
+type FastArea struct {
+	v   *Volume
+	j   *journal
+	seq uint32
+	at  map[int64]int64 // offset in the area by that on the volume
+}
+
+// OpenFastArea opens an image. Content is what its fast-commit area holds.
+func OpenFastArea(r io.ReaderAt, size int64) (a *FastArea, content []byte, err error) {
+	v, err := open(r, size)
+	if err != nil {
+		return nil, nil, err
+	}
+	j, err := openJournal(v)
+	if err != nil {
+		return nil, nil, err
+	}
+	log, err := j.replay()
+	if err != nil {
+		return nil, nil, err
+	}
+	content = make([]byte, int64(j.length-j.fcFirst)*j.bs)
+	a = &FastArea{v, j, log.next, map[int64]int64{}}
+	for n := j.fcFirst; n < j.length; n++ {
+		block, err := j.block(n)
+		if err != nil {
+			return nil, nil, err
+		}
+		at := int64(n-j.fcFirst) * j.bs
+		if err := j.read(n, content[at:][:j.bs]); err != nil {
+			return nil, nil, err
+		}
+		a.at[int64(block)*j.bs] = at
+	}
+	return a, content, nil
+}
+
+// Seal gives each head of an area the sequence that is wanted and each tail its
+// checksum, up to what is no record.
+func (a *FastArea) Seal(b []byte) {
+	sum := uint32(0)
+	for at := 0; at < len(b); at += int(a.j.bs) {
+		block := b[at:min(len(b), at+int(a.j.bs))]
+		for len(block) >= 4 {
+			tag, size := le.Uint16(block), int(le.Uint16(block[2:]))
+			if size > len(block)-4 || size < fastLeast(tag) {
+				break
+			}
+			switch tag {
+			case fastHead:
+				le.PutUint32(block[4:], 0)
+				le.PutUint32(block[8:], a.seq)
+			case fastTail:
+				le.PutUint32(block[4:], a.seq)
+				le.PutUint32(block[8:], crc(sum, block[:8]))
+			}
+			if sum = crc(sum, block[:4+size]); tag == fastTail {
+				sum = 0
+			}
+			block = block[4+size:]
+		}
+	}
+}
+
+// Replay replays an area, then reads all that it changed. It gives the count of
+// its records and of inodes that read without an error; what is neither an answer
+// nor an error is a broken one.
+func (a *FastArea) Replay(area []byte) (records, sound int, broken error) {
+	v, j := *a.v, *a.j
+	j.v = &Volume{dev: newOverlay(&patched{v.dev.dev, a.at, area}, j.bs, int64(a.v.s.blocks)*j.bs)}
+	v.fast, v.damage = &fastCommits{}, nil
+	list, err := j.fastLog(a.seq)
+	if err != nil {
+		return 0, 0, err // reading memory does not fail
+	}
+	f := &fastCommits{v: &v, inodes: map[uint32]*fastInode{}, dirs: map[uint32]*fastDir{}}
+	v.fast = f
+	for _, r := range list {
+		if f.apply(r.tag, r.value) == nil {
+			records++
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(f.inodes)) {
+		o, c, err := v.Object(uint64(n))
+		if o == nil && err == nil {
+			broken = errors.Join(broken, fmt.Errorf("inode %d is neither read nor an error", n))
+		}
+		last := int64(0)
+		for _, e := range c.Extents {
+			if e.Logical < last || e.Length <= 0 || e.Physical >= 0 && e.Physical+e.Length > int64(v.s.blocks)*v.s.blockSize {
+				broken = errors.Join(broken, fmt.Errorf("inode %d has the extent %+v behind %d", n, e, last))
+			}
+			last = e.Logical + e.Length
+		}
+		if err == nil {
+			sound++
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(f.dirs)) {
+		v.List(uint64(n), func(name filewatch.Name) error { // damage in it is an error, and no concern here
+			if name.Parent != uint64(n) {
+				broken = errors.Join(broken, fmt.Errorf("directory %d lists %q of %d", n, name.Name, name.Parent))
+			}
+			return nil
+		})
+	}
+	return records, sound, broken
+}
+
+// patched is the device with another fast-commit area, whose blocks are at.
+type patched struct {
+	io.ReaderAt
+	at   map[int64]int64
+	area []byte
+}
+
+// ReadAt reads a block of the journal at a time, as [journal.read] does.
+func (p *patched) ReadAt(b []byte, off int64) (int, error) {
+	at, ok := p.at[off]
+	if !ok {
+		return p.ReaderAt.ReadAt(b, off)
+	}
+	clear(b)
+	copy(b, p.area[min(at, int64(len(p.area))):])
+	return len(b), nil
+}
