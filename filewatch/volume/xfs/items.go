@@ -28,7 +28,7 @@ func bufferFormat(i *item) (buffer, error) {
 	}
 	f := buffer{flags: le.Uint16(b[4:]), key: extentKey{le.Uint64(b[8:]), uint64(le.Uint16(b[6:]))}}
 	words := int(le.Uint32(b[16:]))
-	if words > (len(b)-20)/4 || f.key.block > 1<<54 {
+	if words > (len(b)-20)/4 || f.key.block >= 1<<54 {
 		return f, fmt.Errorf("buffer item with %d words of bitmap: %w", words, filewatch.ErrCorrupt)
 	}
 	f.bits = b[20 : 20+4*words]
@@ -52,7 +52,7 @@ func (p *replayer) buffer(lsn uint64, i *item) error {
 		return nil
 	}
 	at, size := int64(f.key.block)*512, int64(f.key.length)*512
-	if at+size > int64(p.v.s.blocks)*p.v.s.blockSize {
+	if size == 0 || at+size > int64(p.v.s.blocks)*p.v.s.blockSize {
 		return fmt.Errorf("buffer at %#x of %d bytes: %w", at, size, filewatch.ErrCorrupt)
 	}
 	if p.v.s.v5 {
