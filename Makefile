@@ -6,7 +6,7 @@ GOFLAGS ?= -trimpath
 BIN     := bin
 BENCH   ?= .
 
-.PHONY: all build portable lint check setup test demo bench fuzz clean
+.PHONY: all build portable lint check setup test demo bench fuzz damage pictures matrix endurance clean
 
 all: build
 
@@ -58,6 +58,12 @@ fuzz:
 DAMAGE ?= 10000
 damage: setup
 	.ci/damage $(DAMAGE)
+
+# Disks of a guest that writes them, copied N times in the middle of it, against
+# the guest's own recovery of each copy: make pictures
+PICTURES ?= 50
+pictures: setup
+	.ci/pictures $(PICTURES)
 
 # Each kernel of Debian's suites, one CPU and two, two models, with tracing,
 # probes and BPF: MATRIX narrows it, as in make matrix MATRIX=trixie

@@ -16,11 +16,17 @@ import (
 	"github.com/plumbline-sec/plumbline/internal/lab"
 )
 
+func TestRunningGuest(t *testing.T) {
+	disks := makeBusyDisks(t)
+	m := lab.StartT(t, lab.Options{Disks: disks})
+	t.Run("pictures", func(t *testing.T) { picturesRead(t, m, disks) })
+	t.Run("durable", func(t *testing.T) { durableReads(t, m) })
+}
+
 // The disk of a running guest, in the middle of writes: what the guest has made
 // durable reads from outside as it reads inside, and no damage is reported for
 // files that are at rest.
-func TestRunningGuest(t *testing.T) {
-	m := lab.StartT(t, lab.Options{})
+func durableReads(t *testing.T, m *lab.Machine) {
 	m.ShellT(t, `mkdir -p /var/storm/done /var/storm/busy
 storm() { end=$(($(date +%s) + 60)); while [ "$(date +%s)" -lt $end ]; do for i in $(seq 50); do head -c $((i * 97)) /dev/urandom > /var/storm/busy/$i; mv /var/storm/busy/$i /var/storm/busy/m$i; done; rm -f /var/storm/busy/*; done; }
 storm >/dev/null 2>&1 </dev/null &

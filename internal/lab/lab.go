@@ -41,7 +41,7 @@ type Options struct {
 	Kernel string
 	// Xen is a version of Xen to boot, one of XenVersions, with the kernel as that
 	// of its first domain; empty: none. Such a machine runs on TCG and has neither
-	// UEFI, TPM, BMC nor network; UKI, Files, BMC and Plugin do not apply.
+	// UEFI, TPM, BMC nor network; UKI, Files, Disks, BMC and Plugin do not apply.
 	Xen string
 	// UKI is the signed kernel image to boot; empty: UKIDefault.
 	UKI string
@@ -57,6 +57,10 @@ type Options struct {
 	// Files, if not empty, is a directory whose content the guest finds,
 	// read-only, in /opt/plumbline.
 	Files string
+	// Disks are raw images that the guest finds as further disks, which it may
+	// write; the nth, from 0, has the serial number plumbline-disk and n. They are
+	// the caller's, and must stay while the machine runs.
+	Disks []string
 	// BMC makes the command of the machine's BMC, which writes BMCInfo and
 	// listens on BMCSocket. Nil: no BMC is started and the socket is left for
 	// someone else's; QEMU tries it again every 2 s.

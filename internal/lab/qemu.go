@@ -70,6 +70,11 @@ func (m *Machine) addDevices(add func(...string), o Options) {
 		disk(add, "files", filepath.Join(m.Dir, "files.img"), ",readonly=on")
 		add("-device", "virtio-blk-pci,drive=files,serial=plumbline-files")
 	}
+	for i, path := range o.Disks {
+		id := fmt.Sprintf("disk%d", i)
+		disk(add, id, path, ",cache=writeback")
+		add("-device", "virtio-blk-pci,drive="+id+",serial=plumbline-"+id)
+	}
 	m.addAgent(add)
 	add("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0")
 	add("-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile=")

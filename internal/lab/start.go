@@ -127,8 +127,8 @@ func (o *Options) completeXen() error {
 	if _, ok := xens[o.Xen]; !ok {
 		return fmt.Errorf("unknown version of Xen %q, want one of %s", o.Xen, strings.Join(XenVersions(), ", "))
 	}
-	if o.BMC != nil || o.Files != "" || o.Plugin != "" || o.UKI != "" || o.PrivateRAM {
-		return errors.New("a machine that boots Xen has no BMC, no files, no plugin, no other kernel image and no private RAM")
+	if o.BMC != nil || o.Files != "" || len(o.Disks) > 0 || o.Plugin != "" || o.UKI != "" || o.PrivateRAM {
+		return errors.New("a machine that boots Xen has no BMC, no files, no further disks, no plugin, no other kernel image and no private RAM")
 	}
 	if o.CPU == "" {
 		o.CPU = DefaultXenCPU

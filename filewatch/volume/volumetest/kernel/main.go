@@ -1,9 +1,10 @@
 //go:build linux
 
-// Command kernel works on a mounted tree, to make the images and listings in
-// testdata that readers are compared with:
+// Command kernel works on a mounted tree, to make the images and listings that
+// readers are compared with, those in testdata and those of a running guest:
 //
 //	kernel storm DIR    makes, changes and removes files, with fsync now and then
+//	kernel busy DIR     changes everything without end, beside others that do so
 //	kernel deep DIR     makes what needs the deepest structures
 //	kernel list DIR     lists everything as the kernel shows it
 package main
@@ -30,12 +31,14 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) != 3 {
-		log.Fatal("usage: kernel storm|deep|list DIR")
+		log.Fatal("usage: kernel storm|busy|deep|list DIR")
 	}
 	var err error
 	switch os.Args[1] {
 	case "storm":
 		err = storm(os.Args[2])
+	case "busy":
+		err = busy(os.Args[2])
 	case "deep":
 		err = deep(os.Args[2])
 	case "list":
