@@ -3,7 +3,6 @@ package ext4_test
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -14,16 +13,8 @@ import (
 // fastArea is an image with fast commits and what their area holds.
 func fastArea(tb testing.TB) (*ext4.FastArea, []byte) {
 	tb.Helper()
-	f, err := os.Open(volumetest.Unpack(tb, "testdata/fast.img.zst"))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	a, content, err := ext4.OpenFastArea(f, st.Size())
+	f, size := volumetest.File(tb, volumetest.Unpack(tb, "testdata/fast.img.zst"))
+	a, content, err := ext4.OpenFastArea(f, size)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -50,6 +50,17 @@ func Tool(tb testing.TB, name string, args ...string) string {
 // Open opens the disk image at path.
 func Open(tb testing.TB, name string) (*volume.Disk, *os.File) {
 	tb.Helper()
+	f, size := File(tb, name)
+	d, err := volume.Open(f, size)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return d, f
+}
+
+// File opens a file until the test ends, and gives its size.
+func File(tb testing.TB, name string) (*os.File, int64) {
+	tb.Helper()
 	f, err := os.Open(name)
 	if err != nil {
 		tb.Fatal(err)
@@ -59,11 +70,7 @@ func Open(tb testing.TB, name string) (*volume.Disk, *os.File) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	d, err := volume.Open(f, st.Size())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return d, f
+	return f, st.Size()
 }
 
 // One opens a disk image that is one volume and must be measurable.

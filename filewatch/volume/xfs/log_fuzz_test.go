@@ -3,7 +3,6 @@ package xfs_test
 import (
 	"bytes"
 	"errors"
-	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,17 +16,9 @@ import (
 // its log.
 func dirtyImage(tb testing.TB) (*xfs.Replayed, [][]byte) {
 	tb.Helper()
-	f, err := os.Open(volumetest.Unpack(tb, "testdata/small-blocks.img.zst"))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		tb.Fatal(err)
-	}
+	f, size := volumetest.File(tb, volumetest.Unpack(tb, "testdata/small-blocks.img.zst"))
 	var transactions [][]byte
-	r, err := xfs.OpenReplayed(f, st.Size(), func(ops []byte) { transactions = append(transactions, ops) })
+	r, err := xfs.OpenReplayed(f, size, func(ops []byte) { transactions = append(transactions, ops) })
 	if err != nil {
 		tb.Fatal(err)
 	}
