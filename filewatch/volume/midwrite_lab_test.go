@@ -119,8 +119,25 @@ func comparePicture(t *testing.T, m *lab.Machine, d busyDisk, copied, recovered 
 	if diff := cmp.Diff(want, volumetest.Lines(t, after)); diff != "" {
 		t.Errorf("recovered copy (-kernel +got):\n%s", diff)
 	}
-	volumetest.Tool(t, d.check[0], append(d.check[1:], recovered)...)
+	d.checkRecovered(t, recovered)
 	return v.Replayed
+}
+
+// checkRecovered runs the checker of the family, which must find nothing but what
+// the kernel's recovery leaves: an attribute that was being set stays marked as
+// INCOMPLETE on XFS, is shown by no one, and goes with the next repair.
+func (d *busyDisk) checkRecovered(t *testing.T, recovered string) {
+	t.Helper()
+	check := exec.CommandContext(t.Context(), d.check[0], append(d.check[1:], recovered)...)
+	check.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin", "LC_ALL=C.UTF-8")
+	out, err := check.CombinedOutput()
+	switch {
+	case err == nil:
+	case bytes.Contains(out, []byte("is INCOMPLETE")):
+		t.Logf("%s: an attribute was being set: %v", d.check[0], err)
+	default:
+		t.Errorf("%s of the recovered copy: %v\n%s", d.check[0], err, out)
+	}
 }
 
 // recoverInGuest mounts the last disk in the guest, which recovers it, and lists it.
