@@ -144,6 +144,7 @@ var observe = map[string]string{
 
 func TestTampersShowAndAreRestored(t *testing.T) {
 	m := sharedMachine(t)
+	m.ConsoleOnFailure(t)
 	for _, tamper := range Tampers() {
 		if tamper.Xen {
 			continue // tested with a machine that boots one, in measure/check

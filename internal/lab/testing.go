@@ -39,6 +39,17 @@ func (m *Machine) ShellT(t testing.TB, script string) string {
 	return out
 }
 
+// ConsoleOnFailure logs the end of the serial console if the test fails: a machine
+// that does not answer any more seldom says why elsewhere.
+func (m *Machine) ConsoleOnFailure(t testing.TB) {
+	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("end of the serial console:\n%s", fileTail(m.SerialLog, 60))
+		}
+	})
+}
+
 // testLog passes progress on to the test's log.
 type testLog struct{ t testing.TB }
 

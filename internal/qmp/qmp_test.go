@@ -28,7 +28,9 @@ func startQEMU(t *testing.T) (path string, pid int) {
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(path); err == nil {
+		// The socket is there a moment before QEMU listens.
+		if c, err := net.Dial("unix", path); err == nil {
+			c.Close()
 			return path, cmd.Process.Pid
 		}
 	}
