@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -43,7 +44,7 @@ func submit(op byte, fd int32, buf []byte, length uint32) error {
 	}
 	defer unix.Close(int(ring))
 	at := func(off int) uint32 { return le.Uint32(params[off:]) }
-	// sq_off is at 40 (tail 44, array 64), cq_off at 80 (cqes 100).
+	// sq_off is at 40 (tail 44, array 64), cq_off at 80 (tail 84, cqes 100).
 	sq, err := unix.Mmap(int(ring), 0, int(at(64)+at(0)*4), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return err
@@ -61,11 +62,20 @@ func submit(op byte, fd int32, buf []byte, length uint32) error {
 	le.PutUint64(sqe[16:], uint64(uintptr(unsafe.Pointer(&buf[0]))))
 	le.PutUint32(sqe[24:], length)
 	le.PutUint32(sq[at(44):], le.Uint32(sq[at(44):])+1)
-	_, _, errno = unix.Syscall6(unix.SYS_IO_URING_ENTER, ring, 1, 1, getEvents, 0, 0)
-	runtime.KeepAlive(buf)
-	if errno != 0 {
-		return errno
+	// A signal, such as one of Go's own to its threads, ends the wait before the
+	// operation is done, and an operation that waits for a kernel thread is given up
+	// with the process.
+	queued := uintptr(1)
+	for tail := at(84); atomic.LoadUint32((*uint32)(unsafe.Pointer(&cq[tail]))) == 0; {
+		_, _, errno = unix.Syscall6(unix.SYS_IO_URING_ENTER, ring, queued, 1, getEvents, 0, 0)
+		if errno != 0 && errno != unix.EINTR {
+			return errno
+		}
+		if errno == 0 {
+			queued = 0
+		}
 	}
+	runtime.KeepAlive(buf)
 	if res := int32(le.Uint32(cq[at(100)+8:])); res < 0 {
 		return fmt.Errorf("operation %d: %w", op, unix.Errno(-res))
 	}
