@@ -4,6 +4,7 @@ package check_test
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"os"
 	"os/exec"
@@ -36,16 +37,20 @@ func TestInsideAgrees(t *testing.T) {
 	before := s.outside(t)
 	inside := measureInside(t, m)
 	after := s.outside(t)
-
-	var checks []string
-	for _, item := range inside.Items {
-		if item.Check != "linux.pointers" {
-			checks = append(checks, item.Check)
+	report, err := s.judgeInside(before, inside, after)
+	// The kernel patches its text now and then, on a slow machine between all
+	// three looks at it.
+	for range 4 {
+		var patched *check.MissingPagesError
+		if !errors.As(err, &patched) {
+			break
 		}
+		before, inside, after = after, measureInside(t, m), s.outside(t)
+		report, err = s.judgeInside(before, inside, after)
 	}
-	pages := maps.Clone(before.Pages)
-	maps.Copy(pages, after.Pages)
-	report := judge(t, inside, &check.References{Images: s, Modules: s, Pages: pages, Checks: checks})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range report.Checks {
 		want := measure.Pass
 		if slices.Contains(unseenInside, c.Name) {
@@ -72,6 +77,20 @@ func TestInsideAgrees(t *testing.T) {
 			t.Errorf("%s, which the machine does not show: %s (%s)", tamper, c.Outcome, c.Reason)
 		}
 	}
+}
+
+// judgeInside judges what the machine saw of itself, but for linux.pointers, with
+// the pages that were seen from outside before and after.
+func (s *scanner) judgeInside(before *check.Result, inside *measure.Observations, after *check.Result) (*measure.Report, error) {
+	var checks []string
+	for _, item := range inside.Items {
+		if item.Check != "linux.pointers" {
+			checks = append(checks, item.Check)
+		}
+	}
+	pages := maps.Clone(before.Pages)
+	maps.Copy(pages, after.Pages)
+	return check.Judge(inside, &check.References{Images: s, Modules: s, Pages: pages, Checks: checks})
 }
 
 // putProgram puts this program into the machine.
