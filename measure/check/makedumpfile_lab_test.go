@@ -66,12 +66,23 @@ func TestMakedumpfilesDumpsAgree(t *testing.T) {
 				if have.Outcome != should.Outcome {
 					t.Errorf("%s: %s (%s), want %s", item.Check, have.Outcome, have.Reason, should.Outcome)
 				}
+				if item.Check == "linux.objects" && lostFew(live.Item(item.Check), observed.Item(item.Check)) {
+					continue
+				}
 				if diff := cmp.Diff(live.Item(item.Check), observed.Item(item.Check)); diff != "" {
 					t.Errorf("%s differs from the whole dump: %s", item.Check, diff)
 				}
 			}
 		})
 	}
+}
+
+// lostFew reports whether a walk that differs from that of the whole dump came to
+// no more objects, a few less, and says what could not be read: the kernel leaves
+// pointers in its objects to what it has freed, and a page that is free is left out.
+func lostFew(whole, some *measure.Observation) bool {
+	lost := whole.Coverage.Objects - some.Coverage.Objects
+	return lost >= 0 && lost <= whole.Coverage.Objects/1000 && bytes.Contains(some.Data, []byte(" in memory that could not be read ("))
 }
 
 // dumpForMakedumpfile has QEMU dump the machine. QEMU 7.2 puts the program headers
