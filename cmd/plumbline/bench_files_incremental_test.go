@@ -51,9 +51,7 @@ func TestBenchFilesIncremental(t *testing.T) {
 }
 
 // TestBenchFilesIncrementalMillion measures what scans that build on each other
-// need at a million files: memory, and time when nothing changed. It runs before
-// anything that has this process take much memory, because what the system counts
-// as a program's peak begins with that of whoever starts it.
+// need at a million files: memory, and time when nothing changed.
 func TestBenchFilesIncrementalMillion(t *testing.T) {
 	const files = 1_000_000
 	image := benchEmpty(t, files)

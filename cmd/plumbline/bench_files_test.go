@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"os"
@@ -11,7 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,21 +25,35 @@ type measured struct {
 	peak      int64 // resident memory, bytes
 }
 
-// timed runs a program; exit codes up to okay are no failure.
+// timed runs a program through testdata/benchrun, which is small, so that the peak
+// is the program's own; exit codes up to okay are no failure.
 func timed(t *testing.T, okay int, name string, args ...string) measured {
 	t.Helper()
-	cmd := exec.Command(name, args...)
-	start := time.Now()
+	report, w, err := os.Pipe()
+	must(t, err)
+	defer report.Close()
+	cmd := exec.Command(benchRun(t), append([]string{name}, args...)...)
+	cmd.ExtraFiles = []*os.File{w}
 	out, err := cmd.CombinedOutput()
-	took := time.Since(start)
-	if cmd.ProcessState == nil || !cmd.ProcessState.Exited() || cmd.ProcessState.ExitCode() > okay {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	w.Close()
+	var m measured
+	var code int
+	if _, scanErr := fmt.Fscan(report, &m.wall, &m.cpu, &m.peak, &code); err != nil || scanErr != nil || code > okay {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), cmp.Or(err, scanErr, fmt.Errorf("exit code %d", code)), out)
 	}
-	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	m := measured{took, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), usage.Maxrss << 10}
 	fmt.Printf("%-60s %6.2f s, %6.2f s of CPU, %4d MiB\n", filepath.Base(name)+" "+args[0], m.wall.Seconds(), m.cpu.Seconds(), m.peak>>20)
 	return m
 }
+
+// benchRun builds testdata/benchrun, once.
+func benchRun(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(benchCache(t), "benchrun")
+	benchRunBuilt.Do(func() { goBuild(t, program, "./testdata/benchrun") })
+	return program
+}
+
+var benchRunBuilt sync.Once
 
 // aideConfig asks AIDE for what our rules ask for.
 const aideConfig = `database_in=file:%[1]s/aide.db
@@ -145,12 +160,17 @@ func benchProgram(t *testing.T, dir string) string {
 	t.Setenv("XDG_CONFIG_HOME", dir)
 	t.Setenv("XDG_STATE_HOME", dir)
 	plumbline := filepath.Join(dir, "plumbline.bin")
-	build := exec.Command("go", "build", "-trimpath", "-o", plumbline, ".")
+	goBuild(t, plumbline, ".")
+	return plumbline
+}
+
+func goBuild(t *testing.T, program, dir string) {
+	t.Helper()
+	build := exec.Command("go", "build", "-trimpath", "-o", program, dir)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	return plumbline
 }
 
 // benchMillion measures memory at a million files, and time at a million for
