@@ -80,8 +80,12 @@ func (s *scan) run(ctx context.Context, workers int) error {
 }
 
 func (s *scan) options(workers int) *volume.ScanOptions {
-	return &volume.ScanOptions{Workers: workers, Select: func(o *filewatch.Object) bool {
-		return o.Type == filewatch.TypeFile && s.want(o, s.names.of(o.Inode))
+	return &volume.ScanOptions{Workers: workers, Select: func(o *filewatch.Object) (bool, []string) {
+		if o.Type != filewatch.TypeFile {
+			return false, nil
+		}
+		names := s.names.of(o.Inode)
+		return s.want(o, names), names
 	}}
 }
 
@@ -157,12 +161,14 @@ type damagedDir struct {
 	err   error
 }
 
-func (s *scan) one(o *filewatch.Object, content *volume.Content, damage error) error {
+func (s *scan) one(o *filewatch.Object, names []string, content *volume.Content, damage error) error {
 	if o == nil || o.Inode == 0 {
 		s.gap("inodes", damage)
 		return nil
 	}
-	names := s.names.of(o.Inode)
+	if names == nil {
+		names = s.names.of(o.Inode)
+	}
 	if names == nil && damage == nil {
 		damage = fmt.Errorf("no directory names inode %d", o.Inode)
 	}

@@ -19,8 +19,7 @@ type view struct {
 	mu       sync.Mutex
 	children map[uint64][]entry // of the overlay, by directory
 	dirs     dirPaths
-	paths    map[uint64][]string // of objects, which are asked for twice
-	err      error               // the first one met in the base
+	err      error // the first one met in the base
 }
 
 // open opens the base of a memory.
@@ -33,7 +32,7 @@ func (m *volumeMemory) open(dir sorted.Dir) (*view, error) {
 }
 
 func newView(root uint64, point string, base *sorted.File, over *overlay) *view {
-	v := &view{base: base, over: over, children: map[uint64][]entry{}, paths: map[uint64][]string{}}
+	v := &view{base: base, over: over, children: map[uint64][]entry{}}
 	v.dirs = newDirPaths(root, point, func(inode uint64) (uint64, string, bool) {
 		entries, err := v.naming(inode)
 		v.fail(err)
@@ -219,10 +218,6 @@ func (v *view) of(inode uint64) []string {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if out, ok := v.paths[inode]; ok {
-		delete(v.paths, inode)
-		return out
-	}
 	entries, err := v.naming(inode)
 	v.fail(err)
 	var out []string
@@ -235,7 +230,6 @@ func (v *view) of(inode uint64) []string {
 		slices.Sort(out)
 		out = slices.Compact(out)
 	}
-	v.paths[inode] = out
 	return out
 }
 

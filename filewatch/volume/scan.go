@@ -17,18 +17,19 @@ type ScanOptions struct {
 	// Batch is how many objects are held and sorted at a time; default 8192.
 	Batch int
 	// Select says whose content is wanted; default: that of regular files. It
-	// is called from one goroutine.
-	Select func(obj *filewatch.Object) bool
+	// is called from one goroutine, and the names that it had to find are given to
+	// the visit.
+	Select func(obj *filewatch.Object) (read bool, names []string)
 	// Note, if not nil, is told of every object before it is visited, in inode
 	// order and from one goroutine.
 	Note ObjectFunc
 }
 
-// VisitFunc receives one object. The content is nil when it was not selected
-// and valid during the call only; reading it ends with io.EOF after exactly
-// obj.Size bytes, or with an error. Damage is as in [ObjectFunc]: a damaged
-// object comes without content.
-type VisitFunc func(obj *filewatch.Object, content *Content, damage error) error
+// VisitFunc receives one object, with the names that Select found. The content is
+// nil when it was not selected and valid during the call only; reading it ends
+// with io.EOF after exactly obj.Size bytes, or with an error. Damage is as in
+// [ObjectFunc]: a damaged object comes without content.
+type VisitFunc func(obj *filewatch.Object, names []string, content *Content, damage error) error
 
 // Scan visits every object once, with the contents in physical order and
 // several at a time: visit is called from Workers goroutines. Memory is bounded
@@ -71,18 +72,25 @@ type scanItem struct {
 	obj    *filewatch.Object
 	where  filewatch.Content
 	read   bool
+	names  []string
 	damage error
+}
+
+// placed is an item with where its content starts; what needs no reading has -1.
+type placed struct {
+	at int64
+	*scanItem
 }
 
 type scan struct {
 	reader  Reader
 	visit   VisitFunc
-	choose  func(*filewatch.Object) bool
+	choose  func(*filewatch.Object) (bool, []string)
 	note    ObjectFunc
 	workers int
 	batch   int
 	pending []scanItem
-	queue   chan []scanItem
+	queue   chan []placed
 }
 
 func newScan(r Reader, o *ScanOptions, visit VisitFunc) *scan {
@@ -97,9 +105,9 @@ func newScan(r Reader, o *ScanOptions, visit VisitFunc) *scan {
 		s.batch = 8192
 	}
 	if s.choose == nil {
-		s.choose = func(obj *filewatch.Object) bool { return obj.Type == filewatch.TypeFile }
+		s.choose = func(obj *filewatch.Object) (bool, []string) { return obj.Type == filewatch.TypeFile, nil }
 	}
-	s.queue = make(chan []scanItem, s.workers)
+	s.queue = make(chan []placed, s.workers)
 	return s
 }
 
@@ -110,7 +118,9 @@ func (s *scan) add(ctx context.Context, obj *filewatch.Object, c filewatch.Conte
 		}
 	}
 	item := scanItem{obj: obj, where: c, damage: damage}
-	item.read = damage == nil && s.choose(obj)
+	if damage == nil {
+		item.read, item.names = s.choose(obj)
+	}
 	s.pending = append(s.pending, item)
 	if len(s.pending) < s.batch {
 		return nil
@@ -121,9 +131,12 @@ func (s *scan) add(ctx context.Context, obj *filewatch.Object, c filewatch.Conte
 // flush sorts what is pending by place on the volume and hands it out in runs
 // that lie together, so that each worker reads forward.
 func (s *scan) flush(ctx context.Context) error {
-	items := s.pending
+	items := make([]placed, len(s.pending))
+	for i := range s.pending {
+		items[i] = placed{s.pending[i].place(), &s.pending[i]}
+	}
 	s.pending = make([]scanItem, 0, s.batch)
-	slices.SortFunc(items, func(a, b scanItem) int { return cmp.Compare(a.place(), b.place()) })
+	slices.SortFunc(items, func(a, b placed) int { return cmp.Compare(a.at, b.at) })
 	const most, enough = 256, 4 << 20
 	for start, bytes, i := 0, int64(0), 0; i < len(items); i++ {
 		if items[i].read {
@@ -158,12 +171,12 @@ func (i *scanItem) place() int64 {
 // cluster is where the run of contents ends that starts with the first item
 // and has no gap worth skipping. A large content is none of it: it is read in
 // large pieces anyway, and not always when its turn comes.
-func cluster(items []scanItem) int64 {
+func cluster(items []placed) int64 {
 	const gap = 64 << 10
-	first := items[0].place()
+	first := items[0].at
 	end := first
 	for i := range items {
-		at := items[i].place()
+		at := items[i].at
 		if at < first || at > end+gap || end > first+windowSize {
 			break
 		}
@@ -185,13 +198,13 @@ func (s *scan) work(ctx context.Context) error {
 			it := &items[i]
 			var c *Content
 			if it.read {
-				if at := it.place(); at < w.start || at >= w.until {
+				if it.at < w.start || it.at >= w.until {
 					w.until = cluster(items[i:])
 				}
 				c = content
 				*c = Content{dev: s.reader, size: it.obj.Size, where: it.where, window: w}
 			}
-			if err := s.visit(it.obj, c, it.damage); err != nil {
+			if err := s.visit(it.obj, it.names, c, it.damage); err != nil {
 				return err
 			}
 		}

@@ -282,7 +282,7 @@ func checkScan(t *testing.T, v *volume.Volume, s *State, want map[string]Entry) 
 		var mu sync.Mutex
 		seen := map[uint64]bool{}
 		var after []lasting
-		err := v.Scan(t.Context(), o, func(o *filewatch.Object, c *volume.Content, damage error) error {
+		err := v.Scan(t.Context(), o, func(o *filewatch.Object, _ []string, c *volume.Content, damage error) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if seen[o.Inode] {

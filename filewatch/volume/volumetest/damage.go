@@ -162,7 +162,7 @@ func readAll(image io.ReaderAt, size int64) (*State, error) {
 		v.Object(inode)
 		fs.Stat(v.FS(), fmt.Sprint(inode))
 	}
-	err = v.Scan(ctx, &volume.ScanOptions{Workers: 1}, func(o *filewatch.Object, c *volume.Content, damage error) error {
+	err = v.Scan(ctx, &volume.ScanOptions{Workers: 1}, func(o *filewatch.Object, _ []string, c *volume.Content, damage error) error {
 		if c != nil && damage == nil && o.Size < 64<<20 {
 			if n, err := io.Copy(io.Discard, c); err == nil && n != o.Size {
 				return fmt.Errorf("content of %d ends after %d of %d bytes without an error", o.Inode, n, o.Size)

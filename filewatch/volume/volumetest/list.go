@@ -48,7 +48,7 @@ func Lines(t testing.TB, v *volume.Volume) []string {
 	}
 	sums := map[uint64]string{}
 	var mu sync.Mutex
-	err = v.Scan(context.Background(), nil, func(o *filewatch.Object, c *volume.Content, damage error) error {
+	err = v.Scan(context.Background(), nil, func(o *filewatch.Object, _ []string, c *volume.Content, damage error) error {
 		if c == nil {
 			return damage
 		}
