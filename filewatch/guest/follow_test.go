@@ -150,16 +150,13 @@ func (s *seer) next(t *testing.T, image []byte, granularity int) (out *seer, who
 		}
 	}
 	var reuse sync.Map
-	visit := out.visitor(&reuse)
-	gaps, err := f.ScanTouched(t.Context(), func(o *filewatch.Object, _ []string, same bool, _ filewatch.Where) bool {
+	gaps, err := f.ScanTouched(t.Context(), func(o *filewatch.Object, _ []string, same bool) bool {
 		if _, known := s.sums[key(o)]; same && known {
 			reuse.Store(key(o), true)
 			return false
 		}
 		return true
-	}, func(o *filewatch.Object, names []string, _ filewatch.Where, content io.Reader, damage error) error {
-		return visit(o, names, content, damage)
-	})
+	}, out.visitor(&reuse))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,11 @@
 package guest
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 	"sort"
 	"sync"
@@ -104,23 +106,53 @@ func (t *names) bytes(at uint32) []byte {
 	return piece[2 : 2+int(piece[0])+int(piece[1])<<8]
 }
 
-// sort ends adding.
+// sort ends adding. Inodes are numbered nearly without gaps, so entries are first
+// put into ranges of inodes that hold one or two each, and sorted within those; a
+// volume that numbers otherwise only has fuller ranges.
 func (t *names) sort() {
-	total := 0
+	total, highest := 0, uint64(0)
 	for _, c := range t.chunks {
 		total += len(c)
+		for i := range c {
+			highest = max(highest, c[i].inode())
+		}
 	}
-	t.entries = make([]name, 0, total)
+	shift := bits.Len64(highest / uint64(total/2+1))
+	at := make([]uint32, highest>>shift+2) // where ranges end, then where they start
+	for _, c := range t.chunks {
+		for i := range c {
+			at[c[i].inode()>>shift]++
+		}
+	}
+	for i := 1; i < len(at); i++ {
+		at[i] += at[i-1]
+	}
+	t.entries = make([]name, total)
 	for i, c := range t.chunks {
-		t.entries = append(t.entries, c...)
+		for _, n := range c {
+			to := &at[n.inode()>>shift]
+			*to--
+			t.entries[*to] = n
+		}
 		t.chunks[i] = nil
 	}
 	t.chunks = nil
-	slices.SortFunc(t.entries, compareNames)
+	for i := range len(at) - 1 {
+		if part := t.entries[at[i]:at[i+1]]; len(part) > 1 {
+			slices.SortFunc(part, t.compare)
+		}
+	}
 }
 
-func compareNames(a, b name) int {
-	return cmp.Or(cmp.Compare(a.inode(), b.inode()), cmp.Compare(a.parent(), b.parent()))
+// compare orders by inode, then by directory and text.
+func (t *names) compare(a, b name) int {
+	if c := cmp.Compare(a.inode(), b.inode()); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.parent(), b.parent()); c != 0 {
+		return c
+	}
+	return bytes.Compare(t.bytes(a.text), t.bytes(b.text))
 }
 
 // find is the run of entries that name inode.
