@@ -97,12 +97,8 @@ func Capture(ctx context.Context, src Source, o *CaptureOptions) (*Snapshot, err
 	if o == nil {
 		o = &CaptureOptions{}
 	}
-	c := newCapture(o)
+	c := &capture{o: o, snap: &Snapshot{rules: o.Rules, growing: o.growing, sorter: newSorter(o.TempDir)}}
 	return c.run(ctx, src, func(visit VisitFunc) ([]filewatch.Gap, error) { return src.Scan(ctx, c.want, visit) })
-}
-
-func newCapture(o *CaptureOptions) *capture {
-	return &capture{o: o, snap: &Snapshot{rules: o.Rules, growing: o.growing, sorter: newSorter(o.TempDir)}}
 }
 
 // run is the capture of what scan visits.
@@ -126,10 +122,8 @@ type capture struct {
 	o *CaptureOptions
 	// reuse, if not nil, gives the record whose content an object still has.
 	reuse func(filewatch.ID) *Record
-	// progress, if not nil, keeps what is read; earlier has what of it is not read
-	// again, by filewatch.ID.
+	// progress, if not nil, keeps what is read.
 	progress *Progress
-	earlier  sync.Map
 	mu       sync.Mutex // guards idle and the counters of snap
 	idle     []*hasher
 	snap     *Snapshot
@@ -247,6 +241,10 @@ func (c *capture) takeOver(r *Record, rule *filewatch.Rule) bool {
 	if old == nil {
 		return false
 	}
+	c.mu.Lock()
+	c.snap.Reused.Objects++
+	c.snap.Reused.Bytes += r.Size
+	c.mu.Unlock()
 	if rule.Check&blake3Attributes != 0 {
 		r.BLAKE3 = old.BLAKE3
 	}

@@ -83,23 +83,25 @@ func (s *sorter) chunk(n int) *[]byte {
 
 func (s *sorter) record(e span) []byte { return s.chunks[e.chunk][e.off : e.off+e.size] }
 
-// sortRun sorts the halves of the run at the same time, then merges them.
-func (s *sorter) sortRun() {
+// eachOfRun sorts the halves of the run at the same time, then merges them for fn.
+func (s *sorter) eachOfRun(fn func(encoded []byte) error) error {
 	order := func(a, b span) int { return compareEncoded(s.record(a), s.record(b)) }
 	low, high := s.entries[:len(s.entries)/2], s.entries[len(s.entries)/2:]
 	var other sync.WaitGroup
 	other.Go(func() { slices.SortFunc(low, order) })
 	slices.SortFunc(high, order)
 	other.Wait()
-	sorted := make([]span, 0, len(s.entries))
-	for len(low) > 0 && len(high) > 0 {
-		if order(low[0], high[0]) <= 0 {
-			sorted, low = append(sorted, low[0]), low[1:]
-		} else {
-			sorted, high = append(sorted, high[0]), high[1:]
+	for len(low)+len(high) > 0 {
+		from := &low
+		if len(low) == 0 || len(high) > 0 && order(high[0], low[0]) < 0 {
+			from = &high
 		}
+		if err := fn(s.record((*from)[0])); err != nil {
+			return err
+		}
+		*from = (*from)[1:]
 	}
-	s.entries = append(append(sorted, low...), high...)
+	return nil
 }
 
 // flush spills the run in memory.
@@ -112,7 +114,6 @@ func (s *sorter) flush() error {
 		os.Remove(f.Name())
 		s.spill = f
 	}
-	s.sortRun()
 	section := &counter{w: io.NewOffsetWriter(s.spill, s.end)}
 	if s.packer == nil {
 		var err error
@@ -123,10 +124,12 @@ func (s *sorter) flush() error {
 	}
 	z := s.packer
 	z.Reset(section)
-	for _, e := range s.entries {
-		if _, err := z.Write(s.record(e)); err != nil {
-			return fmt.Errorf("write temporary file: %w", err)
-		}
+	err := s.eachOfRun(func(encoded []byte) error {
+		_, err := z.Write(encoded)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("write temporary file: %w", err)
 	}
 	if err := z.Close(); err != nil {
 		return fmt.Errorf("write temporary file: %w", err)
@@ -140,13 +143,7 @@ func (s *sorter) flush() error {
 // each calls fn for every record in order. The bytes are valid during the call.
 func (s *sorter) each(fn func(encoded []byte) error) error {
 	if len(s.runs) == 0 {
-		s.sortRun()
-		for _, e := range s.entries {
-			if err := fn(s.record(e)); err != nil {
-				return err
-			}
-		}
-		return nil
+		return s.eachOfRun(fn)
 	}
 	if len(s.entries) > 0 {
 		if err := s.flush(); err != nil {

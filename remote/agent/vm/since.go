@@ -157,11 +157,10 @@ func (c *sinceScan) run(ctx context.Context, last *baseline.Last) (err error) {
 			c.how.Reason = fmt.Sprintf("the last one is %d scans ago", scans+1)
 		}
 	}
-	if c.Template == "" { // else the state is the template's, and holds or does not
-		if interrupted := c.resume.source(taken); interrupted != nil {
-			raw = interrupted
-			c.how.Reason = "one was interrupted"
-		}
+	interrupted := c.resume.source(taken)
+	if interrupted != nil {
+		raw = interrupted
+		c.how.Reason = "one was interrupted"
 	}
 	if err := c.openDisks(ctx, raw); err != nil {
 		return err
@@ -228,12 +227,7 @@ func (c *sinceScan) follow(ctx context.Context, last *baseline.Last) error {
 	if err != nil {
 		return c.unusable(err)
 	}
-	if c.Template != "" {
-		if err := c.resume.begin(c.open, g, c.OnResume); err != nil {
-			return err
-		}
-	}
-	update, err := baseline.CaptureSince(ctx, namedFollowing{namedGuest{g, c.Name}, following}, last, c.resume.progress(), &c.Capture)
+	update, err := baseline.CaptureSince(ctx, namedFollowing{namedGuest{g, c.Name}, following}, last, &c.Capture)
 	if err != nil {
 		if errors.Is(err, guest.ErrMemory) || errors.Is(err, baseline.ErrDamaged) || errors.Is(err, baseline.ErrLast) {
 			return c.unusable(err)
@@ -241,10 +235,6 @@ func (c *sinceScan) follow(ctx context.Context, last *baseline.Last) error {
 		return err
 	}
 	defer update.Close()
-	if err := c.resume.torn(c.open); err != nil {
-		return err
-	}
-	c.how.Resumed, c.how.Anew = c.resume.result(update.Reused())
 	c.how.Whole, c.how.Looked, c.how.Bytes = following.Touched().Whole, update.Touched(), update.Bytes()
 	out := found{update: update}
 	if c.Template == "" {
@@ -292,7 +282,7 @@ func (c *sinceScan) full(ctx context.Context) error {
 	}
 	defer snap.Close()
 	c.how.Looked, c.how.Bytes, c.how.LastFull = snap.Objects, snap.Bytes, c.open.at
-	c.how.Resumed, c.how.Anew = c.resume.result(snap.Reused)
+	c.how.Resumed, c.how.Anew = c.resume.result(snap)
 	out := found{snap: snap}
 	if c.Template == "" && !c.Once {
 		c.store(func(k *baseline.Keep) (err error) {
