@@ -97,8 +97,12 @@ func Capture(ctx context.Context, src Source, o *CaptureOptions) (*Snapshot, err
 	if o == nil {
 		o = &CaptureOptions{}
 	}
-	c := &capture{o: o, snap: &Snapshot{rules: o.Rules, growing: o.growing, sorter: newSorter(o.TempDir)}}
+	c := newCapture(o)
 	return c.run(ctx, src, func(visit VisitFunc) ([]filewatch.Gap, error) { return src.Scan(ctx, c.want, visit) })
+}
+
+func newCapture(o *CaptureOptions) *capture {
+	return &capture{o: o, snap: &Snapshot{rules: o.Rules, growing: o.growing, sorter: newSorter(o.TempDir)}}
 }
 
 // run is the capture of what scan visits.
@@ -122,8 +126,10 @@ type capture struct {
 	o *CaptureOptions
 	// reuse, if not nil, gives the record whose content an object still has.
 	reuse func(filewatch.ID) *Record
-	// progress, if not nil, keeps what is read.
+	// progress, if not nil, keeps what is read; earlier has what of it is not read
+	// again, by filewatch.ID.
 	progress *Progress
+	earlier  sync.Map
 	mu       sync.Mutex // guards idle and the counters of snap
 	idle     []*hasher
 	snap     *Snapshot
@@ -241,10 +247,6 @@ func (c *capture) takeOver(r *Record, rule *filewatch.Rule) bool {
 	if old == nil {
 		return false
 	}
-	c.mu.Lock()
-	c.snap.Reused.Objects++
-	c.snap.Reused.Bytes += r.Size
-	c.mu.Unlock()
 	if rule.Check&blake3Attributes != 0 {
 		r.BLAKE3 = old.BLAKE3
 	}

@@ -18,8 +18,9 @@ type Follower interface {
 	// Touched is what of the earlier scan no longer holds.
 	Touched() *filewatch.Touched
 	// ScanTouched is Scan for what of Touched there is now. want is also told
-	// whether the content certainly is what it was at the earlier scan.
-	ScanTouched(ctx context.Context, want func(o *filewatch.Object, names []string, same bool) bool, visit VisitFunc) ([]filewatch.Gap, error)
+	// whether the content certainly is what it was at the earlier scan, and both
+	// where it is, as [PlacedSource] tells.
+	ScanTouched(ctx context.Context, want func(o *filewatch.Object, names []string, same bool, at filewatch.Where) bool, visit PlacedVisitFunc) ([]filewatch.Gap, error)
 }
 
 // Update is the state of a tree as it follows from an earlier one: what a
@@ -35,20 +36,22 @@ type Update struct {
 }
 
 // CaptureSince reads what differs since last was stored. o must hold the rules
-// that last was made with. The caller closes the update.
-func CaptureSince(ctx context.Context, src Follower, last *Last, o *CaptureOptions) (*Update, error) {
+// that last was made with. p, if not nil, is used as by [CaptureResumed]. The caller
+// closes the update.
+func CaptureSince(ctx context.Context, src Follower, last *Last, p *Progress, o *CaptureOptions) (*Update, error) {
 	u := &Update{last: last, void: newVoid(src.Touched()), known: map[filewatch.ID]*Record{}}
 	options := *o
 	if err := u.recall(&options); err != nil {
 		return nil, err
 	}
-	c := &capture{o: &options, snap: &Snapshot{rules: o.Rules, growing: options.growing, sorter: newSorter(o.TempDir)}}
+	c := newCapture(&options)
+	c.progress = p
 	var reused sync.Map
 	c.reuse = func(id filewatch.ID) *Record {
 		if r, ok := reused.Load(id); ok {
 			return r.(*Record)
 		}
-		return nil
+		return c.takeEarlier(id)
 	}
 	// What is void and not seen again has lost its old content.
 	kept := map[filewatch.ID]bool{}
@@ -57,14 +60,14 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, o *CaptureOptio
 			kept[id], p.kept = p.kept, false
 		}
 	}
-	want := func(obj *filewatch.Object, names []string, same bool) bool {
+	want := func(obj *filewatch.Object, names []string, same bool, at filewatch.Where) bool {
 		rule := o.Rules.MatchNames(names, obj)
 		if contentAttributes&rule.Check == 0 {
 			return false
 		}
 		old := u.known[obj.ID()]
 		if !same || old == nil || !old.holds(obj, &rule) {
-			return true
+			return !c.hasEarlier(obj, &rule, at)
 		}
 		reused.Store(obj.ID(), old)
 		if p := options.growing[obj.ID()]; p != nil {
@@ -72,7 +75,9 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, o *CaptureOptio
 		}
 		return false
 	}
-	snap, err := c.run(ctx, src, func(visit VisitFunc) ([]filewatch.Gap, error) { return src.ScanTouched(ctx, want, visit) })
+	snap, err := c.run(ctx, src, func(visit VisitFunc) ([]filewatch.Gap, error) {
+		return c.keeping(visit, func(visit PlacedVisitFunc) ([]filewatch.Gap, error) { return src.ScanTouched(ctx, want, visit) })
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -167,6 +172,9 @@ func (u *Update) Close() { u.snap.Close() }
 
 // Touched is how many objects were looked at.
 func (u *Update) Touched() uint64 { return u.snap.Objects }
+
+// Reused is what was taken over from interrupted captures.
+func (u *Update) Reused() Reused { return u.snap.Reused }
 
 // Bytes is how much content was read.
 func (u *Update) Bytes() int64 { return u.snap.Bytes }

@@ -25,16 +25,16 @@ func (f following) Touched() *filewatch.Touched {
 	return &filewatch.Touched{Inodes: map[string][]uint64{f.volume: f.inodes}}
 }
 
-func (f following) ScanTouched(ctx context.Context, want func(*filewatch.Object, []string, bool) bool, visit VisitFunc) ([]filewatch.Gap, error) {
+func (f following) ScanTouched(ctx context.Context, want func(*filewatch.Object, []string, bool, filewatch.Where) bool, visit PlacedVisitFunc) ([]filewatch.Gap, error) {
 	part := newFiles()
 	for _, n := range f.inodes {
 		if o := f.objects[n]; o != nil {
 			part.objects[n] = o
 		}
 	}
-	return part.Scan(ctx, func(o *filewatch.Object, names []string) bool { return want(o, names, false) },
+	return part.Scan(ctx, func(o *filewatch.Object, names []string) bool { return want(o, names, false, nil) },
 		func(o *filewatch.Object, names []string, content io.Reader, damage error) error {
-			return visit(o, names, content, damage)
+			return visit(o, names, nil, content, damage)
 		})
 }
 
@@ -79,7 +79,7 @@ func TestUpdatesFollowEachOther(t *testing.T) {
 			t.Fatal(err)
 		}
 		last.fold = 8 << 10
-		u, err := CaptureSince(t.Context(), following{fs, touched}, last, &CaptureOptions{})
+		u, err := CaptureSince(t.Context(), following{fs, touched}, last, nil, &CaptureOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

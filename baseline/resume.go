@@ -3,18 +3,19 @@ package baseline
 import (
 	"context"
 	"io"
-	"sync"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
+
+// PlacedVisitFunc is [VisitFunc] that is told where the content is, nil for none.
+type PlacedVisitFunc = func(o *filewatch.Object, names []string, at filewatch.Where, content io.Reader, damage error) error
 
 // PlacedSource is a [Source] that knows where contents are, so that a capture can
 // go on from an interrupted one.
 type PlacedSource interface {
 	Source
 	// ScanPlaced is Scan that tells want, and visit of each content, where it is.
-	ScanPlaced(ctx context.Context, want func(o *filewatch.Object, names []string, at filewatch.Where) bool,
-		visit func(o *filewatch.Object, names []string, at filewatch.Where, content io.Reader, damage error) error) ([]filewatch.Gap, error)
+	ScanPlaced(ctx context.Context, want func(o *filewatch.Object, names []string, at filewatch.Where) bool, visit PlacedVisitFunc) ([]filewatch.Gap, error)
 }
 
 // Reused says what a capture took over from interrupted ones.
@@ -30,40 +31,59 @@ func CaptureResumed(ctx context.Context, src PlacedSource, p *Progress, o *Captu
 	if o == nil {
 		o = &CaptureOptions{}
 	}
-	c := &capture{o: o, progress: p, snap: &Snapshot{rules: o.Rules, growing: o.growing, sorter: newSorter(o.TempDir)}}
-	var known sync.Map // of contents that are not read again
-	c.reuse = func(id filewatch.ID) *Record {
-		r, ok := known.LoadAndDelete(id)
-		if !ok {
-			return nil
-		}
-		return r.(*Record)
-	}
+	c := newCapture(o)
+	c.progress, c.reuse = p, c.takeEarlier
 	want := func(obj *filewatch.Object, names []string, at filewatch.Where) bool {
 		rule := o.Rules.MatchNames(names, obj)
-		if contentAttributes&rule.Check == 0 {
-			return false
-		}
-		content := p.known(obj, at)
-		if content == nil || !content.record.holds(obj, &rule) {
-			return true
-		}
-		if growing := o.growing[obj.ID()]; growing != nil {
-			growing.kept = content.kept
-		}
-		known.Store(obj.ID(), &content.record)
-		return false
+		return contentAttributes&rule.Check != 0 && !c.hasEarlier(obj, &rule, at)
 	}
 	return c.run(ctx, src, func(visit VisitFunc) ([]filewatch.Gap, error) {
-		gaps, err := src.ScanPlaced(ctx, want, func(obj *filewatch.Object, names []string, at filewatch.Where, content io.Reader, damage error) error {
-			if content != nil && damage == nil {
-				p.expect(obj, at.Place(), o.growing[obj.ID()])
-			}
-			return visit(obj, names, content, damage)
-		})
-		if err != nil {
-			c.settle() // what waits for its digest was read all the same
-		}
-		return gaps, err
+		return c.keeping(visit, func(visit PlacedVisitFunc) ([]filewatch.Gap, error) { return src.ScanPlaced(ctx, want, visit) })
 	})
+}
+
+// hasEarlier says that an earlier capture read the content that is there now, which
+// takeEarlier then gives.
+func (c *capture) hasEarlier(obj *filewatch.Object, rule *filewatch.Rule, at filewatch.Where) bool {
+	if c.progress == nil {
+		return false
+	}
+	content := c.progress.known(obj, at)
+	if content == nil || !content.record.holds(obj, rule) {
+		return false
+	}
+	if growing := c.o.growing[obj.ID()]; growing != nil {
+		if !content.kept { // or nobody looked
+			return false
+		}
+		growing.kept = true
+	}
+	c.earlier.Store(obj.ID(), &content.record)
+	return true
+}
+
+func (c *capture) takeEarlier(id filewatch.ID) *Record {
+	r, ok := c.earlier.LoadAndDelete(id)
+	if !ok {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.snap.Reused.Objects++
+	c.snap.Reused.Bytes += r.(*Record).Size
+	return r.(*Record)
+}
+
+// keeping has the progress, if there is one, keep what scan visits with visit.
+func (c *capture) keeping(visit VisitFunc, scan func(PlacedVisitFunc) ([]filewatch.Gap, error)) ([]filewatch.Gap, error) {
+	gaps, err := scan(func(obj *filewatch.Object, names []string, at filewatch.Where, content io.Reader, damage error) error {
+		if c.progress != nil && content != nil && damage == nil {
+			c.progress.expect(obj, at.Place(), c.o.growing[obj.ID()])
+		}
+		return visit(obj, names, content, damage)
+	})
+	if err != nil && c.progress != nil {
+		c.settle() // what waits for its digest was read all the same
+	}
+	return gaps, err
 }

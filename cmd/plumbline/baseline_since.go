@@ -54,8 +54,6 @@ func (f *sinceFlags) valid(s *sourceFlags, whole bool) error {
 		return fail(exitArgument, fmt.Errorf("--full-every %d: want a positive number", f.fullEvery))
 	case f.given() && s.root != "":
 		return failHint(exitArgument, errors.New("what changes in a mounted tree cannot be known"), "name the disk with --disk or the machine with --vm")
-	case f.template != "" && f.resume:
-		return fail(exitArgument, errors.New("--resume does not go with --template"))
 	case f.template != "" && len(s.disks) != 1:
 		return fail(exitArgument, errors.New("--template goes with exactly one --disk"))
 	case f.given() && whole:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 
@@ -67,22 +66,28 @@ const (
 func (f *Following) Touched() *filewatch.Touched { return &f.touched }
 
 // ScanTouched visits what of Touched exists now, as [Guest.Scan] would. want is
-// told whether the content certainly is what it was.
-func (f *Following) ScanTouched(ctx context.Context, want func(o *filewatch.Object, names []string, same bool) bool,
-	visit func(*filewatch.Object, []string, io.Reader, error) error) ([]filewatch.Gap, error) {
+// told whether the content certainly is what it was, and both where it is, as
+// [Guest.ScanPlaced] tells.
+func (f *Following) ScanTouched(ctx context.Context, want func(o *filewatch.Object, names []string, same bool, at filewatch.Where) bool,
+	visit placedVisit) ([]filewatch.Gap, error) {
 	gaps := slices.Clone(f.gaps)
 	f.memory = &Memory{dir: f.Remember}
 	for _, v := range f.volumes {
-		s := &scan{mount: v.mount, visit: visit, memory: v.now, dir: f.Remember}
+		s := &scan{mount: v.mount, memory: v.now, dir: f.Remember}
+		s.placed(f.untouched, func(o *filewatch.Object, names []string, at filewatch.Where) bool {
+			return want(o, names, !v.whole && v.same[o.Inode], at)
+		}, visit)
 		var err error
 		if v.whole {
-			s.want = func(o *filewatch.Object, names []string) bool { return want(o, names, false) }
 			err = s.run(ctx, f.Workers)
 		} else if len(v.located) > 0 {
 			s.names = v.is
-			s.want = func(o *filewatch.Object, names []string) bool { return want(o, names, v.same[o.Inode]) }
 			options := s.options(max(f.Workers, someWorkers))
 			options.Batch = someBatch
+			options.Note = func(o *filewatch.Object, content filewatch.Content, _ error) error {
+				s.look(o, &content)
+				return nil
+			}
 			err = v.mount.Volume.ScanSome(ctx, options, v.located, s.one)
 			err = errors.Join(err, v.is.err)
 		}

@@ -150,13 +150,16 @@ func (s *seer) next(t *testing.T, image []byte, granularity int) (out *seer, who
 		}
 	}
 	var reuse sync.Map
-	gaps, err := f.ScanTouched(t.Context(), func(o *filewatch.Object, _ []string, same bool) bool {
+	visit := out.visitor(&reuse)
+	gaps, err := f.ScanTouched(t.Context(), func(o *filewatch.Object, _ []string, same bool, _ filewatch.Where) bool {
 		if _, known := s.sums[key(o)]; same && known {
 			reuse.Store(key(o), true)
 			return false
 		}
 		return true
-	}, out.visitor(&reuse))
+	}, func(o *filewatch.Object, names []string, _ filewatch.Where, content io.Reader, damage error) error {
+		return visit(o, names, content, damage)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -199,18 +199,23 @@ func (w *where) Place() [32]byte {
 
 // ScanPlaced is [Guest.Scan] that tells where contents are; see
 // baseline.PlacedSource.
-func (g *Guest) ScanPlaced(ctx context.Context, want func(*filewatch.Object, []string, filewatch.Where) bool,
-	visit func(*filewatch.Object, []string, filewatch.Where, io.Reader, error) error) ([]filewatch.Gap, error) {
-	return g.each(ctx, func(s *scan) {
-		of := g.untouched[s.mount.Volume.UUID]
-		var here where
-		s.look = func(o *filewatch.Object, content *filewatch.Content) { here = where{o, *content, of} }
-		s.want = func(o *filewatch.Object, names []string) bool { return want(o, names, &here) }
-		s.visit = func(o *filewatch.Object, names []string, content io.Reader, damage error) error {
-			if c, ok := content.(*volume.Content); ok {
-				return visit(o, names, &where{o, c.Where(), of}, content, damage)
-			}
-			return visit(o, names, nil, content, damage)
+func (g *Guest) ScanPlaced(ctx context.Context, want func(*filewatch.Object, []string, filewatch.Where) bool, visit placedVisit) ([]filewatch.Gap, error) {
+	return g.each(ctx, func(s *scan) { s.placed(g.untouched, want, visit) })
+}
+
+// placedVisit is told where the content is; nil for no content.
+type placedVisit = func(o *filewatch.Object, names []string, at filewatch.Where, content io.Reader, damage error) error
+
+// placed has the scan tell want and visit where contents are.
+func (s *scan) placed(all map[string]*untouched, want func(*filewatch.Object, []string, filewatch.Where) bool, visit placedVisit) {
+	of := all[s.mount.Volume.UUID]
+	var here where
+	s.look = func(o *filewatch.Object, content *filewatch.Content) { here = where{o, *content, of} }
+	s.want = func(o *filewatch.Object, names []string) bool { return want(o, names, &here) }
+	s.visit = func(o *filewatch.Object, names []string, content io.Reader, damage error) error {
+		if c, ok := content.(*volume.Content); ok {
+			return visit(o, names, &where{o, c.Where(), of}, content, damage)
 		}
-	})
+		return visit(o, names, nil, content, damage)
+	}
 }

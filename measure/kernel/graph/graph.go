@@ -144,11 +144,11 @@ func (w *walker) found(targets map[uint64]*target) []Pointer {
 
 // result fills in what a walk counted.
 func (w *walker) result(r *Result) {
-	r.Objects, r.Pages, r.Filled, r.Reached = int64(len(w.nodes)), int64(len(w.pages)), w.filled, int64(w.fields.used)
+	r.Objects, r.Pages, r.Filled, r.Reached = int64(len(w.nodes)), int64(w.asked), w.filled, w.counts
 	if n := w.areas.contradicted; n > 0 {
 		w.why["walked against the allocator: pointers to objects that it says are others"] = n
 	}
-	r.Limited = w.limited || w.exhausted()
+	r.Limited = w.limited || w.exhausted() || w.full
 	r.Known = r.Reached
 	if w.areas.slabs != nil {
 		for _, c := range w.areas.slabs.caches {

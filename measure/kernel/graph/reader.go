@@ -17,55 +17,51 @@ var errTooMuch = errors.New("walk reads too many pages")
 // reader reads each page of a target once.
 type reader struct {
 	space *paging.Space
-	pages map[uint64][]byte // by page number; nil if unreadable
-	near  [256]nearPage     // in front of pages
-	spill []byte            // for what crosses a page
-	arena []byte            // pages to hand out
-	chunk int               // the next of scratch's
+	asked int    // pages
+	spill []byte // for what crosses a page
+	arena []byte // pages to hand out
+	chunk int    // the next of scratch's
 	*scratch
 }
 
-type nearPage struct {
-	number uint64 // plus one: zero is none
-	bytes  []byte
-}
-
 func newReader(space *paging.Space, s *scratch) *reader {
-	return &reader{space: space.Cached(), pages: make(map[uint64][]byte, 1<<13), scratch: s}
+	return &reader{space: space.Cached(), scratch: s}
 }
 
 // page returns the page that holds at, read when first asked for.
-func (r *reader) page(at uint64) ([]byte, error) {
-	number := at / mem.PageSize
-	near := &r.near[number%uint64(len(r.near))]
-	if near.number == number+1 {
-		return near.bytes, nil
+func (r *reader) page(at uint64) (*[mem.PageSize]byte, error) {
+	f := r.frame(at)
+	if !f.asked {
+		if err := r.fetch(f); err != nil {
+			return nil, err
+		}
 	}
-	bytes, ok := r.pages[number]
-	if !ok {
-		if len(r.pages) >= maxPages {
-			return nil, errTooMuch
-		}
-		if len(r.arena) < mem.PageSize {
-			if r.chunk == len(r.chunks) {
-				r.chunks = append(r.chunks, make([]byte, chunkSize))
-			}
-			r.arena = r.chunks[r.chunk]
-			r.chunk++
-		}
-		bytes = r.arena[:mem.PageSize:mem.PageSize]
-		if err := r.space.Read(bytes, mem.Virt(at&^(mem.PageSize-1))); err != nil {
-			bytes = nil
-		} else {
-			r.arena = r.arena[mem.PageSize:]
-		}
-		r.pages[number] = bytes
-	}
-	if bytes == nil {
+	if f.bytes == nil {
 		return nil, fmt.Errorf("page at %#x: %w", at, mem.ErrNotMapped)
 	}
-	*near = nearPage{number + 1, bytes}
-	return bytes, nil
+	return f.bytes, nil
+}
+
+// fetch reads a page.
+func (r *reader) fetch(f *frame) error {
+	if r.asked == maxPages {
+		r.full = true
+		return errTooMuch
+	}
+	r.asked++
+	f.asked = true
+	if len(r.arena) < mem.PageSize {
+		if r.chunk == len(r.chunks) {
+			r.chunks = append(r.chunks, make([]byte, chunkSize))
+		}
+		r.arena = r.chunks[r.chunk]
+		r.chunk++
+	}
+	if r.space.Read(r.arena[:mem.PageSize], mem.Virt(f.number*mem.PageSize)) == nil {
+		f.bytes = (*[mem.PageSize]byte)(r.arena)
+		r.arena = r.arena[mem.PageSize:]
+	}
+	return nil
 }
 
 // read returns size bytes at an address, good until the next call.

@@ -57,7 +57,6 @@ type Type struct {
 	promotions []promoted
 
 	schema   *Schema
-	number   uint32 // in the schema, for hashing
 	source   btf.Type
 	compiled bool
 }
@@ -181,7 +180,7 @@ func (s *Schema) declare(t btf.Type, name string) *Type {
 	if err != nil || size < 0 || size > maxTypeSize {
 		size = 0
 	}
-	out := &Type{Name: name, Size: uint64(size), schema: s, source: t, number: uint32(len(s.compiled))}
+	out := &Type{Name: name, Size: uint64(size), schema: s, source: t}
 	if len(s.compiled) < maxTypes {
 		s.compiled[t] = out
 	} else {

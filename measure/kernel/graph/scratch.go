@@ -5,9 +5,9 @@ import "github.com/plumbline-sec/plumbline/measure/mem"
 // scratch is memory that one walk after another uses: a walk takes some 30 MiB,
 // and to get and clear that anew would take longer than to look at what is in it.
 type scratch struct {
-	nodes        []node
-	seen, fields *visited
-	chunks       [][]byte // for pages
+	nodes []node
+	*frames
+	chunks [][]byte // for pages
 }
 
 const chunkSize = 256 * mem.PageSize
@@ -24,13 +24,12 @@ func (s *Schema) borrow() *scratch {
 		s.spare = s.spare[:n-1]
 		return out
 	}
-	return &scratch{nodes: make([]node, 0, 1<<16), seen: newVisited(1 << 18), fields: newVisited(1 << 16)}
+	return &scratch{nodes: make([]node, 0, 1<<16), frames: newFrames()}
 }
 
 func (s *Schema) give(back *scratch) {
 	back.nodes = back.nodes[:0]
-	back.seen.clear()
-	back.fields.clear()
+	back.frames.clear()
 	if len(back.chunks) > maxKept {
 		back.chunks = back.chunks[:maxKept]
 	}

@@ -50,13 +50,12 @@ type allocator struct {
 	*freeLists // nil if it is not known which objects are free
 
 	caches map[uint64]*cache // by struct kmem_cache
-	slabs  map[uint64]*slab  // by address of the page; nil if it is none
 }
 
 // newAllocator reads the list of caches. An error means that nothing is known
 // of dynamic memory.
 func newAllocator(p *kernel.Profile, r *reader, typeOf func(string) *Type) (*allocator, error) {
-	a := &allocator{reader: r, caches: make(map[uint64]*cache), slabs: make(map[uint64]*slab)}
+	a := &allocator{reader: r, caches: make(map[uint64]*cache)}
 	if err := a.layout(p); err != nil {
 		return nil, fmt.Errorf("slab allocator: %w", err)
 	}
@@ -254,13 +253,11 @@ func (a *allocator) find(at uint64) *slab {
 	if at < a.directMap || at >= a.limit {
 		return nil
 	}
-	page := at &^ (mem.PageSize - 1)
-	if s, ok := a.slabs[page]; ok {
-		return s
+	f := a.frame(at)
+	if !f.placed {
+		f.slab, f.placed = a.lookup(at&^(mem.PageSize-1)), true
 	}
-	s := a.lookup(page)
-	a.slabs[page] = s
-	return s
+	return f.slab
 }
 
 func (a *allocator) lookup(page uint64) *slab {

@@ -128,7 +128,7 @@ func (w *walker) collect(wrong map[uint64]bool) {
 
 // visits reports whether a walk looks into an object: one that reads the way to
 // suspects again looks only into what is on it.
-func (w *walker) visits(n *node) bool { return w.only == nil || w.only.has(n.at, n.typ) }
+func (w *walker) visits(n *node) bool { return w.only == nil || w.only[visit{n.at, n.typ}] }
 
 // confirm drops the suspects that are not found again by the way that led to
 // them, and those in memory that is free.
@@ -155,9 +155,14 @@ func (w *walker) retrace(ctx context.Context, p *kernel.Profile, modules []kerne
 	memory := w.schema.borrow()
 	defer w.schema.give(memory)
 	again := newWalker(ctx, p, w.schema, memory, modules)
-	again.only = newVisited(1 << 10)
+	again.only = make(map[visit]bool)
 	for _, s := range w.suspects {
-		for i := s.node; i >= 0 && again.only.add(w.nodes[i].at, w.nodes[i].typ); i = w.nodes[i].parent {
+		for i := s.node; i >= 0; i = w.nodes[i].parent {
+			on := visit{w.nodes[i].at, w.nodes[i].typ}
+			if again.only[on] {
+				break
+			}
+			again.only[on] = true
 		}
 	}
 	again.start(modules)

@@ -54,9 +54,10 @@ type walker struct {
 	limited bool     // something was over a limit
 	last    []uint64 // values, by the number of their field
 
+	counts int64 // fields that were counted
 	filled int64
 
-	only        *visited // of these objects; nil of all
+	only        map[visit]bool // of these objects; nil of all
 	suspects    []slot
 	badTables   map[uint64]bool
 	odd         []Place
@@ -91,7 +92,7 @@ func (w *walker) push(n node) {
 		w.limited = true
 		return
 	}
-	if !w.seen.add(n.at, n.typ) {
+	if !w.add(n.at, n.typ) {
 		return
 	}
 	w.perRoot[n.root]++
@@ -178,7 +179,7 @@ func (w *walker) follow(i int32, n *node, f *field, value uint64) {
 	if !high(value) || value&7 != 0 || f.to != nil && len(f.to.fields) == 0 || w.again(f, value) {
 		return
 	}
-	if f.to != nil && w.seen.has(value, f.to) {
+	if f.to != nil && w.has(value, f.to) {
 		return
 	}
 	if w.stacks[value>>stackShift] {
@@ -237,8 +238,8 @@ func (w *walker) function(i int32, n *node, f *field, at, value uint64) {
 // counted notes a field for the coverage. An object of a typed cache is visited
 // once; others may lie in each other, so their fields are kept.
 func (w *walker) counted(n *node, at, value uint64) {
-	if n.typed == nil {
-		w.fields.add(at, anyType)
+	if n.typed == nil && w.add(at, anyType) {
+		w.counts++
 	}
 	if value != 0 {
 		w.filled++

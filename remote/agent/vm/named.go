@@ -31,7 +31,7 @@ type namedFollowing struct {
 func (n namedFollowing) Touched() *filewatch.Touched { return n.f.Touched() }
 
 // ScanTouched implements baseline.Follower.
-func (n namedFollowing) ScanTouched(ctx context.Context, want func(*filewatch.Object, []string, bool) bool,
-	visit func(*filewatch.Object, []string, io.Reader, error) error) ([]filewatch.Gap, error) {
+func (n namedFollowing) ScanTouched(ctx context.Context, want func(*filewatch.Object, []string, bool, filewatch.Where) bool,
+	visit func(*filewatch.Object, []string, filewatch.Where, io.Reader, error) error) ([]filewatch.Gap, error) {
 	return n.f.ScanTouched(ctx, want, visit)
 }

@@ -33,6 +33,7 @@ var ErrInterrupted = errors.New("the scan was interrupted; what it read is kept"
 // resuming is the progress of one scan of everything.
 type resuming struct {
 	*baseline.Progress
+	earlier []baseline.ProgressPart // those that this scan goes on from
 	begun   bool
 	since   time.Time
 	times   int
@@ -54,11 +55,17 @@ func (p *Place) openResuming(dir string, key *baseline.ProgressKey, rules *filew
 	if key == nil {
 		return nil, nil
 	}
-	file, err := baseline.OpenProgress(dir+".progress", *key, p.String(), p.Name, string(rules.Text()), against)
+	bind := []string{p.String(), p.Name, string(rules.Text()), against}
+	if p.Template != "" {
+		// The copies of a template share its state; each has a progress of its own.
+		bind = append(bind, absolute(p.Images[0]))
+		dir += "-" + trackID(absolute(p.Images[0]))
+	}
+	file, err := baseline.OpenProgress(dir+".progress", *key, bind...)
 	if err != nil {
 		return nil, err
 	}
-	return &resuming{Progress: file, lost: file.Lost}, nil
+	return &resuming{Progress: file, earlier: file.Parts(), lost: file.Lost}, nil
 }
 
 // source is what the disks were at the start of the interrupted scan, nil when
@@ -75,15 +82,19 @@ func (r *resuming) source(finished time.Time) json.RawMessage {
 }
 
 func (r *resuming) drop(reason string) {
-	r.lost = reason
+	r.lost, r.earlier = reason, nil
 	r.Drop(reason)
 }
 
-// begin starts a scan of everything, from what is there where that holds. tell, if
-// not nil, is called with what people should know.
+// begin starts a scan, from what is there where that holds. tell, if not nil, is
+// called with what people should know. Called again, the same scan goes on with
+// another guest.
 func (r *resuming) begin(o *opened, g *guest.Guest, tell func(string)) error {
 	if r == nil {
 		return nil
+	}
+	if r.begun {
+		return r.goOn(o, g)
 	}
 	if tell == nil {
 		tell = func(string) {}
@@ -111,6 +122,7 @@ func (r *resuming) begin(o *opened, g *guest.Guest, tell func(string)) error {
 		return nil
 	}
 	now := picture{sourceState: o.state, Boot: boot()}
+	now.Images = o.images
 	if o.set.Track.ID != "" {
 		basis := o.set.Basis()
 		now.Track = &basis
@@ -132,28 +144,43 @@ func (r *resuming) capture(ctx context.Context, from *opened, src baseline.Place
 		return baseline.Capture(ctx, src, o)
 	}
 	snap, err := baseline.CaptureResumed(ctx, src, r.Progress, o)
-	if err == nil && r.times > 0 && !from.still() {
-		// What was taken over is of another moment than the rest.
-		snap.Close()
-		r.begun = false
-		return nil, errWritten
+	if err == nil {
+		if err = r.torn(from); err != nil {
+			snap.Close()
+			return nil, err
+		}
 	}
 	return snap, err
+}
+
+// progress is what a capture keeps what it reads in, nil for nothing.
+func (r *resuming) progress() *baseline.Progress {
+	if r == nil || !r.begun {
+		return nil
+	}
+	return r.Progress
+}
+
+// torn says at the end of a scan that what it took over is of another moment than
+// the rest.
+func (r *resuming) torn(from *opened) error {
+	if r == nil || r.times == 0 || from.still() {
+		return nil
+	}
+	r.begun = false
+	return errWritten
 }
 
 var errWritten = errors.New("an image was written to while the scan went on from an interrupted one")
 
 // goOn prepares the guest to tell what reads as it did.
 func (r *resuming) goOn(o *opened, g *guest.Guest) error {
-	parts := r.Parts()
-	if len(parts) == 0 {
+	if len(r.earlier) == 0 {
 		return nil
 	}
-	if o.reason != "" {
-		return errors.New(o.reason)
-	}
+	var changed map[int][]filewatch.Extent
 	var moments []guest.Moment
-	for _, part := range parts {
+	for i, part := range r.earlier {
 		var then picture
 		var moment guest.Moment
 		if err := errors.Join(json.Unmarshal(part.Source, &then), json.Unmarshal(part.Moment, &moment)); err != nil {
@@ -162,13 +189,19 @@ func (r *resuming) goOn(o *opened, g *guest.Guest) error {
 		if len(then.Images) > 0 && then.Boot != boot() {
 			return errors.New("this host was started anew since: where it broke down, the times of an image need not tell that it was written to")
 		}
+		if i == 0 {
+			var reason string
+			if changed, reason = o.changedSince(then.Images); reason != "" {
+				return errors.New(reason)
+			}
+		}
 		moments = append(moments, moment)
 	}
 	var err error
-	if r.refused, err = g.GoOn(moments, o.set.Changed); err != nil {
+	if r.refused, err = g.GoOn(moments, changed); err != nil {
 		return err
 	}
-	r.since, r.times = parts[0].Taken, len(parts)
+	r.since, r.times = r.earlier[0].Taken, len(r.earlier)
 	return nil
 }
 
@@ -178,10 +211,10 @@ func (o *opened) unsteady() string {
 	if o.set.Track.ID != "" {
 		return ""
 	}
-	if len(o.state.Images) != len(o.set.Disks) {
-		return o.reason
+	if o.unknown != "" {
+		return o.unknown
 	}
-	for _, s := range o.state.Images {
+	for _, s := range o.images {
 		if s.Seen.Sub(s.Mtime) < settled || s.Seen.Sub(s.Ctime) < settled {
 			return s.Path + " was written to just now"
 		}
@@ -190,11 +223,11 @@ func (o *opened) unsteady() string {
 }
 
 // result is what was taken over, nil where nothing was to be, and why not.
-func (r *resuming) result(snap *baseline.Snapshot) (*Resumed, string) {
+func (r *resuming) result(taken baseline.Reused) (*Resumed, string) {
 	if r == nil || r.times == 0 {
 		return nil, r.why()
 	}
-	return &Resumed{r.since, r.times, snap.Reused.Objects, snap.Reused.Bytes, r.refused}, ""
+	return &Resumed{r.since, r.times, taken.Objects, taken.Bytes, r.refused}, ""
 }
 
 func (r *resuming) why() string {

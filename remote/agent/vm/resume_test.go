@@ -287,8 +287,8 @@ func TestResumeSeesAnotherSuperblock(t *testing.T) {
 	dir := t.TempDir()
 	begin := func() *resuming {
 		o := open()
-		for i := range o.state.Images {
-			o.state.Images[i].Seen = o.state.Images[i].Seen.Add(time.Hour)
+		for i := range o.images {
+			o.images[i].Seen = o.images[i].Seen.Add(time.Hour)
 		}
 		r, err := s.openResuming(dir, progressKey, nil, alone)
 		if err != nil {

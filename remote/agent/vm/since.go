@@ -157,10 +157,11 @@ func (c *sinceScan) run(ctx context.Context, last *baseline.Last) (err error) {
 			c.how.Reason = fmt.Sprintf("the last one is %d scans ago", scans+1)
 		}
 	}
-	interrupted := c.resume.source(taken)
-	if interrupted != nil {
-		raw = interrupted
-		c.how.Reason = "one was interrupted"
+	if c.Template == "" { // else the state is the template's, and holds or does not
+		if interrupted := c.resume.source(taken); interrupted != nil {
+			raw = interrupted
+			c.how.Reason = "one was interrupted"
+		}
 	}
 	if err := c.openDisks(ctx, raw); err != nil {
 		return err
@@ -227,7 +228,12 @@ func (c *sinceScan) follow(ctx context.Context, last *baseline.Last) error {
 	if err != nil {
 		return c.unusable(err)
 	}
-	update, err := baseline.CaptureSince(ctx, namedFollowing{namedGuest{g, c.Name}, following}, last, &c.Capture)
+	if c.Template != "" {
+		if err := c.resume.begin(c.open, g, c.OnResume); err != nil {
+			return err
+		}
+	}
+	update, err := baseline.CaptureSince(ctx, namedFollowing{namedGuest{g, c.Name}, following}, last, c.resume.progress(), &c.Capture)
 	if err != nil {
 		if errors.Is(err, guest.ErrMemory) || errors.Is(err, baseline.ErrDamaged) || errors.Is(err, baseline.ErrLast) {
 			return c.unusable(err)
@@ -235,6 +241,10 @@ func (c *sinceScan) follow(ctx context.Context, last *baseline.Last) error {
 		return err
 	}
 	defer update.Close()
+	if err := c.resume.torn(c.open); err != nil {
+		return err
+	}
+	c.how.Resumed, c.how.Anew = c.resume.result(update.Reused())
 	c.how.Whole, c.how.Looked, c.how.Bytes = following.Touched().Whole, update.Touched(), update.Bytes()
 	out := found{update: update}
 	if c.Template == "" {
@@ -282,7 +292,7 @@ func (c *sinceScan) full(ctx context.Context) error {
 	}
 	defer snap.Close()
 	c.how.Looked, c.how.Bytes, c.how.LastFull = snap.Objects, snap.Bytes, c.open.at
-	c.how.Resumed, c.how.Anew = c.resume.result(snap)
+	c.how.Resumed, c.how.Anew = c.resume.result(snap.Reused)
 	out := found{snap: snap}
 	if c.Template == "" && !c.Once {
 		c.store(func(k *baseline.Keep) (err error) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk"
 )
 
@@ -97,8 +98,13 @@ type opened struct {
 	state sourceState // to keep with the scan
 	// reason says why set.Changed is not known.
 	reason string
-	at     time.Time
-	kept   bool
+	// images are the files that the disks are read from: those of state and, where
+	// one is a template, the copy of it. unknown says why one is not among them.
+	images  []imageState
+	copied  bool
+	unknown string
+	at      time.Time
+	kept    bool
 }
 
 // keep says that the scan is stored with state.
@@ -150,9 +156,9 @@ func (p *Place) openImages(ctx context.Context, last []imageState) (*opened, err
 	}
 	o := &opened{at: time.Now()}
 	for i, path := range paths {
-		s, err := stateOf(path, o.at)
-		if err != nil {
-			o.reason = err.Error()
+		s, ok := o.look(path)
+		if !ok {
+			o.reason = o.unknown
 			continue
 		}
 		o.state.Images = append(o.state.Images, s)
@@ -164,7 +170,8 @@ func (p *Place) openImages(ctx context.Context, last []imageState) (*opened, err
 		}
 	}
 	var err error
-	if p.Template != "" {
+	if o.copied = p.Template != ""; o.copied {
+		o.look(p.Images[0])
 		o.set, err = disk.OpenClone(ctx, p.Images[0], p.Template)
 	} else {
 		o.set, err = disk.OpenImages(ctx, p.Images)
@@ -176,6 +183,34 @@ func (p *Place) openImages(ctx context.Context, last []imageState) (*opened, err
 		o.set.Unchanged()
 	}
 	return o, nil
+}
+
+// look takes an image file among those that the disks are read from.
+func (o *opened) look(path string) (s imageState, ok bool) {
+	s, err := stateOf(path, o.at)
+	if err != nil {
+		o.unknown = err.Error()
+		return s, false
+	}
+	o.images = append(o.images, s)
+	return s, true
+}
+
+// changedSince is what may have changed since an interrupted scan of the images, or
+// why that is not known.
+func (o *opened) changedSince(images []imageState) (changed map[int][]filewatch.Extent, reason string) {
+	if !o.copied { // openSince was asked
+		return o.set.Changed, o.reason
+	}
+	if len(images) != len(o.images) {
+		return nil, "the interrupted scan was of other images"
+	}
+	for i, s := range o.images {
+		if reason := s.since(images[i]); reason != "" {
+			return nil, reason
+		}
+	}
+	return map[int][]filewatch.Extent{0: nil}, ""
 }
 
 // quiet says that nothing at all changed on any disk.
@@ -193,7 +228,7 @@ func (o *opened) quiet() bool {
 
 // still says whether the images are as they were when they were opened.
 func (o *opened) still() bool {
-	return !slices.ContainsFunc(o.state.Images, func(s imageState) bool {
+	return !slices.ContainsFunc(o.images, func(s imageState) bool {
 		now, err := stateOf(s.Path, s.Seen)
 		return err != nil || now != s
 	})

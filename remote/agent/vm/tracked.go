@@ -71,7 +71,7 @@ func (t *Tracked) Capture(ctx context.Context, o *baseline.CaptureOptions) (*bas
 
 // Resumed says what was taken over, nil where nothing was to be.
 func (t *Tracked) Resumed() *Resumed {
-	r, _ := t.resume.result(t.snap)
+	r, _ := t.resume.result(t.snap.Reused)
 	return r
 }
 
