@@ -6,15 +6,16 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/internal/lab"
 	"github.com/plumbline-sec/plumbline/measure"
 )
 
 // busy keeps doing in the guest what honest people and programs do to a kernel,
-// each thing at its own pace, until told to stop.
-const busy = `rm -f /run/lab-busy-stop
-	repeat() { (until [ -e /run/lab-busy-stop ]; do eval "$1"; done) <&- >/dev/null 2>&1 & }
+// each thing at its own pace, for as long as the machine runs.
+const busy = `
+	repeat() { (while :; do eval "$1"; done) <&- >/dev/null 2>&1 & }
 	cd /sys/kernel/tracing
 	mkdir -p instances/busy
 	repeat 'modprobe dummy; sleep 7; modprobe -r dummy; sleep 5'
@@ -43,8 +44,8 @@ func TestEndurance(t *testing.T) {
 	}
 	m := lab.StartT(t, lab.Options{Files: buildFiles(t)})
 	s := newScanner(t, m)
-	m.ShellT(t, busy)
-	defer m.ShellT(t, "touch /run/lab-busy-stop; sleep 4")
+	m.ShellT(t, busy) // until the machine ends
+	began := time.Now()
 	outcomes := make(map[measure.Outcome]int)
 	reasons := make(map[string]int)
 	for i := range scans {
@@ -58,8 +59,10 @@ func TestEndurance(t *testing.T) {
 		if r.Outcome == measure.Fail {
 			t.Errorf("scan %d:\n%s", i, text(r))
 		}
+		if done := i + 1; done%20 == 0 || done == scans {
+			t.Logf("%d of %d scans in %v: %v", done, scans, time.Since(began).Round(time.Second), outcomes)
+		}
 	}
-	t.Logf("%d scans: %v", scans, outcomes)
 	for reason, n := range reasons {
 		t.Logf("not measured %d times: %s", n, reason)
 	}

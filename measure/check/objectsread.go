@@ -16,6 +16,10 @@ import (
 // when it is read again: the target runs while it is read, and may free and reuse
 // what is being read. A place that several ways lead to is found by another one
 // when the first was just given up.
+//
+// Memory that was freed and reused may look like hundreds of thousands of objects,
+// for as long as one walk: the first walks end where they come to a limit, as long
+// as enough are left to confirm what a target has that is over the limits.
 const (
 	objectConfirmations = 3
 	objectReadings      = 5
@@ -25,7 +29,7 @@ func collectObjects(c *collector) (any, measure.Coverage, error) {
 	var data objectsData
 	o := objectsReader{collector: c, data: &data}
 	for left := objectReadings - 1; ; left-- {
-		if err := o.read(); err != nil {
+		if err := o.read(left); err != nil {
 			return nil, measure.Coverage{}, err
 		}
 		if o.settled(left) {
@@ -53,13 +57,13 @@ type tallied struct {
 	walks int
 }
 
-// read walks once.
-func (o *objectsReader) read() error {
+// read walks once; so many walks are left at most.
+func (o *objectsReader) read(left int) error {
 	modules, err := o.profile.Modules()
 	if err != nil {
 		modules = o.modules
 	}
-	o.last, err = graph.Walk(o.ctx, o.profile, modules, &graph.Suspicion{Among: o.among,
+	o.last, err = graph.Walk(o.ctx, o.profile, modules, &graph.Suspicion{Among: o.among, Brief: brief(left),
 		Wrong: func(functions, programs []graph.Pointer) map[uint64]bool {
 			o.wrong = o.look(modules, functions, programs)
 			return o.wrong
@@ -67,12 +71,19 @@ func (o *objectsReader) read() error {
 	if err != nil {
 		return err
 	}
-	o.count()
+	o.count(left)
 	return nil
 }
 
+// brief reports whether a walk ends where it comes to a limit: there are enough
+// without it.
+func brief(left int) bool { return left >= objectConfirmations }
+
 // count notes what the last walk found.
-func (o *objectsReader) count() {
+func (o *objectsReader) count(left int) {
+	if o.last.Limited && brief(left) {
+		return
+	}
 	found := make(map[graph.Place]bool)
 	for _, place := range o.last.Odd {
 		found[place] = o.among == nil || o.among[place]

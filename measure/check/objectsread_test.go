@@ -8,7 +8,7 @@ import (
 
 // Which walks find a pointer that looks wrong, and whether that makes it one.
 func TestObjectReadings(t *testing.T) {
-	const found, torn, nothing, limited = 'f', 't', '-', 'l'
+	const found, torn, nothing, limited, both = 'f', 't', '-', 'l', 'b'
 	place := graph.Place{At: 0x1000, Value: 0x2000}
 	tests := []struct {
 		walks     string // of as many as are possible
@@ -28,6 +28,9 @@ func TestObjectReadings(t *testing.T) {
 		{"ffttt", 5, false},
 		{"l----", 2, false},
 		{"lllll", 4, false},
+		{"lffff", 4, true}, // the first was cut short
+		{"llfff", 5, true},
+		{"bbbbb", 5, true}, // of a target that is over a limit
 	}
 	for _, tt := range tests {
 		o := objectsReader{data: &objectsData{}}
@@ -39,12 +42,14 @@ func TestObjectReadings(t *testing.T) {
 				o.last.Odd, o.last.Suspects = []graph.Place{place}, []graph.Suspect{{Place: place}}
 			case torn:
 				o.last.Odd = []graph.Place{place}
+			case both:
+				o.last.Limited, o.last.Odd, o.last.Suspects = true, []graph.Place{place}, []graph.Suspect{{Place: place}}
 			case limited:
 				o.last.Limited = true
 			case nothing:
 			}
 			used++
-			o.count()
+			o.count(left)
 			if o.settled(left) {
 				break
 			}
@@ -64,7 +69,7 @@ func TestObjectReadingsElsewhere(t *testing.T) {
 		for _, place := range at {
 			o.last.Odd, o.last.Suspects = append(o.last.Odd, place), append(o.last.Suspects, graph.Suspect{Place: place})
 		}
-		o.count()
+		o.count(objectReadings - 1 - int(walk))
 	}
 	if all := o.confirmed(); len(all) != 0 {
 		t.Errorf("confirmed %+v", all)

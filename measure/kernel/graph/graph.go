@@ -62,9 +62,13 @@ func Walk(ctx context.Context, p *kernel.Profile, modules []kernel.LoadedModule,
 	memory := schema.borrow()
 	defer schema.give(memory)
 	w := newWalker(ctx, p, schema, memory, modules)
+	w.brief = suspicion != nil && suspicion.Brief
 	w.start(modules)
 	if err := w.run(); err != nil {
 		return nil, err
+	}
+	if w.brief && w.over() {
+		return &Result{Limited: true}, nil
 	}
 	r := &Result{Pointers: w.found(w.targets), Programs: w.found(w.programs)}
 	if suspicion != nil {
@@ -148,7 +152,7 @@ func (w *walker) result(r *Result) {
 	if n := w.areas.contradicted; n > 0 {
 		w.why["walked against the allocator: pointers to objects that it says are others"] = n
 	}
-	r.Limited = w.limited || w.exhausted() || w.full
+	r.Limited = w.over()
 	r.Known = r.Reached
 	if w.areas.slabs != nil {
 		for _, c := range w.areas.slabs.caches {

@@ -177,6 +177,11 @@ func TestWalkIsLimited(t *testing.T) {
 	if r := f.walk(t); !r.Limited {
 		t.Errorf("came to an end: %d objects, %q", r.Objects, r.NotWalked)
 	}
+	asked := false
+	brief := &Suspicion{Brief: true, Wrong: func([]Pointer, []Pointer) map[uint64]bool { asked = true; return nil }}
+	if r := f.suspects(t, brief); !r.Limited || asked {
+		t.Errorf("a walk that was to be brief: limited %v, asked which pointers look wrong: %v", r.Limited, asked)
+	}
 }
 
 // FuzzWalk gives a walk objects of any content: it ends, and the same memory

@@ -33,6 +33,9 @@ type Suspicion struct {
 	// Among are the places that earlier walks found; nil if there was none. Others
 	// are no suspects.
 	Among map[Place]bool
+	// Brief says that the caller walks again if there is more than a walk looks at:
+	// the walk ends there, and its result says nothing else.
+	Brief bool
 }
 
 // maxSuspects bounds the pointers that are looked at again.

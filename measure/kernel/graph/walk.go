@@ -52,6 +52,7 @@ type walker struct {
 	example map[string]string // by why: the path of the first
 	steps   int64
 	limited bool     // something was over a limit
+	brief   bool     // and then the walk ends
 	last    []uint64 // values, by the number of their field
 
 	counts int64 // fields that were counted
@@ -99,9 +100,12 @@ func (w *walker) push(n node) {
 	w.nodes = append(w.nodes, n)
 }
 
+// over reports whether there is more than the walk looked at.
+func (w *walker) over() bool { return w.limited || w.exhausted() || w.full }
+
 // run visits all that was queued, breadth first.
 func (w *walker) run() error {
-	for i := 0; i < len(w.nodes); i++ {
+	for i := 0; i < len(w.nodes) && !(w.brief && w.over()); i++ {
 		if i%4096 == 0 && w.ctx.Err() != nil {
 			return w.ctx.Err()
 		}
