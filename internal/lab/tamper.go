@@ -20,7 +20,11 @@ type Tamper struct {
 	Doc    string // one line: what is changed and what for an attacker would
 	Check  string // the check meant to notice, by its name in reports; empty for benign ones
 	Benign bool
-	Xen    bool // the subject is the hypervisor of a machine that boots one
+	// Unmeasured says that the check cannot tell it from what is right, and ends as
+	// not measured, which is no pass.
+	Unmeasured bool
+
+	Xen bool // the subject is the hypervisor of a machine that boots one
 
 	apply func(context.Context, *change) error
 }
@@ -29,7 +33,7 @@ type Tamper struct {
 func Tampers() []Tamper { return append(linuxTampers(), ofXen(xenTampers)...) }
 
 func linuxTampers() []Tamper {
-	return slices.Concat(textTampers, dynamicTampers, dataTampers, tableTampers, registerTampers, msrTampers, pageTampers,
+	return slices.Concat(textTampers, dynamicTampers, dataTampers, tableTampers, registerTampers, msrTampers, cpuTampers, pageTampers,
 		pointerTampers, heapTampers, hidingTampers, socketTampers, fileTampers, benignChanges)
 }
 

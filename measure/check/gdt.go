@@ -35,9 +35,9 @@ const (
 
 // gdtData are the facts of linux.gdt.
 type gdtData struct {
-	CPUs  []gdtFact    `json:"cpus"`
-	Left  []int        `json:"left,omitempty"` // CPUs that have not started
-	Local []localTable `json:"local,omitempty"`
+	CPUs   []gdtFact    `json:"cpus"`
+	Absent absentCPUs   `json:"absent,omitempty"`
+	Local  []localTable `json:"local,omitempty"`
 	// LocalUnread is why local descriptor tables are not known.
 	LocalUnread string `json:"local_unread,omitempty"`
 }
@@ -71,7 +71,7 @@ func planGDT(c *collector) error {
 }
 
 func collectGDT(c *collector) (any, measure.Coverage, error) {
-	data := gdtData{Left: c.left}
+	data := gdtData{Absent: c.absent}
 	var coverage measure.Coverage
 	for _, r := range c.registers {
 		raw, err := c.wanted(r.GDT.Base, gdtSize)
@@ -188,7 +188,10 @@ func judgeGDT(_ *judging, raw json.RawMessage, out *measure.Check) error {
 	if data.LocalUnread != "" {
 		return errors.New("local descriptor tables: " + data.LocalUnread)
 	}
-	out.Reason = leftOut(data.Left)
+	if err := data.Absent.unaccounted(); err != nil {
+		return err
+	}
+	out.Reason = data.Absent.leftOut()
 	return nil
 }
 

@@ -39,8 +39,8 @@ const (
 // idtData are the facts of linux.idt.
 type idtData struct {
 	CPUs   []idtrFact `json:"cpus"`
-	Left   []int      `json:"left,omitempty"` // CPUs that have not started
-	Tables []idtTable `json:"tables"`         // one for each base that a CPU uses
+	Absent absentCPUs `json:"absent,omitempty"`
+	Tables []idtTable `json:"tables"` // one for each base that a CPU uses
 	// IRQEntries and SpuriousEntries are where the stubs of device and spurious
 	// interrupts start, as the target says; zero if it has none.
 	IRQEntries      address `json:"irq_entries"`
@@ -91,7 +91,7 @@ func planIDT(c *collector) error {
 }
 
 func collectIDT(c *collector) (any, measure.Coverage, error) {
-	data := idtData{Left: c.left}
+	data := idtData{Absent: c.absent}
 	for name, into := range map[string]*address{
 		"irq_entries_start":       &data.IRQEntries,
 		"spurious_entries_start":  &data.SpuriousEntries,
@@ -180,7 +180,10 @@ func judgeIDT(j *judging, raw json.RawMessage, out *measure.Check) error {
 			out.Findings = append(out.Findings, judge.gate(vector, g)...)
 		}
 	}
-	out.Reason = remarks(leftOut(data.Left), j.trusts())
+	if err := data.Absent.unaccounted(); err != nil {
+		return err
+	}
+	out.Reason = remarks(data.Absent.leftOut(), j.trusts())
 	if data.Unused {
 		out.Reason = remarks(out.Reason, "the source has no registers: this is the table that the kernel's symbol names, not one that CPUs were seen to use")
 	}

@@ -37,8 +37,8 @@ var errNoSystemCalls = errors.New("the source does not show the registers of sys
 
 // msrsData are the facts of linux.msrs.
 type msrsData struct {
-	CPUs []msrFact `json:"cpus"`
-	Left []int     `json:"left,omitempty"` // CPUs that have not started
+	CPUs   []msrFact  `json:"cpus"`
+	Absent absentCPUs `json:"absent,omitempty"`
 	// Entries are the addresses of the kernel's entries as the target says.
 	Entries map[string]address `json:"entries"`
 	// FRED says that the kernel takes system calls by other means, as CR4 has it
@@ -108,18 +108,18 @@ func planMSRs(c *collector) error {
 // (syscall_init) to the registers of a CPU that has started: it may just have come
 // on line, between two looks.
 func (c *collector) unwritten(s mem.SystemCalls) bool {
-	return !slices.Contains(c.left, s.CPU) && (s.STAR == 0 || s.LSTAR == 0 || s.FMASK == 0)
+	return !c.absent.has(s.CPU) && (s.STAR == 0 || s.LSTAR == 0 || s.FMASK == 0)
 }
 
 func collectMSRs(c *collector) (any, measure.Coverage, error) {
-	data := msrsData{Entries: make(map[string]address), Left: c.left}
+	data := msrsData{Entries: make(map[string]address), Absent: c.absent}
 	for _, name := range []string{entry64, entryCompat, entrySysenter, entryIgnore, entryIgnore32} {
 		if at, ok := c.profile.Symbol(name); ok {
 			data.Entries[name] = address(at)
 		}
 	}
 	for _, s := range c.systemCalls {
-		if slices.Contains(c.left, s.CPU) {
+		if c.absent.has(s.CPU) {
 			continue
 		}
 		f := msrFact{CPU: s.CPU, STAR: address(s.STAR), FMASK: address(s.FMASK),
@@ -170,7 +170,10 @@ func judgeMSRs(j *judging, raw json.RawMessage, out *measure.Check) error {
 		judge.sysenter()
 		out.Findings = append(out.Findings, judge.found...)
 	}
-	out.Reason = remarks(leftOut(data.Left), j.trusts())
+	if err := data.Absent.unaccounted(); err != nil {
+		return err
+	}
+	out.Reason = remarks(data.Absent.leftOut(), j.trusts())
 	return nil
 }
 

@@ -24,7 +24,8 @@ import (
 // and that kernel code outside of measured text runs only where BPF, probes and
 // tracers put it. Trusts: the kernel's own accounts of those (linux.dynamic
 // compares what lies in their memory), and the symbols that bound text. It cannot
-// see what a CPU still has in its TLB, nor tables of processes that did not run.
+// see what a CPU still has in its TLB, nor tables of processes that did not run. A
+// CPU that has not started has no tables and is left out (absent.go).
 const pageTablesName = "linux.pagetables"
 
 func pageTablesCheck() check {
@@ -43,7 +44,8 @@ type pageTablesData struct {
 	Foreign    []foreignRoot `json:"foreign,omitempty"`    // CPUs whose kernel half is not the kernel's
 	Incomplete string        `json:"incomplete,omitempty"` // why accounts may be missing
 	Starting   []string      `json:"starting,omitempty"`   // modules whose code for their start is there, and which no check compares
-	NoCPUs     bool          `json:"no_cpus,omitempty"`    // the source has no registers: no CPU's own tables were seen
+	Absent     absentCPUs    `json:"absent,omitempty"`
+	NoCPUs     bool          `json:"no_cpus,omitempty"` // the source has no registers: no CPU's own tables were seen
 }
 
 // mappedRange is a run of pages with the same permissions.
@@ -121,7 +123,7 @@ func (c *collector) walkPageTables() (pageTablesData, measure.Coverage, error) {
 		return w.data, measure.Coverage{}, err
 	}
 	w.finish()
-	w.data.NoCPUs = len(c.registers) == 0
+	w.data.NoCPUs, w.data.Absent = len(c.registers) == 0, c.absent
 	if err := c.roots(&w.data); err != nil {
 		return w.data, measure.Coverage{}, err
 	}
@@ -252,6 +254,7 @@ func (c *collector) roots(data *pageTablesData) error {
 		if registers, err = c.machine.Registers(c.ctx); err != nil {
 			return err
 		}
+		registers = c.absent.without(registers)
 	}
 	return nil
 }

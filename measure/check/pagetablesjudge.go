@@ -66,6 +66,10 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 	if len(data.Lost) > 0 {
 		return fmt.Errorf("%d page tables could not be read, first %s", len(data.Lost), data.Lost[0])
 	}
+	if err := data.Absent.unaccounted(); err != nil {
+		return err
+	}
+	out.Reason = data.Absent.leftOut()
 	if data.NoCPUs {
 		out.Reason = "the source has no registers: these are the kernel's tables, no CPU's own were compared with them"
 	}

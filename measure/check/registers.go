@@ -29,12 +29,12 @@ func registersCheck() check {
 
 // registersData are the facts of linux.registers.
 type registersData struct {
-	CPUs       []cpuFact `json:"cpus"`
-	Left       []int     `json:"left,omitempty"`    // CPUs that have not started
-	Capability []uint32  `json:"capability"`        // boot_cpu_data.x86_capability
-	Pinned     uint64    `json:"pinned"`            // cr4_pinned_bits, 0 if the kernel has none
-	Watched    [4]bool   `json:"watched"`           // slots in which the kernel has a breakpoint, on any CPU
-	Unknown    string    `json:"unknown,omitempty"` // why Watched is not known
+	CPUs       []cpuFact  `json:"cpus"`
+	Absent     absentCPUs `json:"absent,omitempty"`
+	Capability []uint32   `json:"capability"`        // boot_cpu_data.x86_capability
+	Pinned     uint64     `json:"pinned"`            // cr4_pinned_bits, 0 if the kernel has none
+	Watched    [4]bool    `json:"watched"`           // slots in which the kernel has a breakpoint, on any CPU
+	Unknown    string     `json:"unknown,omitempty"` // why Watched is not known
 }
 
 type cpuFact struct {
@@ -48,7 +48,7 @@ type cpuFact struct {
 }
 
 func collectRegisters(c *collector) (any, measure.Coverage, error) {
-	data := registersData{Left: c.left}
+	data := registersData{Absent: c.absent}
 	var err error
 	if len(c.registers) == 0 {
 		return nil, measure.Coverage{}, kernel.ErrNoRegisters
@@ -156,7 +156,10 @@ func judgeRegisters(_ *judging, raw json.RawMessage, out *measure.Check) error {
 	if missing := data.missing(); len(missing) > 0 {
 		return fmt.Errorf("the source does not show %s", strings.Join(missing, ", "))
 	}
-	out.Reason = leftOut(data.Left)
+	if err := data.Absent.unaccounted(); err != nil {
+		return err
+	}
+	out.Reason = data.Absent.leftOut()
 	return nil
 }
 

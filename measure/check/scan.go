@@ -39,7 +39,8 @@ type collector struct {
 	ctx       context.Context
 	machine   Machine
 	registers []mem.Registers // read just before the pause; of CPUs that have started
-	left      []int           // the other CPUs
+	absent    absentCPUs      // the other CPUs
+	watch     cpuWatch
 	profile   *kernel.Profile // nil of a Xen
 	xen       *xen.Profile    // nil of a Linux
 	kind      string          // of target, as [measure.Kernel] has it
