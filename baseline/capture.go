@@ -2,11 +2,9 @@ package baseline
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"sync"
 	"time"
 
@@ -267,37 +265,6 @@ func (c *capture) count(r *Record, read int64) {
 	if r.Unread != "" {
 		c.snap.Unread++
 	}
-}
-
-// Records gives the records in order.
-func (s *Snapshot) Records() iter.Seq2[*Record, error] {
-	return func(yield func(*Record, error) bool) {
-		errStop := errors.New("stop")
-		err := s.sorter.each(func(encoded []byte) error {
-			_, n := binary.Uvarint(encoded)
-			r, err := decodeRecord(encoded[n:])
-			if err != nil {
-				return err
-			}
-			if !yield(r, nil) {
-				return errStop
-			}
-			return nil
-		})
-		if err != nil && err != errStop {
-			yield(nil, err)
-		}
-	}
-}
-
-// Rules are those the objects were chosen with, nil for everything.
-func (s *Snapshot) Rules() *filewatch.Rules { return s.rules }
-
-// Kept says that new, a file of the snapshot, still begins with the content that
-// old, its record in the baseline that the capture followed, had.
-func (s *Snapshot) Kept(old, new *Record) bool {
-	p := s.growing[old.ID()]
-	return p != nil && p.kept || old.Size == 0 || old.BLAKE3 != Digest{} && old.BLAKE3 == new.BLAKE3
 }
 
 // Incomplete says that not everything the rules ask for could be read.

@@ -99,10 +99,7 @@ func (r *Record) holds(o *filewatch.Object, rule *filewatch.Rule) bool {
 // recall keeps the last state's records that no longer hold, and prepares what
 // growing files are compared with.
 func (u *Update) recall(o *CaptureOptions) error {
-	o.growing = map[filewatch.ID]*prefix{}
-	for _, g := range u.last.head.Growing {
-		o.growing[g.ID] = &prefix{size: g.Size, want: g.Want, kept: g.Kept}
-	}
+	o.growing = u.last.prefixes()
 	records, err := u.last.open()
 	if err != nil {
 		return err

@@ -171,18 +171,23 @@ func (l *Last) Verify() error {
 
 // Report compares the state with the baseline it was made with, as it is.
 func (l *Last) Report(b *Header, rules *filewatch.Rules) (*Report, error) {
-	prefixes := map[filewatch.ID]*prefix{}
-	for _, g := range l.head.Growing {
-		prefixes[g.ID] = &prefix{size: g.Size, want: g.Want, kept: g.Kept}
-	}
 	c := newComparer(rules)
 	c.gaps(l.head.Gaps, "")
 	c.gaps(without(b.Gaps, l.head.Gaps), "when the baseline was made: ")
-	c.prefixes = prefixes
+	c.prefixes = l.prefixes()
 	if err := c.run(&listed{l.diff.old}, each(l.diff.new)); err != nil {
 		return nil, err
 	}
 	return &Report{Machine: l.head.Machine, Baseline: *b, Changes: c.changes, Objects: l.head.Objects}, nil
+}
+
+// prefixes are what is known of the growing files that differ from the baseline.
+func (l *Last) prefixes() map[filewatch.ID]*prefix {
+	out := map[filewatch.ID]*prefix{}
+	for _, g := range l.head.Growing {
+		out[g.ID] = &prefix{size: g.Size, want: g.Want, kept: g.Kept}
+	}
+	return out
 }
 
 // open opens the records.

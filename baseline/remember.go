@@ -155,7 +155,7 @@ func (u *Update) Remember(k *Keep) (*Last, error) {
 	l.head.Baseline, l.head.Rules, l.head.Full, l.head.Scans = was.Baseline, was.Rules, was.Full, was.Scans+1
 	if len(u.void.whole) == 0 && u.grows(records, delta, size) {
 		l.head.Base = was.Base
-	} else if l.head.Base, err = u.rebase(records); err != nil {
+	} else if l.head.Base, err = u.rebase(); err != nil {
 		return nil, storeError(err)
 	} else {
 		delta = newLastDelta()
@@ -204,19 +204,40 @@ func (u *Update) grows(records *lastRecords, delta *lastDelta, size int64) bool 
 }
 
 // rebase writes all records.
-func (u *Update) rebase(records *lastRecords) (base lastBase, err error) {
+func (u *Update) rebase() (base lastBase, err error) {
 	w, err := newLastBaseWriter(u.last.dir)
 	if err != nil {
 		return base, err
 	}
+	if err := u.each(w.add); err != nil {
+		w.abandon()
+		return base, err
+	}
+	return w.finish()
+}
+
+// each gives every record of the state of now in order: what holds of the last
+// one, and what was captured. The bytes are valid during the call.
+func (u *Update) each(fn func(encoded []byte) error) error {
+	records, err := u.last.open()
+	if err != nil {
+		return err
+	}
 	old := records.all()
 	old.skip = u.void.hasBytes
-	kept, err := old.next()
+	oldNext := func() ([]byte, error) {
+		encoded, err := old.next()
+		if err != nil {
+			err = fmt.Errorf("%w: %w", ErrLast, err)
+		}
+		return encoded, err
+	}
+	kept, err := oldNext()
 	// behind takes the kept records before an encoded one, nil for the end.
 	behind := func(encoded []byte) error {
 		for err == nil && kept != nil && (encoded == nil || compareEncoded(kept, encoded) < 0) {
-			if err = w.add(kept); err == nil {
-				kept, err = old.next()
+			if err = fn(kept); err == nil {
+				kept, err = oldNext()
 			}
 		}
 		return err
@@ -226,17 +247,13 @@ func (u *Update) rebase(records *lastRecords) (base lastBase, err error) {
 			if err := behind(encoded); err != nil {
 				return err
 			}
-			return w.add(encoded)
+			return fn(encoded)
 		})
 	}
 	if err == nil {
 		err = behind(nil)
 	}
-	if err != nil {
-		w.abandon()
-		return base, err
-	}
-	return w.finish()
+	return err
 }
 
 // Write signs the update and writes it as a baseline, as [Snapshot.Write] does.

@@ -77,20 +77,39 @@ type report struct {
 // Write prints the report and gives AIDE's exit code: 1 for added, 2 for
 // removed and 4 for changed entries.
 func (run *Report) Write(w io.Writer, o *ReportOptions) (int, error) {
+	c, err := run.Collect(o)
+	if err != nil {
+		return 0, err
+	}
+	return c.Write(w)
+}
+
+// Collected is a report whose states were read: Old, New, Rules and Kept are not
+// needed any more, the rest may still be set.
+type Collected struct{ report *report }
+
+// Write is [Report.Write].
+func (c *Collected) Write(w io.Writer) (int, error) {
+	c.report.out = bufio.NewWriter(w)
+	c.report.print()
+	return c.report.mask(), c.report.out.Flush()
+}
+
+// Collect reads the states.
+func (run *Report) Collect(o *ReportOptions) (*Collected, error) {
 	if o == nil {
 		o = &ReportOptions{}
 	}
-	r := &report{Report: run, o: o.withDefaults(), out: bufio.NewWriter(w), zone: cmp.Or(run.Zone, time.Local)}
+	r := &report{Report: run, o: o.withDefaults(), zone: cmp.Or(run.Zone, time.Local)}
 	old := run.Old
 	if old == nil {
 		old = func(func(*baseline.Record, error) bool) {}
 	}
 	if err := baseline.ByName(old, run.New, r.visit); err != nil {
-		return 0, err
+		return nil, err
 	}
 	slices.SortStableFunc(r.found, func(a, b difference) int { return compareTree(a.path, b.path) })
-	r.print()
-	return r.mask(), r.out.Flush()
+	return &Collected{r}, nil
 }
 
 // visit keeps what AIDE would have to say of one name.

@@ -55,16 +55,35 @@ func (a *aideFlags) valid(cmd *cobra.Command) error {
 
 // create is the report of "aide --init".
 func (a *aideFlags) create(w io.Writer, flags *baselineCreateFlags, began time.Time, snap *baseline.Snapshot) error {
-	r := &aide.Report{Action: aide.Init, Start: began, New: snap.Records(), Rules: snap.Rules(), RootPrefix: rootPrefix(&flags.source)}
+	state := snap.State()
+	r := &aide.Report{Action: aide.Init, Start: began, New: state.Records, Rules: state.Rules, RootPrefix: rootPrefix(&flags.source)}
 	_, err := a.write(w, r, flags.file)
 	return err
 }
 
-// check is the report of "aide --check".
-func (a *aideFlags) check(cmd *cobra.Command, flags *baselineCheckFlags, c *checked) error {
-	r := &aide.Report{Action: aide.Check, Start: c.began, Old: c.base.Records(), New: c.snap.Records(), Rules: c.snap.Rules(),
-		Kept: c.snap.Kept, Excused: excused(c.report), RootPrefix: rootPrefix(&flags.source)}
-	mask, err := a.write(cmd.OutOrStdout(), r, flags.file)
+// aideCheck is the report of "aide --check": look collects it while all that was
+// found can be read.
+type aideCheck struct {
+	*aideFlags
+	flags     *baselineCheckFlags
+	report    *aide.Report
+	collected *aide.Collected
+}
+
+func (a *aideCheck) look(began time.Time, base *opened, now *baseline.State) (err error) {
+	a.report = &aide.Report{Action: aide.Check, Start: began, Old: base.Records(), New: now.Records, Rules: now.Rules,
+		Kept: now.Kept, RootPrefix: rootPrefix(&a.flags.source)}
+	a.collected, err = a.report.Collect(&a.parsed)
+	return err
+}
+
+func (a *aideCheck) print(cmd *cobra.Command, c *checked) error {
+	a.report.Excused = excused(c.report)
+	err := a.complete(a.report, a.flags.file)
+	mask := 0
+	if err == nil {
+		mask, err = a.collected.Write(cmd.OutOrStdout())
+	}
 	return a.finish(cmd.ErrOrStderr(), c.report, mask, err)
 }
 
@@ -80,15 +99,23 @@ func (a *aideFlags) diff(cmd *cobra.Command, paths []string, began time.Time, ol
 }
 
 func (a *aideFlags) write(w io.Writer, r *aide.Report, paths ...string) (int, error) {
+	if err := a.complete(r, paths...); err != nil {
+		return 0, err
+	}
+	return r.Write(w, &a.parsed)
+}
+
+// complete ends a run of the baselines at paths.
+func (a *aideFlags) complete(r *aide.Report, paths ...string) error {
 	for _, path := range paths {
 		db, err := database(path)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		r.Databases = append(r.Databases, db)
 	}
 	r.End = time.Now()
-	return r.Write(w, &a.parsed)
+	return nil
 }
 
 // database digests a baseline's file.

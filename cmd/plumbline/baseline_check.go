@@ -22,6 +22,9 @@ type baselineCheckFlags struct {
 	output      *string
 	packages    []string
 	keyrings    []string
+	// look, if not nil, is given all that was found, with the baseline, while it can
+	// be read; after an error perhaps once more.
+	look func(began time.Time, base *opened, now *baseline.State) error
 }
 
 func baselineCheckCommand() *cobra.Command {
@@ -51,15 +54,19 @@ something could not be compared; 14 and up for errors.`,
 			if err := format.valid(cmd); err != nil {
 				return err
 			}
-			if err := flags.source.since.valid(&flags.source, format.aide()); err != nil {
+			if err := flags.source.since.valid(&flags.source); err != nil {
 				return err
 			}
+			report := aideCheck{aideFlags: &format, flags: &flags}
+			if format.aide() {
+				flags.look = report.look
+			}
 			return runBaselineCheck(cmd.Context(), cmd.ErrOrStderr(), &flags, func(c *checked) error {
-				if format.aide() {
-					return format.check(cmd, &flags, c)
-				}
-				if *flags.output == "ndjson" && c.how != nil {
+				if c.how != nil && (*flags.output == "ndjson" || format.aide()) {
 					printResumed(cmd.ErrOrStderr(), c.how.Resumed)
+				}
+				if format.aide() {
+					return report.print(cmd, c)
 				}
 				return printSince(cmd.OutOrStdout(), c.report, c.how, *flags.output)
 			})
@@ -90,8 +97,6 @@ func (flags *baselineCheckFlags) add(cmd *cobra.Command) {
 type checked struct {
 	report *baseline.Report
 	base   *opened
-	snap   *baseline.Snapshot // nil after a scan that built on the last one
-	began  time.Time
 	how    *vm.How // nil without --incremental
 }
 
@@ -112,14 +117,14 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 	}
 	defer b.Close()
 	if flags.source.since.given() {
-		report, how, err := checkSince(ctx, stderr, flags, b, rules)
+		report, how, err := checkSince(ctx, stderr, flags, began, b, rules)
 		if err != nil {
 			return err
 		}
 		if packages != nil {
 			packages.Explain(report.Changes)
 		}
-		return use(&checked{report: report, base: b, began: began, how: how})
+		return use(&checked{report: report, base: b, how: how})
 	}
 	var owners pkgdb.Owners
 	snap, err := captureNow(ctx, stderr, flags, b, rules, &owners)
@@ -135,7 +140,12 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 		packages.Explain(report.Changes)
 	}
 	owners.Hint(report.Changes)
-	return use(&checked{report: report, base: b, snap: snap, began: began})
+	if flags.look != nil {
+		if err := flags.look(began, b, snap.State()); err != nil {
+			return baselineError(flags.file, err)
+		}
+	}
+	return use(&checked{report: report, base: b})
 }
 
 // openPackages reads what --package names; nil without it.

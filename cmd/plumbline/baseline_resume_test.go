@@ -208,7 +208,6 @@ func TestResumeArguments(t *testing.T) {
 	for _, args := range [][]string{
 		{"create", "--root", "tree", "--resume"},
 		{"check", "--root", "tree", "--resume"},
-		{"check", "--disk", "x", "--resume", "--format", "aide"},
 		{"check", "--disk", "x", "--resume", "--full-every", "3"},
 		{"create", "--disk", "x", "--state", "d"},
 	} {

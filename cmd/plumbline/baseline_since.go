@@ -44,7 +44,7 @@ func (f *sinceFlags) addCheck(cmd *cobra.Command) {
 func (f *sinceFlags) given() bool { return f.incremental || f.resume || f.template != "" }
 
 // valid refuses flags that make no sense together.
-func (f *sinceFlags) valid(s *sourceFlags, whole bool) error {
+func (f *sinceFlags) valid(s *sourceFlags) error {
 	switch {
 	case !f.given() && f.state != "":
 		return fail(exitArgument, errors.New("--state goes with --incremental or --resume"))
@@ -56,8 +56,6 @@ func (f *sinceFlags) valid(s *sourceFlags, whole bool) error {
 		return failHint(exitArgument, errors.New("what changes in a mounted tree cannot be known"), "name the disk with --disk or the machine with --vm")
 	case f.template != "" && len(s.disks) != 1:
 		return fail(exitArgument, errors.New("--template goes with exactly one --disk"))
-	case f.given() && whole:
-		return fail(exitArgument, errors.New("--format aide goes with neither --incremental nor --resume"))
 	}
 	return nil
 }
@@ -80,7 +78,7 @@ func (s *sourceFlags) place() vm.Place {
 }
 
 // checkSince compares as runBaselineCheck does, building on the last scan.
-func checkSince(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags, b *opened, rules *filewatch.Rules) (*baseline.Report, *vm.How, error) {
+func checkSince(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags, began time.Time, b *opened, rules *filewatch.Rules) (*baseline.Report, *vm.How, error) {
 	place := flags.source.place()
 	dir, err := flags.source.since.dir(&place, flags.file)
 	if err != nil {
@@ -99,6 +97,9 @@ func checkSince(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags
 		Once: !flags.source.since.incremental && place.Template == "", OnResume: sayOn(stderr)}
 	if since.Resume, err = flags.source.since.key(); err != nil {
 		return nil, nil, err
+	}
+	if flags.look != nil {
+		since.Look = func(now *baseline.State) error { return flags.look(began, b, now) }
 	}
 	since.OnFull = func(reason string) {
 		fmt.Fprintf(stderr, "plumbline: full scan: %s\n", printable(reason))
@@ -133,7 +134,7 @@ func printHow(w io.Writer, how *vm.How) {
 // openFor is open for the creation of a baseline in file, keeping what --incremental
 // and --resume ask for.
 func (s *sourceFlags) openFor(ctx context.Context, stderr io.Writer, file string, rules *filewatch.Rules) (*source, error) {
-	if err := s.since.valid(s, false); err != nil {
+	if err := s.since.valid(s); err != nil {
 		return nil, err
 	}
 	if !s.since.given() {

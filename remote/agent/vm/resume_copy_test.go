@@ -31,6 +31,7 @@ type copyStory struct {
 func newCopyStory(t *testing.T) *copyStory {
 	t.Helper()
 	s := &copyStory{Changes: volumetest.NewChanges(t, "-t", "ext4"), dir: t.TempDir(), state: filepath.Join(t.TempDir(), "state"), rules: parsed(t)}
+	s.Debugfs(t, "rm /d1/f3", "write "+grown(t, 0)+" /d1/f3") // a log
 	s.base = captureOf(t, s.Image, s.rules)
 	s.template, s.clone = filepath.Join(s.dir, "template"), filepath.Join(s.dir, "clone")
 	before := copied(t, s.Image, s.template)
@@ -38,7 +39,7 @@ func newCopyStory(t *testing.T) *copyStory {
 	for range 4 {
 		s.Change(t)
 	}
-	s.Debugfs(t, "rm /d1/f3", "write "+grown(t, 2)+" /d1/f3") // a log
+	s.Debugfs(t, "rm /d1/f3", "write "+grown(t, 2)+" /d1/f3")
 	after, err := os.ReadFile(s.Image)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +88,7 @@ func TestResumeOfACopy(t *testing.T) {
 			t.Fatal("not interrupted")
 		}
 	}
-	report, how = check(t, s.of(s.clone))
+	report, how = check(t, lookedAt(t, s.of(s.clone), s.Image))
 	if how.Full || how.Anew != "" || how.Resumed == nil || how.Resumed.Times != 3 || how.Resumed.Objects < 10 || how.Bytes+how.Resumed.Bytes != whole {
 		t.Errorf("resumed: %+v, %+v; uninterrupted %d bytes", how, how.Resumed, whole)
 	}

@@ -37,6 +37,10 @@ type Since struct {
 	Opening sync.Locker
 	// OnFull, if not nil, is called before everything is read, with the reason.
 	OnFull func(reason string)
+	// Look, if not nil, is given all that was found before Check returns, while it
+	// can be read. An error that it returns may lead to a scan of everything, with
+	// which it is called again.
+	Look func(*baseline.State) error
 	// OnResume, if not nil, is called before everything is read, with what there is
 	// to say about going on from an earlier scan, or from this one.
 	OnResume func(text string)
@@ -76,7 +80,14 @@ func (s *Since) Check(ctx context.Context) (report *baseline.Report, how *How, e
 		default:
 			report, err = f.update.Report(&s.Baseline.Header)
 		}
-		return err
+		if err != nil || s.Look == nil {
+			return err
+		}
+		state, err := f.state(s.Rules)
+		if err != nil {
+			return err
+		}
+		return s.Look(state)
 	})
 	return report, how, err
 }
@@ -117,6 +128,17 @@ type found struct {
 	stored *baseline.Last
 	snap   *baseline.Snapshot // of everything
 	update *baseline.Update   // of what changed
+}
+
+// state is all of it.
+func (f *found) state(rules *filewatch.Rules) (*baseline.State, error) {
+	switch {
+	case f.stored != nil:
+		return f.stored.State(rules), nil
+	case f.snap != nil:
+		return f.snap.State(), nil
+	}
+	return f.update.State()
 }
 
 func (s *Since) scan(ctx context.Context, against *baseline.Header, use func(found) error) (*How, error) {

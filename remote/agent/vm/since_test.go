@@ -141,6 +141,7 @@ func TestSinceReportsWhatAFullScanReports(t *testing.T) {
 	before := copied(t, c.Image, live)
 	m := disktest.Start(t, "raw:"+live)
 	since := &Since{Place: Place{QMP: m.QMP}, Dir: t.TempDir(), Baseline: base, Rules: rules, Capture: baseline.CaptureOptions{Rules: rules}}
+	lookedAt(t, since, c.Image)
 	if _, how := check(t, since); !how.Full || !strings.Contains(how.Reason, "there is none") {
 		t.Errorf("first scan: %+v", how)
 	}
@@ -437,7 +438,7 @@ func TestTemplateCopies(t *testing.T) {
 	time.Sleep(settled + 100*time.Millisecond) // else its times say nothing
 	check(t, of([]string{template}, ""))
 	for range 2 {
-		report, how = check(t, of([]string{clone}, template))
+		report, how = check(t, lookedAt(t, of([]string{clone}, template), c.Image))
 		if how.Full || how.Looked == 0 || told(t, report) != want {
 			t.Errorf("copy: %+v\n%s", how, cmp.Diff(want, told(t, report)))
 		}
