@@ -67,6 +67,7 @@ func rootCommand() *cobra.Command {
 		bmcCommand(),
 		downCommand(dir),
 		execCommand(dir),
+		hvmCommand(dir),
 		restoreCommand(dir),
 		statusCommand(dir),
 		tamperCommand(dir),

@@ -34,6 +34,26 @@ func statusCommand(dir *string) *cobra.Command {
 	}
 }
 
+func hvmCommand(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "hvm",
+		Short: "Make a hardware-assisted domain in a machine that boots Xen",
+		Long: `Make a hardware-assisted domain, with one CPU and some memory, that is never run.
+The machine's files must have the program that makes it.`,
+		Example: `  CGO_ENABLED=0 go build -o /tmp/files/ ./internal/lab/hvmdomain
+  plumbline-lab up --dir /tmp/x1 --xen 4.17 --files /tmp/files
+  plumbline-lab hvm --dir /tmp/x1`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			m, err := lab.Open(*dir)
+			if err != nil {
+				return err
+			}
+			return m.MakeHVM(command.Context())
+		},
+	}
+}
+
 func downCommand(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:     "down",

@@ -41,7 +41,7 @@ type Options struct {
 	Kernel string
 	// Xen is a version of Xen to boot, one of XenVersions, with the kernel as that
 	// of its first domain; empty: none. Such a machine runs on TCG and has neither
-	// UEFI, TPM, BMC nor network; UKI, Files, Disks, BMC and Plugin do not apply.
+	// UEFI, TPM, BMC nor network; UKI, Disks, BMC and Plugin do not apply.
 	Xen string
 	// UKI is the signed kernel image to boot; empty: UKIDefault.
 	UKI string

@@ -66,10 +66,7 @@ func (m *Machine) addDevices(add func(...string), o Options) {
 	disk(add, "esp", m.ESP, ",readonly=on")
 	add("-device", "virtio-blk-pci,drive=esp,serial=plumbline-esp,bootindex=0")
 	m.addRoot(add)
-	if o.Files != "" {
-		disk(add, "files", filepath.Join(m.Dir, "files.img"), ",readonly=on")
-		add("-device", "virtio-blk-pci,drive=files,serial=plumbline-files")
-	}
+	m.addFiles(add, o)
 	for i, path := range o.Disks {
 		id := fmt.Sprintf("disk%d", i)
 		disk(add, id, path, ",cache=writeback")
@@ -86,6 +83,13 @@ func (m *Machine) addDevices(add func(...string), o Options) {
 func (m *Machine) addRoot(add func(...string)) {
 	disk(add, "root", m.Disk, ",cache=writeback")
 	add("-device", "virtio-blk-pci,drive=root,serial=plumbline-root")
+}
+
+func (m *Machine) addFiles(add func(...string), o Options) {
+	if o.Files != "" {
+		disk(add, "files", filepath.Join(m.Dir, "files.img"), ",readonly=on")
+		add("-device", "virtio-blk-pci,drive=files,serial=plumbline-files")
+	}
 }
 
 func (m *Machine) addAgent(add func(...string)) {

@@ -127,8 +127,8 @@ func (o *Options) completeXen() error {
 	if _, ok := xens[o.Xen]; !ok {
 		return fmt.Errorf("unknown version of Xen %q, want one of %s", o.Xen, strings.Join(XenVersions(), ", "))
 	}
-	if o.BMC != nil || o.Files != "" || len(o.Disks) > 0 || o.Plugin != "" || o.UKI != "" || o.PrivateRAM {
-		return errors.New("a machine that boots Xen has no BMC, no files, no further disks, no plugin, no other kernel image and no private RAM")
+	if o.BMC != nil || len(o.Disks) > 0 || o.Plugin != "" || o.UKI != "" || o.PrivateRAM {
+		return errors.New("a machine that boots Xen has no BMC, no further disks, no plugin, no other kernel image and no private RAM")
 	}
 	if o.CPU == "" {
 		o.CPU = DefaultXenCPU
@@ -249,14 +249,13 @@ func (m *Machine) prepareDisks(ctx context.Context, o Options, img *image) error
 	if err := copySparse(ctx, img.root(), m.Disk); err != nil {
 		return err
 	}
-	if m.Xen != "" {
-		return nil // boots from QEMU's hand
-	}
-	if err := copySparse(ctx, img.esp(o.UKI), m.ESP); err != nil {
-		return err
-	}
-	if err := copyFile(firmwareVars, filepath.Join(m.Dir, "vars.fd"), 0o600); err != nil {
-		return fmt.Errorf("firmware of package ovmf: %w", err)
+	if m.Xen == "" { // which boots from QEMU's hand
+		if err := copySparse(ctx, img.esp(o.UKI), m.ESP); err != nil {
+			return err
+		}
+		if err := copyFile(firmwareVars, filepath.Join(m.Dir, "vars.fd"), 0o600); err != nil {
+			return fmt.Errorf("firmware of package ovmf: %w", err)
+		}
 	}
 	if o.Files == "" {
 		return nil

@@ -30,7 +30,9 @@ type Tamper struct {
 }
 
 // Tampers lists the corpus.
-func Tampers() []Tamper { return append(linuxTampers(), ofXen(xenTampers)...) }
+func Tampers() []Tamper {
+	return slices.Concat(linuxTampers(), ofXen(xenTampers), ofXen(nestedTampers))
+}
 
 func linuxTampers() []Tamper {
 	return slices.Concat(textTampers, dynamicTampers, dataTampers, tableTampers, registerTampers, msrTampers, cpuTampers, pageTampers,

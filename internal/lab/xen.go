@@ -32,8 +32,9 @@ var xens = map[string]xenPackage{
 func XenVersions() []string { return slices.Sorted(maps.Keys(xens)) }
 
 // DefaultXenCPU is a model under which every version of Xen boots on QEMU's TCG:
-// with SMAP or SMEP it crashes while it builds the first domain.
-const DefaultXenCPU = "max,-smap,-smep"
+// with SMAP or SMEP it crashes while it builds the first domain. With SVM it can
+// run hardware-assisted domains.
+const DefaultXenCPU = "max,+svm,-smap,-smep"
 
 // xenImage is a version of Xen in the cache.
 type xenImage struct{ dir string }
@@ -117,6 +118,7 @@ func (m *Machine) xenCommandLine(o Options) []string {
 	add := func(args ...string) { argv = append(argv, args...) }
 	m.addSockets(add)
 	m.addRoot(add)
+	m.addFiles(add, o)
 	m.addAgent(add)
 	return argv
 }
