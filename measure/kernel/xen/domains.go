@@ -13,6 +13,7 @@ type Domain struct {
 	ID       uint16   `json:"id"`
 	At       mem.Virt `json:"at"`       // its struct domain
 	Assisted bool     `json:"assisted"` // hardware-assisted: HVM or PVH
+	HAP      bool     `json:"hap"`      // with EPT or NPT, and not with shadow page tables
 	Listed   bool     `json:"listed"`   // in domain_list
 	Hashed   bool     `json:"hashed"`   // in domain_hash
 }
@@ -31,7 +32,7 @@ const (
 // domainLayout is where members of struct domain lie. Xen carries no types: the
 // offsets are those in the code of two of its functions.
 type domainLayout struct {
-	options mem.Virt // of options, whose bit 0 is XEN_DOMCTL_CDF_hvm
+	options mem.Virt // of options, whose bit 0 is XEN_DOMCTL_CDF_hvm and bit 1 XEN_DOMCTL_CDF_hap
 	hash    mem.Virt // of next_in_hashbucket; next_in_list is right before it (include/xen/sched.h)
 }
 
@@ -67,7 +68,7 @@ func (p *Profile) Domains() ([]Domain, error) {
 				if word, err = p.Space.U32(d.At + layout.options); err != nil {
 					return err
 				}
-				d.Assisted = word&1 != 0
+				d.Assisted, d.HAP = word&1 != 0, word&2 != 0
 				if d.ID >= firstReserved {
 					return fmt.Errorf("%w: number %#x at %v", ErrDomains, d.ID, d.At)
 				}

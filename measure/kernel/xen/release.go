@@ -47,6 +47,7 @@ func release(symbols *kernel.Symbols, read func(at mem.Virt, n int) []byte) stri
 }
 
 func le32(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }
+func le64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 
 // Before reports whether the image is older than a version; one whose version
 // could not be read is not.

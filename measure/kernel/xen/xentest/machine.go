@@ -18,7 +18,7 @@ type Machine struct {
 
 // Physical layout of the machine, beside the image.
 const (
-	ramSize  = 4 << 20
+	ramSize  = 6 << 20
 	tables   = 0x10_0000 // page tables but the top one
 	StubPage = mem.Phys(0x11_0000)
 	Domain   = mem.Phys(0x11_1000)
@@ -120,6 +120,7 @@ func (m *Machine) mapAll() {
 	m.set(ramL3, 0, uint64(ramL2)|link)
 	m.set(ramL2, 0, 0|link|large|NX)
 	m.set(ramL2, 1, 0x20_0000|link|large|NX)
+	m.set(ramL2, 2, 0x40_0000|link|large|NX)
 	for page := range size / mem.PageSize {
 		flags := uint64(link | NX)
 		switch off := page * mem.PageSize; {

@@ -41,6 +41,7 @@ const (
 	Data       = 0xa000
 	cpuData    = 0xa100
 	domainList = 0xa200
+	specials   = 0xa300 // dom_io and dom_xen
 	pool       = 0xa400 // ebmalloc_mem, up to 0xa500
 	domainHash = 0xb000
 	IDT        = 0xc000
@@ -56,6 +57,7 @@ var functions = map[string]int{
 	"device_not_available": 0x470, "double_fault": 0x480, "invalid_TSS": 0x490, "segment_not_present": 0x4a0, "stack_segment": 0x4b0,
 	"general_protection": 0x4c0, "page_fault": 0x4d0, "coprocessor_error": 0x4e0, "alignment_check": 0x4f0, "machine_check": 0x500,
 	"simd_coprocessor_error": 0x510, "entry_CP": 0x520, "int80_direct_trap": 0x530,
+	"p2m_final_teardown": 0x600, "p2m_alloc_table": 0x640, "domain_unpause": 0x680, "svm_asm_do_resume": 0x6c0, "page_get_owner_and_reference": 0x700, "filler": 0x740,
 	"stubs": 0x1000, "patched": 0x2100, "cold": Cold, "first": 0x2300, "second": 0x2340, "marked": 0x2380,
 }
 
@@ -65,7 +67,7 @@ var symbolsOfData = map[string]int{
 	"__start___ex_table": Exceptions, "__stop___ex_table": Exceptions + 24, "__start___pre_ex_table": Exceptions + 24, "__stop___pre_ex_table": Exceptions + 32,
 	"pv_hypercall_table": Hypercalls, "constant": Hypercalls + 32, "__2M_rodata_end": RodataEnd, "__init_begin": initData, "_einittext": initData + 0x40,
 	"__alt_instructions": alts, "__alt_instructions_end": alts + 5*14, "__initdata_cf_clobber_start": alts + 0x100, "__initdata_cf_clobber_end": alts + 0x108,
-	"autogen_entrypoints": entries, "__init_end": initEnd, "boot_cpu_data": cpuData, "domain_list": domainList, "after": domainList + 8,
+	"autogen_entrypoints": entries, "__init_end": initEnd, "boot_cpu_data": cpuData, "domain_list": domainList, "after": domainList + 8, "dom_io": specials, "dom_xen": specials + 8,
 	"common/efi/ebmalloc.c#ebmalloc_mem": pool, "after_pool": pool + 0x100, "common/domain.c#domain_hash": domainHash, "idt_table": IDT,
 	"idle_pg_table": Tables, "_end": size,
 }
@@ -114,6 +116,7 @@ func fresh() image {
 	b.code(0x300, 0xf6, 0x87, 0x3c, 1, 0, 0, 1)
 	b.code(0x320, 0x48, 0x8b, 0x14, 0xfa, 0x48, 0x8b, 0x92, 0x90, 0, 0, 0)
 	b.code(0x2380, 0xf3, 0x0f, 0x1e, 0xfa)
+	b.assisted()
 	b.alternatives()
 	for i := range 3 {
 		b.rel(Exceptions+8*i, 0x2240-16*i) // not in order
