@@ -1,0 +1,358 @@
+package check
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/plumbline-sec/plumbline/measure/kernel/xen"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+	"github.com/plumbline-sec/plumbline/measure/paging"
+)
+
+// xenDomain is a domain and, of a hardware-assisted one, its nested page tables.
+type xenDomain struct {
+	xen.Domain
+	Nested *xenNested `json:"nested,omitempty"`
+	Unread string     `json:"unread,omitempty"` // why there are no nested tables
+}
+
+// xenNested are the facts of the nested page tables of a domain: what its own
+// tables map, and those that its CPUs run on where these are others.
+type xenNested struct {
+	xen.Assisted
+	Tables  int            `json:"tables"`
+	Entries int64          `json:"entries"`          // that map a page, of any size
+	Frames  int64          `json:"frames"`           // that these map, of 4 KiB
+	Strays  []nestedRange  `json:"strays,omitempty"` // those that are not the domain's
+	Odd     []nestedOddity `json:"odd,omitempty"`
+}
+
+// nestedRange is memory that is mapped to a domain, and what Xen has it for.
+type nestedRange struct {
+	Guest  address  `json:"guest"` // where the domain has it
+	Phys   mem.Phys `json:"phys"`
+	Size   uint64   `json:"size"` // bytes
+	Type   int      `json:"type"` // that Xen gives the entry (asm/p2m.h, p2m_type_t)
+	Holds  string   `json:"holds,omitempty"`
+	Owner  string   `json:"owner"`
+	Domain uint16   `json:"domain"` // whose it is, with ownerDomain
+}
+
+// What memory of Xen's a range reaches, and whose it is by the frame table.
+const (
+	holdsImage  = "image"       // text, read-only data or data
+	holdsTables = "page tables" // that Xen runs on
+	holdsNested = "nested page tables"
+	holdsFrames = "frame table"
+
+	ownerSelf     = "self"     // it is the domain's own, beside what it holds
+	ownerReleased = "released" // it was the domain's, which gave it back
+	ownerNone     = "none"     // free, or Xen's
+	ownerXen      = "xen"      // dom_xen: Xen's, shared with privileged domains
+	ownerIO       = "io"       // dom_io, or not in the frame table: no RAM
+	ownerShared   = "shared"   // dom_cow: pages that several domains have
+	ownerDomain   = "domain"   // another domain
+	ownerUnknown  = "unknown"  // of a domain that is not in the lists
+)
+
+// nestedOddity is a part of nested tables that is not as Xen makes them.
+type nestedOddity struct {
+	Guest address `json:"guest"`
+	Says  string  `json:"says"`
+}
+
+// errEPT and others say why nested tables are not read.
+var (
+	errEPT    = errors.New("EPT of Intel processors is not read")
+	errShadow = errors.New("it has shadow page tables, which are not read")
+)
+
+// nestedReader reads the nested tables of domains.
+type nestedReader struct {
+	*collector
+	frames  *xen.Frames
+	domains map[mem.Virt]uint16 // by struct domain
+	special map[mem.Virt]string // owners that are no domains
+	extents []heldExtent        // sorted
+	tables  []mem.Phys          // sorted: all nested page tables
+	own     []mem.Phys          // sorted: Xen's own page tables
+	looked  int64               // frames looked up
+}
+
+// heldExtent is memory of Xen's alone.
+type heldExtent struct {
+	mem.Extent
+	holds string
+}
+
+// maxFrames bounds how many frames are looked up in a scan: 1 TiB of memory.
+const maxFrames = 1 << 28
+
+var errTooManyFrames = errors.New("the domains map more memory than a scan looks at")
+
+// readNested adds the nested tables to domains, and reports whether something of
+// them was not the domains' own.
+func (c *collector) readNested(domains []xenDomain) (clean bool, err error) {
+	if !slices.ContainsFunc(domains, func(d xenDomain) bool { return d.Assisted }) {
+		return true, nil
+	}
+	r := nestedReader{collector: c, domains: make(map[mem.Virt]uint16), special: make(map[mem.Virt]string)}
+	if r.frames, err = c.xen.Frames(); err != nil {
+		return false, err
+	}
+	if err := r.prepare(domains); err != nil {
+		return false, err
+	}
+	for i := range domains {
+		if d := &domains[i]; d.Assisted {
+			if d.Nested, err = r.open(d.Domain); err != nil {
+				d.Unread = err.Error()
+			}
+		}
+	}
+	// What a table is must be known of all before it is known what entries reach.
+	clean = true
+	for i := range domains {
+		if d := &domains[i]; d.Nested != nil {
+			if err := r.findTables(d.Nested); err != nil {
+				return false, err
+			}
+		}
+	}
+	slices.Sort(r.tables)
+	for i := range domains {
+		if d := &domains[i]; d.Nested != nil {
+			if err := r.findStrays(d); err != nil {
+				return false, err
+			}
+			clean = clean && len(d.Nested.Strays)+len(d.Nested.Odd) == 0
+		}
+		clean = clean && domains[i].Unread == ""
+	}
+	return clean, nil
+}
+
+// prepare finds what is Xen's alone, beside what the frame table says of it.
+func (r *nestedReader) prepare(domains []xenDomain) error {
+	image, err := r.xen.Kept()
+	if err != nil {
+		return err
+	}
+	for _, e := range image {
+		r.extents = append(r.extents, heldExtent{e, holdsImage})
+	}
+	err = r.xen.Space.Walk(xen.FrameTable, xen.FrameTableEnd-1, func(m paging.Mapping) bool {
+		r.extents = append(r.extents, heldExtent{mem.Extent{Start: m.Phys, Size: m.Size}, holdsFrames})
+		return len(r.extents) < maxRanges
+	}, nil)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(r.extents, func(a, b heldExtent) int { return cmp.Compare(a.Start, b.Start) })
+	err = paging.WalkTree(r.xen.Space.Memory(), r.xen.Space.Root(), paging.Tree{Table: func(t paging.Table) error {
+		r.own = append(r.own, t.Phys)
+		return r.ctx.Err()
+	}})
+	if err != nil {
+		return err
+	}
+	slices.Sort(r.own)
+	for name, owner := range map[string]string{"dom_xen": ownerXen, "dom_io": ownerIO, "dom_cow": ownerShared} {
+		if at, ok := r.xen.Symbol(name); ok {
+			if v, err := r.xen.Space.U64(at); err == nil && v != 0 {
+				r.special[mem.Virt(v)] = owner
+			}
+		}
+	}
+	var info [1]xen.FrameInfo
+	for _, d := range domains {
+		// A struct domain is in Xen's heap: so says a frame table that is one.
+		if err := r.frames.Of(info[:], mem.Phys(d.At-xen.DirectMap)); err != nil || !r.frames.XenHeap(info[0]) {
+			return fmt.Errorf("%w: domain %d does not lie in Xen's heap, by the frame table (%v)", xen.ErrLayout, d.ID, err)
+		}
+		r.domains[d.At] = d.ID
+	}
+	return nil
+}
+
+// open finds the nested tables of a domain.
+func (r *nestedReader) open(d xen.Domain) (*xenNested, error) {
+	if !d.HAP {
+		return nil, errShadow
+	}
+	for _, regs := range r.registers {
+		if !regs.Known("EFER") || regs.EFER&mem.EFERSVME == 0 {
+			return nil, errEPT
+		}
+	}
+	a, err := r.xen.Assisted(d, r.frames)
+	if err != nil {
+		return nil, err
+	}
+	return &xenNested{Assisted: *a}, nil
+}
+
+// roots are the tops of the tables of a domain and its CPUs, each once.
+func (n *xenNested) roots() []mem.Phys {
+	out := []mem.Phys{n.Root}
+	for _, cpu := range n.CPUs {
+		if !slices.Contains(out, cpu.Root) {
+			out = append(out, cpu.Root)
+		}
+	}
+	return out
+}
+
+// findTables notes every table, and what of the tables is odd.
+func (r *nestedReader) findTables(n *xenNested) error {
+	odd := func(from uint64, says string) error {
+		if len(n.Odd) == maxRanges {
+			return errTooManyRanges
+		}
+		n.Odd = append(n.Odd, nestedOddity{address(from), says})
+		return nil
+	}
+	for _, root := range n.roots() {
+		err := paging.WalkTree(r.xen.Space.Memory(), root, paging.Tree{
+			Table: func(t paging.Table) error {
+				n.Tables++
+				r.tables = append(r.tables, t.Phys)
+				if says := r.table(t); says != "" && r.stays(t.At, t.Entry) {
+					return errors.Join(odd(0, says), r.ctx.Err())
+				}
+				return r.ctx.Err()
+			},
+			Odd: func(from uint64, err error) error { return odd(from, err.Error()) },
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// table says what is odd about a nested table; empty if nothing is.
+func (r *nestedReader) table(t paging.Table) string {
+	var info [1]xen.FrameInfo
+	if err := r.frames.Of(info[:], t.Phys); err != nil {
+		return err.Error()
+	}
+	if r.frames.NestedLevel(info[0]) != t.Level {
+		return fmt.Sprintf("Xen does not keep a nested page table of level %d at %v (count %#x, type %#x, owner %v)",
+			t.Level, t.Phys, info[0].Count, info[0].Type, info[0].Owner)
+	}
+	return ""
+}
+
+// stays reports whether an entry still is what it was when the account of what it
+// leads to was not as it should be. Xen takes memory out of nested tables before
+// it gives that to others: an entry that changed meanwhile says nothing.
+func (r *nestedReader) stays(at mem.Phys, entry uint64) bool {
+	if at == 0 {
+		return true
+	}
+	now, err := mem.U64(r.xen.Space.Memory(), at)
+	return err != nil || now&^volatileBits == entry&^volatileBits
+}
+
+// findStrays looks at each frame that is mapped.
+func (r *nestedReader) findStrays(d *xenDomain) error {
+	n := d.Nested
+	for _, root := range n.roots() {
+		err := paging.WalkTree(r.xen.Space.Memory(), root, paging.Tree{Leaf: func(l paging.Leaf) error {
+			n.Entries++
+			n.Frames += int64(l.Size / mem.PageSize)
+			if err := r.leaf(d, l); err != nil {
+				return err
+			}
+			return r.ctx.Err()
+		}})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leaf looks up the frames of an entry.
+func (r *nestedReader) leaf(d *xenDomain, l paging.Leaf) error {
+	var infos [512]xen.FrameInfo
+	for off := uint64(0); off < l.Size; {
+		count := min(uint64(len(infos)), (l.Size-off)/mem.PageSize)
+		if r.looked += int64(count); r.looked > maxFrames {
+			return errTooManyFrames
+		}
+		phys := l.Phys + mem.Phys(off)
+		listed, stays := r.frames.Of(infos[:count], phys) == nil, false
+		for i := range mem.Phys(count) {
+			at := phys + i*mem.PageSize
+			s := nestedRange{Guest: address(l.From + off + uint64(i)*mem.PageSize), Phys: at, Size: mem.PageSize,
+				Type: int(l.Entry >> 52 & 0x7f), Holds: r.holds(at), Owner: ownerIO}
+			if listed {
+				s.Owner, s.Domain = r.owner(d, infos[i])
+			}
+			if s.Owner == ownerSelf && s.Holds == "" {
+				continue
+			}
+			if stays = stays || r.stays(l.At, l.Entry); !stays {
+				return nil
+			}
+			if err := d.Nested.stray(s); err != nil {
+				return err
+			}
+		}
+		off += count * mem.PageSize
+	}
+	return nil
+}
+
+// stray notes a page, or makes the last range longer.
+func (n *xenNested) stray(s nestedRange) error {
+	if i := len(n.Strays) - 1; i >= 0 {
+		l := &n.Strays[i]
+		if next := *l; next.Guest+address(l.Size) == s.Guest && next.Phys+mem.Phys(l.Size) == s.Phys && next.Type == s.Type &&
+			next.Holds == s.Holds && next.Owner == s.Owner && next.Domain == s.Domain {
+			l.Size += s.Size
+			return nil
+		}
+	}
+	if len(n.Strays) == maxRanges {
+		return errTooManyRanges
+	}
+	n.Strays = append(n.Strays, s)
+	return nil
+}
+
+// holds says what of Xen's a frame holds, whoever has it.
+func (r *nestedReader) holds(at mem.Phys) string {
+	if _, found := slices.BinarySearch(r.tables, at); found {
+		return holdsNested
+	}
+	if _, found := slices.BinarySearch(r.own, at); found {
+		return holdsTables
+	}
+	i, _ := slices.BinarySearchFunc(r.extents, at, func(e heldExtent, at mem.Phys) int { return cmp.Compare(e.Start, at+1) })
+	if i > 0 && r.extents[i-1].End() > at {
+		return r.extents[i-1].holds
+	}
+	return ""
+}
+
+// owner says whose a frame is.
+func (r *nestedReader) owner(d *xenDomain, i xen.FrameInfo) (owner string, domain uint16) {
+	switch id, listed := r.domains[i.Owner]; {
+	case i.Owner == 0:
+		return ownerNone, 0
+	case i.Owner == d.At && r.frames.Allocated(i):
+		return ownerSelf, 0
+	case i.Owner == d.At:
+		return ownerReleased, 0
+	case listed:
+		return ownerDomain, id
+	case r.special[i.Owner] != "":
+		return r.special[i.Owner], 0
+	}
+	return ownerUnknown, 0
+}
