@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -28,7 +29,7 @@ func TestExplainsWhatAPackageInstalls(t *testing.T) {
 		link := changed("/usr/bin/alias", 0o777, "")
 		link.New.Type, link.New.Link, link.New.BLAKE3 = filewatch.TypeSymlink, "tool", baseline.Digest{}
 		same := []*baseline.Change{changed("/usr/bin/tool", 0o755, "#!/bin/sh\n"), changed("/etc/tool.conf", 0o644, "a=1\n"), link}
-		if n := packages.Explain(same); n != len(same) || same[0].Explained != "package tool 1.2-3 (operator's word, no signature verified)" || same[0].Counts() {
+		if n := packages.Explain(same, time.Now()); n != len(same) || same[0].Explained != "package tool 1.2-3 (operator's word, no signature verified)" || same[0].Counts() {
 			t.Errorf("%s: %d explained: %+v", compression, n, same[0])
 		}
 		// Attacks that look like an update.
@@ -46,7 +47,7 @@ func TestExplainsWhatAPackageInstalls(t *testing.T) {
 			changed("/usr/bin/other", 0o755, "#!/bin/sh\n"),
 			owner, capability,
 		} {
-			if packages.Explain([]*baseline.Change{c}) != 0 || !c.Counts() {
+			if packages.Explain([]*baseline.Change{c}, time.Now()) != 0 || !c.Counts() {
 				t.Errorf("%s: explained %+v", c.Path, c.New)
 			}
 		}

@@ -2,17 +2,20 @@ package pkgdb
 
 import (
 	"bytes"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
 
 // Explain marks the changes that a package accounts for and says how many. Of
-// others that have to do with a package it says so in words; they still count.
-func (p *Packages) Explain(changes []*baseline.Change) int {
+// others that have to do with a package it says so in words; they still count. now
+// is when they are judged: an index may have come to its end since it was read.
+func (p *Packages) Explain(changes []*baseline.Change, now time.Time) int {
 	byPath := map[string]*baseline.Change{}
 	for _, c := range changes {
 		byPath[c.Path] = c
@@ -26,7 +29,12 @@ func (p *Packages) Explain(changes []*baseline.Change) int {
 			}
 			continue
 		}
-		c.Explained = "package " + o.name + " (" + o.voucher + ")"
+		if o.voucher.past(now) {
+			c.Explanation += fmt.Sprintf("; it is %s package %s, for which nothing vouches any more: %s, %v %s",
+				how, o.name, o.voucher.text, ErrExpired, o.voucher.until.Format(time.RFC3339))
+			continue
+		}
+		c.Explained = "package " + o.name + " (" + o.voucher.text + ")"
 		c.Explanation += "; it is " + how + " package " + o.name
 		n++
 	}
@@ -81,13 +89,15 @@ func (p *Packages) setAside(name, suffix string, c *baseline.Change, changes map
 }
 
 // exactly is the package whose file of that name is the change's new state.
-func (p *Packages) exactly(name string, c *baseline.Change) *owned {
-	for i, o := range p.byPath[merged(name)] {
-		if o.file.is(c) {
-			return &p.byPath[merged(name)][i]
+// Where several are, it is one whose voucher counts longest.
+func (p *Packages) exactly(name string, c *baseline.Change) (found *owned) {
+	all := p.byPath[merged(name)]
+	for i := range all {
+		if o := &all[i]; o.file.is(c) && (found == nil || o.voucher.outlasts(&found.voucher)) {
+			found = o
 		}
 	}
-	return nil
+	return found
 }
 
 // hint says what a package has to do with a change that it does not account for.

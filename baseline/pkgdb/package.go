@@ -33,7 +33,9 @@ type Package struct {
 	Name, Version string
 	// Voucher says who stands for it: a signature, or the operator.
 	Voucher string
-	Files   map[string]File // by absolute path
+	// Until is when that ends to count, zero for never.
+	Until time.Time
+	Files map[string]File // by absolute path
 
 	conffiles []string
 }
@@ -73,8 +75,9 @@ type Packages struct {
 }
 
 type owned struct {
-	name, voucher string
-	file          File
+	name    string
+	voucher voucher
+	file    File
 }
 
 // Open reads package files, and all packages in directories. With a ring, which
@@ -175,7 +178,8 @@ func (p *Packages) read(f io.ReadSeeker) (*Package, error) {
 	if _, err := io.Copy(digest, f); err != nil {
 		return nil, err
 	}
-	if pkg.Voucher = p.indexed[baseline.Digest(digest.Sum(nil))]; pkg.Voucher == "" {
+	v := p.indexed[baseline.Digest(digest.Sum(nil))]
+	if pkg.Voucher, pkg.Until = v.text, v.until; v.text == "" {
 		return nil, fmt.Errorf("%w: no signed index lists it", ErrUnsigned)
 	}
 	return pkg, nil
@@ -188,7 +192,7 @@ func (p *Packages) Add(pkg *Package) {
 	}
 	for path, file := range pkg.Files {
 		key := merged(path)
-		p.byPath[key] = append(p.byPath[key], owned{pkg.Name + " " + pkg.Version, pkg.Voucher, file})
+		p.byPath[key] = append(p.byPath[key], owned{pkg.Name + " " + pkg.Version, voucher{pkg.Voucher, pkg.Until}, file})
 	}
 }
 

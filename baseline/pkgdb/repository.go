@@ -26,7 +26,28 @@ const (
 
 // indexed are the digests of the .deb files that signed repositories list, with
 // who vouches for each.
-type indexed map[baseline.Digest]string
+type indexed map[baseline.Digest]voucher
+
+// voucher is who vouches for a package, and until when; zero for ever.
+type voucher struct {
+	text  string
+	until time.Time
+}
+
+// past says that it vouches for nothing any more.
+func (v *voucher) past(now time.Time) bool { return !v.until.IsZero() && now.After(v.until) }
+
+// outlasts says that it counts longer than another.
+func (v *voucher) outlasts(w *voucher) bool {
+	return !w.until.IsZero() && (v.until.IsZero() || v.until.After(w.until))
+}
+
+// add keeps, of those who vouch for the same package, who does longest.
+func (x indexed) add(digest baseline.Digest, v voucher) {
+	if old, ok := x[digest]; !ok || v.outlasts(&old) {
+		x[digest] = v
+	}
+}
 
 // isRelease says that a file is a signed index: InRelease, or Release with its
 // signature beside it in Release.gpg. A Release without one says nothing.
@@ -85,12 +106,12 @@ func (x indexed) readRelease(path string, ring *Keyring, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if !release.until.IsZero() && now.After(release.until) {
+	v := voucher{fmt.Sprintf("signed by %s, %s", signer, release.name), release.until}
+	if v.past(now) {
 		return fmt.Errorf("%s: %w %s", path, ErrExpired, release.until.Format(time.RFC3339))
 	}
-	voucher := fmt.Sprintf("signed by %s, %s", signer, release.name)
 	for _, f := range release.indexes {
-		err := x.readIndex(indexPath(path, f.name), f, voucher)
+		err := x.readIndex(indexPath(path, f.name), f, v)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s: %w", path, err)
 		}
@@ -169,7 +190,7 @@ func parseDigest(s string) (d baseline.Digest, err error) {
 }
 
 // readIndex takes the packages of an index that is what was signed.
-func (x indexed) readIndex(path string, want indexFile, voucher string) error {
+func (x indexed) readIndex(path string, want indexFile, v voucher) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
@@ -195,14 +216,14 @@ func (x indexed) readIndex(path string, want indexFile, voucher string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if err := x.parsePackages(io.LimitReader(plain, maxIndex), voucher); err != nil {
+	if err := x.parsePackages(io.LimitReader(plain, maxIndex), v); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }
 
 // parsePackages takes the SHA-256 of each stanza.
-func (x indexed) parsePackages(r io.Reader, voucher string) error {
+func (x indexed) parsePackages(r io.Reader, v voucher) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxIndexLine)
 	for lines.Scan() {
@@ -214,7 +235,7 @@ func (x indexed) parsePackages(r io.Reader, voucher string) error {
 		if err != nil {
 			return err
 		}
-		x[digest] = voucher
+		x.add(digest, v)
 	}
 	return lines.Err()
 }

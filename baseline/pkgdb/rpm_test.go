@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -75,21 +76,21 @@ func TestExplainsWhatAnRPMInstalls(t *testing.T) {
 		link := changed("/usr/bin/alias", 0o777, "")
 		link.New.Type, link.New.Link, link.New.BLAKE3 = filewatch.TypeSymlink, "tool", baseline.Digest{}
 		same := []*baseline.Change{changed("/usr/bin/tool", 0o755, "#!/bin/sh\n"), changed("/bin/hard", 0o755, "#!/bin/sh\n"), changed("/etc/tool.conf", 0o644, "a=1\n"), link}
-		if n := packages.Explain(same); n != len(same) || same[0].Explained != "package tool 1.2-3 (signed by "+g.Fingerprint+")" {
+		if n := packages.Explain(same, time.Now()); n != len(same) || same[0].Explained != "package tool 1.2-3 (signed by "+g.Fingerprint+")" {
 			t.Errorf("%v: %d explained: %q", c, n, same[0].Explained)
 		}
 		// The owner "daemon" has no number outside the guest: it must not change.
 		queue := changed("/var/spool/tool/queue", 0o600, "data\n")
 		queue.New.UID = 2
-		packages.Explain([]*baseline.Change{queue})
+		packages.Explain([]*baseline.Change{queue}, time.Now())
 		kept := changed("/var/spool/tool/queue", 0o600, "data\n")
 		kept.New.UID, kept.Kind, kept.Old = 2, baseline.Changed, &baseline.Record{Names: []string{"x"}, Object: filewatch.Object{UID: 2}}
-		packages.Explain([]*baseline.Change{kept})
+		packages.Explain([]*baseline.Change{kept}, time.Now())
 		if queue.Explained != "" || kept.Explained == "" {
 			t.Errorf("%v: %q, %q", c, queue.Explained, kept.Explained)
 		}
 		for _, attack := range []*baseline.Change{changed("/usr/bin/tool", 0o4755, "#!/bin/sh\n"), changed("/usr/bin/tool", 0o755, "#!/bin/Sh\n"), changed("/usr/bin/other", 0o755, "#!/bin/sh\n")} {
-			if packages.Explain([]*baseline.Change{attack}) != 0 {
+			if packages.Explain([]*baseline.Change{attack}, time.Now()) != 0 {
 				t.Errorf("%v: explained %s", c, attack.Explained)
 			}
 		}
@@ -118,7 +119,7 @@ func explainsCapabilities(t *testing.T, packages *Packages) {
 		with("/usr/bin/ping", []filewatch.Xattr{other, label}, capability(value), label),
 		with("/usr/bin/ping", []filewatch.Xattr{label}, capability(value), label),
 	} {
-		if packages.Explain([]*baseline.Change{c}) != 1 {
+		if packages.Explain([]*baseline.Change{c}, time.Now()) != 1 {
 			t.Errorf("twin %d is not explained: %s", i, c.Explanation)
 		}
 	}
@@ -127,7 +128,7 @@ func explainsCapabilities(t *testing.T, packages *Packages) {
 		with("/usr/bin/ping", nil, capability(value), label), with("/usr/bin/ping", []filewatch.Xattr{label}, capability(value)),
 		with("/usr/bin/tool", nil, capability(value)), with("/usr/bin/tool", []filewatch.Xattr{label}, capability(value), label),
 	} {
-		if packages.Explain([]*baseline.Change{c}) != 0 {
+		if packages.Explain([]*baseline.Change{c}, time.Now()) != 0 {
 			t.Errorf("attack %d: %s", i, c.Explained)
 		}
 	}
@@ -210,7 +211,7 @@ func TestRPMSignatureAttacks(t *testing.T) {
 	if _, err := Open(ring(t, g), buildRPM(t, g, "w3.zstdio", false)); !errors.Is(err, ErrUnsigned) {
 		t.Errorf("no signature: %v", err)
 	}
-	if p, err := Open(nil, signed); err != nil || p.byPath["/usr/bin/tool"][0].voucher != operatorsWord {
+	if p, err := Open(nil, signed); err != nil || p.byPath["/usr/bin/tool"][0].voucher.text != operatorsWord {
 		t.Errorf("benign twin, without a keyring: %v", err)
 	}
 	data, err := os.ReadFile(signed)
@@ -253,6 +254,6 @@ func FuzzRelease(f *testing.F) {
 		if (r == nil) == (err == nil) {
 			t.Fatalf("%v and %v", r, err)
 		}
-		indexed{}.parsePackages(bytes.NewReader(data), "x")
+		indexed{}.parsePackages(bytes.NewReader(data), voucher{text: "x"})
 	})
 }

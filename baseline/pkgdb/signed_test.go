@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/baseline/pkgdb/pkgdbtest"
@@ -31,7 +32,7 @@ func TestRepositorySignature(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := changed("/usr/bin/tool", 0o755, "#!/bin/sh\n")
-		packages.Explain([]*baseline.Change{c})
+		packages.Explain([]*baseline.Change{c}, time.Now())
 		if want := "package tool 1.2-3 (signed by " + g.Fingerprint + ", Test stable)"; c.Explained != want {
 			t.Errorf("%s: got %q, want %q", algorithm, c.Explained, want)
 		}
@@ -130,7 +131,7 @@ func TestDetachedRepositorySignature(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := changed("/usr/bin/tool", 0o755, "#!/bin/sh\n")
-		packages.Explain([]*baseline.Change{c})
+		packages.Explain([]*baseline.Change{c}, time.Now())
 		if want := "package tool 1.2-3 (signed by " + g.Fingerprint + ", Test stable)"; c.Explained != want {
 			t.Errorf("%s: got %q, want %q", armor, c.Explained, want)
 		}
@@ -158,6 +159,46 @@ func TestValidUntil(t *testing.T) {
 		p, err := Open(ring(t, g), dir)
 		if !errors.Is(err, want) || want == nil && err != nil {
 			t.Errorf("%s: %v, %v", until, p, err)
+		}
+	}
+}
+
+// Packages that are held for long explain nothing once their index is past; that
+// there is a later one, or none, is as good as ever.
+func TestValidUntilIsJudgedAtTheVerdict(t *testing.T) {
+	g := pkgdbtest.NewGPG(t, "ed25519")
+	repository := func(until string) string {
+		dir := pkgdbtest.Repository(t, g)
+		if until != "" {
+			replace(t, dir+"/dists/stable/Release", "Suite: stable", "Suite: stable\nValid-Until: "+until)
+			g.Run("gpg", "--batch", "--yes", "--clearsign", "--output", dir+"/dists/stable/InRelease", dir+"/dists/stable/Release")
+		}
+		return dir
+	}
+	short, long, ever := repository("Sat, 01 Jan 2124 00:00:00 UTC"), repository("Sun, 01 Jan 2226 00:00:00 UTC"), repository("")
+	until := time.Date(2124, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, test := range []struct {
+		paths []string
+		at    time.Time
+		want  int
+	}{
+		{[]string{short}, until.Add(-time.Second), 1},
+		{[]string{short}, until.Add(time.Second), 0},
+		{[]string{short, long}, until.Add(time.Second), 1},
+		{[]string{long, short}, until.Add(time.Second), 1},
+		{[]string{short, ever}, until.AddDate(1000, 0, 0), 1},
+		{[]string{short, long}, until.AddDate(1000, 0, 0), 0},
+	} {
+		p, err := Open(ring(t, g), test.paths...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := changed("/usr/bin/tool", 0o755, "#!/bin/sh\n")
+		if n := p.Explain([]*baseline.Change{c}, test.at); n != test.want || c.Counts() == (test.want == 1) {
+			t.Errorf("%v at %s: %d explained: %s", test.paths, test.at, n, c.Explanation)
+		}
+		if test.want == 0 && !strings.Contains(c.Explanation, "package tool 1.2-3, for which nothing vouches any more: signed by") {
+			t.Errorf("at %s: %s", test.at, c.Explanation)
 		}
 	}
 }
@@ -203,7 +244,7 @@ func TestConffiles(t *testing.T) {
 	packaged.Kind, packaged.Old = baseline.Changed, mine.New
 	old := at(changed("", 0o644, "mine\n"), "/etc/tool.conf.dpkg-old")
 	diverted := at(changed("", 0o644, "b=2\n"), "/usr/bin/tool.distrib")
-	if n := p.Explain([]*baseline.Change{dist, packaged, old, diverted}); n != 4 {
+	if n := p.Explain([]*baseline.Change{dist, packaged, old, diverted}, time.Now()); n != 4 {
 		t.Errorf("%d explained: %s; %s; %s; %s", n, dist.Explanation, packaged.Explanation, old.Explanation, diverted.Explanation)
 	}
 	// The same names with other content, or beside files that are no
@@ -213,12 +254,12 @@ func TestConffiles(t *testing.T) {
 		at(changed("", 0o644, "b=2\n"), "/usr/bin/tool.dpkg-new"), at(changed("", 0o4755, "b=2\n"), "/usr/bin/tool.distrib"),
 		changed("/etc/tool.conf", 0o644, "edited\n"),
 	} {
-		if n := p.Explain([]*baseline.Change{packaged, c}); n != 1 || c.Explained != "" {
+		if n := p.Explain([]*baseline.Change{packaged, c}, time.Now()); n != 1 || c.Explained != "" {
 			t.Errorf("%s: %s", c.Path, c.Explained)
 		}
 	}
 	edit := changed("/etc/tool.conf", 0o644, "edited\n")
-	if p.Explain([]*baseline.Change{edit}); !strings.HasSuffix(edit.Explanation, "a configuration file of package tool 1, and not as it is there") {
+	if p.Explain([]*baseline.Change{edit}, time.Now()); !strings.HasSuffix(edit.Explanation, "a configuration file of package tool 1, and not as it is there") {
 		t.Error(edit.Explanation)
 	}
 }

@@ -122,7 +122,7 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 			return err
 		}
 		if packages != nil {
-			packages.Explain(report.Changes)
+			packages.Explain(report.Changes, time.Now())
 		}
 		return use(&checked{report: report, base: b, how: how})
 	}
@@ -137,7 +137,7 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 		return baselineError(flags.file, err)
 	}
 	if packages != nil {
-		packages.Explain(report.Changes)
+		packages.Explain(report.Changes, time.Now())
 	}
 	owners.Hint(report.Changes)
 	if flags.look != nil {

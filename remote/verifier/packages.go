@@ -141,6 +141,6 @@ func (v *Verifier) renewPackages() {
 // are told and count no longer.
 func (v *Verifier) explain(machine string, changes ...*baseline.Change) {
 	if p := v.packages[v.config.known(machine)]; p != nil {
-		p.now.Load().Explain(changes)
+		p.now.Load().Explain(changes, time.Now())
 	}
 }
