@@ -74,6 +74,17 @@ func (c *Cursor) U64() uint64 {
 // Skip moves n bytes forward.
 func (c *Cursor) Skip(n int) { c.Bytes(n) }
 
+// Count reads the length of a list (4 bytes) whose elements have size bytes each:
+// 0 and an error when they cannot be there.
+func (c *Cursor) Count(size int) int {
+	n := int(c.U32())
+	if c.Err() == nil && n > c.Len()/size {
+		c.Skip(c.Len() + 1) // makes the error
+		return 0
+	}
+	return n
+}
+
 // Seek moves to an absolute offset; one past the end is allowed.
 func (c *Cursor) Seek(off int) {
 	if c.err != nil {

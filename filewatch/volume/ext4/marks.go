@@ -90,14 +90,14 @@ func parseMarks(b []byte) (*marks, error) {
 	c := bin.Little(b)
 	m := &marks{}
 	copy(m.shape[:], c.Bytes(len(m.shape)))
-	for n := listLen(c, 12); n > 0; n-- {
+	for n := c.Count(12); n > 0; n-- {
 		m.groups = append(m.groups, groupMark{c.U64(), c.U32()})
 	}
-	for n := listLen(c, 17); n > 0; n-- {
+	for n := c.Count(17); n > 0; n-- {
 		m.blocks = append(m.blocks, replaced{c.U64(), c.U64(), c.U8() != 0})
 	}
 	for _, list := range []*[]uint32{&m.inodes, &m.dirs} {
-		for n := listLen(c, 4); n > 0; n-- {
+		for n := c.Count(4); n > 0; n-- {
 			*list = append(*list, c.U32())
 		}
 	}
@@ -105,15 +105,4 @@ func parseMarks(b []byte) (*marks, error) {
 		return nil, fmt.Errorf("marks of %d bytes: %w", len(b), filewatch.ErrCorrupt)
 	}
 	return m, nil
-}
-
-// listLen reads the length of a list whose elements have size bytes each; 0 when
-// they cannot be there.
-func listLen(c *bin.Cursor, size int) int {
-	n := int(c.U32())
-	if c.Err() == nil && n > c.Len()/size {
-		c.Skip(c.Len() + 1) // makes the error
-		return 0
-	}
-	return n
 }

@@ -173,7 +173,7 @@ func (v *Volume) object(in *inode) *filewatch.Object {
 // error for the rest.
 func (v *Volume) describe(in *inode) (*filewatch.Object, filewatch.Content, error) {
 	o := v.object(in)
-	c := filewatch.Content{At: in.at}
+	c := filewatch.Content{At: in.at, Raw: in.raw}
 	data, attr, err := in.forks()
 	if err != nil {
 		return o, c, err

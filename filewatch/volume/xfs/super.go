@@ -182,6 +182,16 @@ func (s *super) inodeAt(n uint64) (int64, error) {
 	return at + int64(n&(1<<s.inodesBlkLog-1))*s.inodeSize, nil
 }
 
+// place is inodeAt for the first inode of a chunk, of which not every inode need be
+// within the volume.
+func (s *super) place(n uint64) int64 {
+	block := n >> s.inodesBlkLog
+	return s.agb(uint32(block>>s.agBlkLog), uint32(block&(1<<s.agBlkLog-1))) + int64(n&(1<<s.inodesBlkLog-1))*s.inodeSize
+}
+
+// groupOf is the group that an inode's number names.
+func (s *super) groupOf(n uint64) uint32 { return uint32(n >> (s.agBlkLog + s.inodesBlkLog)) }
+
 // own says whether an inode is the file system's and has no name.
 func (s *super) own(n uint64) bool {
 	for _, h := range s.hidden {

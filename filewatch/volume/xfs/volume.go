@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
@@ -30,6 +31,7 @@ type Volume struct {
 	dev     *overlay
 	pending intents
 	damage  []error
+	moment  func() (*marks, error) // see Marks
 }
 
 // intents are changes that the log announces and that no transaction finished.
@@ -58,6 +60,7 @@ func open(r io.ReaderAt, size int64) (*Volume, error) {
 	}
 	v := &Volume{Type: "xfs", s: s, dev: dev}
 	v.UUID, v.Label = s.uuidString(), s.label
+	v.moment = sync.OnceValues(v.marks)
 	return v, v.recover(size)
 }
 
