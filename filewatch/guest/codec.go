@@ -9,16 +9,14 @@ import (
 	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
-const memoryMagic = "plumbline memory 3\n"
+const memoryMagic = "plumbline memory 4\n"
 
 func (m *Memory) append(b []byte) []byte {
 	b = append(b, memoryMagic...)
 	b = binary.AppendUvarint(b, uint64(len(m.volumes)))
 	for _, v := range m.volumes {
-		b = appendText(b, v.id, v.kind, v.point, v.refused)
-		for _, n := range []int64{int64(v.disk), v.offset, v.size} {
-			b = binary.AppendVarint(b, n)
-		}
+		b = appendText(b, v.id, v.kind, v.point, v.layout, v.refused)
+		b = binary.AppendVarint(b, v.size)
 		if v.clean {
 			b = append(b, 1)
 		} else {
@@ -79,8 +77,8 @@ func ParseMemory(dir string, b []byte) (*Memory, error) {
 }
 
 func (d *memoryDecoder) volume() *volumeMemory {
-	v := &volumeMemory{id: string(d.text()), kind: string(d.text()), point: string(d.text()), refused: string(d.text()), over: newOverlay()}
-	v.disk, v.offset, v.size, v.clean = int(d.varint()), d.varint(), d.varint(), d.byte() != 0
+	v := &volumeMemory{id: string(d.text()), kind: string(d.text()), point: string(d.text()), layout: string(d.text()), refused: string(d.text()), over: newOverlay()}
+	v.size, v.clean = d.varint(), d.byte() != 0
 	if v.refused == "" {
 		v.marks = d.text()
 		v.base.Name, v.base.BLAKE3 = string(d.text()), string(d.text())

@@ -127,11 +127,10 @@ func (f *followed) follow(ctx context.Context, m *Memory, changed map[int][]file
 		return "the last scan did not have it here", nil
 	}
 	f.old = m.volumes[i]
-	dirty, known := changed[v.OnDisk()]
-	if !known {
-		return "what changed on its disk is not known", nil
+	dirty, err := v.Dirty(changed)
+	if err != nil {
+		return err.Error(), nil
 	}
-	dirty = v.FromDisk(dirty)
 	if len(dirty) == 0 && f.old.clean && !slices.ContainsFunc(again, func(id filewatch.ID) bool { return id.Volume == f.now.id }) {
 		f.now = f.old // whatever it is: no byte of it changed
 		return "", nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,15 +32,31 @@ type seer struct {
 	sums   map[string][32]byte
 	memory *Memory
 	image  []byte
+	cuts   []int
 	dir    string
 	hashed int
 }
 
 func key(o *filewatch.Object) string { return fmt.Sprintf("%s/%d", o.Volume, o.Inode) }
 
-func openGuest(t *testing.T, image []byte) *Guest {
+// disks are what an image is of: several disks, which begin at its start and at each
+// of the cuts.
+func disks(image []byte, cuts []int) (out [][]byte) {
+	last := 0
+	for _, cut := range append(slices.Clone(cuts), len(image)) {
+		out = append(out, image[last:cut])
+		last = cut
+	}
+	return out
+}
+
+func openGuest(t *testing.T, image []byte, cuts ...int) *Guest {
 	t.Helper()
-	d, err := volume.Open(bytes.NewReader(image), int64(len(image)))
+	var sources []volume.Source
+	for _, disk := range disks(image, cuts) {
+		sources = append(sources, volume.Source{Disk: bytes.NewReader(disk), Size: int64(len(disk))})
+	}
+	d, err := volume.OpenAll(sources)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,10 +95,10 @@ func (s *seer) visitor(reuse *sync.Map) func(*filewatch.Object, []string, io.Rea
 	}
 }
 
-func whole(t *testing.T, image []byte) *seer {
+func whole(t *testing.T, image []byte, cuts ...int) *seer {
 	t.Helper()
-	g := openGuest(t, image)
-	s := &seer{now: state{}, sums: map[string][32]byte{}, image: image, dir: t.TempDir()}
+	g := openGuest(t, image, cuts...)
+	s := &seer{now: state{}, sums: map[string][32]byte{}, image: image, cuts: cuts, dir: t.TempDir()}
 	g.Remember = sorted.Dir(s.dir)
 	gaps, err := g.Scan(t.Context(), func(*filewatch.Object, []string) bool { return true }, s.visitor(&sync.Map{}))
 	if err != nil {
@@ -127,13 +144,17 @@ func (s *seer) next(t *testing.T, image []byte, granularity int) (out *seer, who
 			again = append(again, id)
 		}
 	}
-	g := openGuest(t, image)
+	g := openGuest(t, image, s.cuts...)
 	g.Remember = sorted.Dir(s.dir)
-	f, err := g.Follow(t.Context(), memory, map[int][]filewatch.Extent{0: dirty(s.image, image, granularity)}, again)
+	changed, was := map[int][]filewatch.Extent{}, disks(s.image, s.cuts)
+	for i, disk := range disks(image, s.cuts) {
+		changed[i] = dirty(was[i], disk, granularity)
+	}
+	f, err := g.Follow(t.Context(), memory, changed, again)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out = &seer{now: state{}, sums: map[string][32]byte{}, image: image, dir: s.dir}
+	out = &seer{now: state{}, sums: map[string][32]byte{}, image: image, cuts: s.cuts, dir: s.dir}
 	for k, text := range s.now {
 		if !strings.HasPrefix(k, "gap ") {
 			out.now[k] = text

@@ -38,10 +38,10 @@ func memoryError(err error) error {
 
 // volumeMemory is the memory of one volume.
 type volumeMemory struct {
-	id           string // UUID
-	kind, point  string
-	disk         int
-	offset, size int64
+	id          string // UUID
+	kind, point string
+	layout      string // see volume.Volume.Layout
+	size        int64
 	// clean says that no part of it was unreadable.
 	clean bool
 	// refused says why the volume cannot be followed; then the rest is empty.
@@ -55,12 +55,12 @@ type volumeMemory struct {
 
 func newVolumeMemory(m Mount) *volumeMemory {
 	v := m.Volume
-	return &volumeMemory{id: v.UUID, kind: v.Type, point: m.Point, disk: v.OnDisk(), offset: v.Offset, size: v.Size, root: v.Root(), over: newOverlay()}
+	return &volumeMemory{id: v.UUID, kind: v.Type, point: m.Point, layout: v.Layout(), size: v.Size, root: v.Root(), over: newOverlay()}
 }
 
 // at says that two memories are of the same volume in the same place.
 func (m *volumeMemory) at(o *volumeMemory) bool {
-	return m.id == o.id && m.kind == o.kind && m.point == o.point && m.disk == o.disk && m.offset == o.offset && m.size == o.size
+	return m.id == o.id && m.kind == o.kind && m.point == o.point && m.layout == o.layout && m.size == o.size
 }
 
 // refuse keeps the first reason why the volume cannot be followed.

@@ -22,7 +22,7 @@ func someOverlay() *overlay {
 func FuzzMemory(f *testing.F) {
 	m := &Memory{volumes: []*volumeMemory{
 		{id: "a", kind: "ext4", point: "/", size: 1 << 30, clean: true, marks: []byte("marks"), root: 2, base: sorted.Ref{Name: "volume-1", Size: 9, Index: 3, BLAKE3: "00"}, over: someOverlay()},
-		{id: "b", kind: "vfat", point: "/boot", disk: 1, refused: "why", over: newOverlay()},
+		{id: "b", kind: "vfat", point: "/boot", layout: "l", refused: "why", over: newOverlay()},
 	}}
 	f.Add(m.append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -44,29 +44,29 @@ func (f *follower) picture(round int, image []byte) {
 		return
 	}
 	granularity := []int{1024, 4096, 65536}[round%3]
-	f.follows(f.last, want, granularity)
-	f.follows(want, f.last, granularity)
+	follows(f.t, f.last, want, granularity)
+	follows(f.t, want, f.last, granularity)
 	over := bytes.Clone(image)
 	overwrite(f.t, over, f.random)
 	overwritten := whole(f.t, over)
 	if cmp.Equal(overwritten.now, want.now) {
 		f.t.Errorf("round %d: a whole scan does not see what was overwritten", round)
 	}
-	if next := f.follows(want, overwritten, 1024); next.hashed == 0 || next.hashed > len(next.now)/4 {
+	if next := follows(f.t, want, overwritten, 1024); next.hashed == 0 || next.hashed > len(next.now)/4 {
 		f.t.Errorf("round %d: one content was overwritten, %d of %d objects were read", round, next.hashed, len(next.now))
 	}
-	f.last = f.follows(f.last, overwritten, granularity)
+	f.last = follows(f.t, f.last, overwritten, granularity)
 }
 
 // follows compares an incremental scan with a whole one.
-func (f *follower) follows(was, want *seer, granularity int) *seer {
-	f.t.Helper()
-	next, unfollowed := was.next(f.t, want.image, granularity)
+func follows(t *testing.T, was, want *seer, granularity int) *seer {
+	t.Helper()
+	next, unfollowed := was.next(t, want.image, granularity)
 	for _, u := range unfollowed {
-		f.t.Errorf("scanned whole: %s", u.Reason)
+		t.Errorf("scanned whole: %s", u.Reason)
 	}
 	if d := cmp.Diff(want.now, next.now); d != "" {
-		f.t.Fatalf("whole scan against incremental:\n%s", d)
+		t.Fatalf("whole scan against incremental:\n%s", d)
 	}
 	return next
 }

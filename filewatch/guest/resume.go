@@ -21,8 +21,7 @@ type Moment []VolumeMoment
 type VolumeMoment struct {
 	ID     string `json:"id"` // UUID
 	Type   string `json:"type"`
-	Disk   int    `json:"disk"`
-	Offset int64  `json:"offset"`
+	Layout string `json:"layout"` // see volume.Volume.Layout
 	Size   int64  `json:"size"`
 	// Head is a digest of its first bytes, where superblocks with their write times
 	// are.
@@ -49,7 +48,7 @@ func (g *Guest) Moment() (Moment, error) {
 	out := Moment{}
 	for _, m := range g.Mounts {
 		v := m.Volume
-		now := VolumeMoment{ID: v.UUID, Type: v.Type, Disk: v.OnDisk(), Offset: v.Offset, Size: v.Size}
+		now := VolumeMoment{ID: v.UUID, Type: v.Type, Layout: v.Layout(), Size: v.Size}
 		var err error
 		if now.Head, err = headOf(v); err != nil {
 			return nil, err
@@ -71,7 +70,7 @@ func (g *Guest) Moment() (Moment, error) {
 var ErrUnseenWrite = errors.New("it was written to, which nothing else tells")
 
 func (m *VolumeMoment) at(v *volume.Volume) bool {
-	return m.Type == v.Type && m.Disk == v.OnDisk() && m.Offset == v.Offset && m.Size == v.Size
+	return m.Type == v.Type && m.Layout == v.Layout() && m.Size == v.Size
 }
 
 // GoOn has [Guest.ScanPlaced] tell which contents certainly are what they were at
@@ -132,18 +131,12 @@ func goOn(v *volume.Volume, moments []Moment, changed map[int][]filewatch.Extent
 			then = append(then, &m[i])
 		}
 	}
-	dirty, known := changed[v.OnDisk()]
-	if v.OnDisk() < 0 { // on several: nothing is known unless nothing changed
-		known = len(changed) > 0
-		for _, runs := range changed {
-			known = known && len(runs) == 0
-		}
-	}
-	if !known {
-		return nil, fmt.Errorf("what changed on its disk is not known")
+	dirty, err := v.Dirty(changed)
+	if err != nil {
+		return nil, err
 	}
 	u := &untouched{}
-	if dirty = v.FromDisk(dirty); len(dirty) == 0 {
+	if len(dirty) == 0 {
 		return u, sameHeads(v, then) // whatever it is: no byte of it changed
 	}
 	f, ok := v.Follower()

@@ -57,8 +57,7 @@ func OpenAll(sources []Source) (*Disk, error) {
 		if i == 0 {
 			d.Table, d.ID = t.Kind, t.ID
 		}
-		for _, v := range regions(s, t) {
-			v.disk = i
+		for _, v := range regions(i, s, t) {
 			if groups.take(v) {
 				continue
 			}
@@ -68,9 +67,6 @@ func OpenAll(sources []Source) (*Disk, error) {
 	found, damage := groups.volumes()
 	d.Damage = append(d.Damage, damage...)
 	for _, v := range found {
-		if len(sources) > 1 {
-			v.disk = -1
-		}
 		d.add(v)
 	}
 	return d, nil
@@ -83,16 +79,16 @@ func (d *Disk) add(v *Volume) {
 }
 
 // regions are the partitions of a disk, or the whole disk.
-func regions(s Source, t *parttab.Table) []*Volume {
+func regions(number int, s Source, t *parttab.Table) []*Volume {
 	if len(t.Partitions) == 0 {
-		return []*Volume{{Size: s.Size, device: span.Section(s.Disk, 0, s.Size)}}
+		return []*Volume{{Size: s.Size, device: span.OnDisk(number, s.Disk, 0, s.Size)}}
 	}
 	var out []*Volume
 	for _, p := range t.Partitions {
 		out = append(out, &Volume{
 			Partition: p.Number, Name: p.Name, Offset: p.Offset, Size: p.Size,
 			PartUUID: p.UUID, PartLabel: p.Name,
-			device: span.Section(s.Disk, p.Offset, p.Size),
+			device: span.OnDisk(number, s.Disk, p.Offset, p.Size),
 		})
 	}
 	return out

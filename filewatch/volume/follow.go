@@ -3,7 +3,11 @@ package volume
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
+	"fmt"
 	"slices"
+
+	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
@@ -33,27 +37,36 @@ func (v *Volume) Follower() (Follower, bool) {
 	return f, ok
 }
 
-// OnDisk is which of the disks given to [OpenAll] the volume lies on, -1 when it
-// may lie on several.
-func (v *Volume) OnDisk() int { return v.disk }
+// Layout is a digest of where on which of the disks given to [OpenAll] each byte of
+// the volume lies. A logical volume can be put together of other places by a change
+// of its group's metadata alone.
+func (v *Volume) Layout() string {
+	h := blake3.New()
+	v.device.Layout(h)
+	return hex.EncodeToString(h.Sum(nil))
+}
 
-// FromDisk maps changed runs of the disk to runs of the volume. Physical and
-// Length of the runs count, which are sorted; so is the result, by Physical.
-func (v *Volume) FromDisk(changed []filewatch.Extent) []filewatch.Extent {
+// maxRuns bounds what is held of the changes of one volume.
+const maxRuns = 1 << 20
+
+// Dirty maps changed runs of the disks, by their index, to runs of the volume.
+// Physical and Length of the runs count, which are sorted; the result is as [Merge]
+// leaves it. An error says why everything may have changed.
+func (v *Volume) Dirty(changed map[int][]filewatch.Extent) ([]filewatch.Extent, error) {
 	var out []filewatch.Extent
-	for _, piece := range v.device.Map(0, v.Size) {
-		end := piece.Physical + piece.Length
-		i, _ := slices.BinarySearchFunc(changed, piece.Physical, func(e filewatch.Extent, at int64) int {
-			return cmp.Compare(e.Physical+e.Length, at+1)
-		})
-		for ; i < len(changed) && changed[i].Physical < end; i++ {
-			lo, hi := max(piece.Physical, changed[i].Physical), min(end, changed[i].Physical+changed[i].Length)
-			if lo < hi {
-				out = append(out, filewatch.Extent{Physical: piece.Logical + lo - piece.Physical, Length: hi - lo})
+	err := v.device.Back(changed, func(at, length int64) error {
+		if len(out) >= maxRuns {
+			if out = Merge(out); len(out) > maxRuns/2 {
+				return fmt.Errorf("more than %d places of it changed", maxRuns/2)
 			}
 		}
+		out = append(out, filewatch.Extent{Physical: at, Length: length})
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return Merge(out)
+	return Merge(out), nil
 }
 
 // Merge sorts runs by Physical and joins those that overlap or touch.

@@ -92,7 +92,6 @@ type Volume struct {
 
 	reader Reader
 	device *span.Device
-	disk   int // see OnDisk
 }
 
 // ID identifies the volume in baselines: its UUID, or its place on the disk.

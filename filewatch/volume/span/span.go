@@ -27,6 +27,8 @@ type Piece struct {
 	Below io.ReaderAt
 	// Missing says why Below is nil.
 	Missing string
+	// Disk is the number of the disk that Below is; see [OnDisk].
+	Disk int
 }
 
 // Device is a read-only device made of pieces. It is safe for concurrent use.
