@@ -38,8 +38,12 @@ type sorter struct {
 	end     int64
 }
 
-// span is one record of the run in memory, its length prefix included.
-type span struct{ chunk, off, size uint32 }
+// span is one record of the run in memory, its length prefix included. part is
+// the sorting's own.
+type span struct {
+	part             uint64
+	chunk, off, size uint32
+}
 
 // extent is one spilled run in the temporary file.
 type extent struct{ off, size int64 }
@@ -57,7 +61,7 @@ func (s *sorter) add(encoded []byte) error {
 		}
 	}
 	c := s.chunk(len(encoded))
-	s.entries = append(s.entries, span{uint32(s.used - 1), uint32(len(*c)), uint32(len(encoded))})
+	s.entries = append(s.entries, span{chunk: uint32(s.used - 1), off: uint32(len(*c)), size: uint32(len(encoded))})
 	*c = append(*c, encoded...)
 	s.size += len(encoded)
 	return nil
@@ -85,15 +89,14 @@ func (s *sorter) record(e span) []byte { return s.chunks[e.chunk][e.off : e.off+
 
 // eachOfRun sorts the halves of the run at the same time, then merges them for fn.
 func (s *sorter) eachOfRun(fn func(encoded []byte) error) error {
-	order := func(a, b span) int { return compareEncoded(s.record(a), s.record(b)) }
 	low, high := s.entries[:len(s.entries)/2], s.entries[len(s.entries)/2:]
 	var other sync.WaitGroup
-	other.Go(func() { slices.SortFunc(low, order) })
-	slices.SortFunc(high, order)
+	other.Go(func() { s.sort(low, 0) })
+	s.sort(high, 0)
 	other.Wait()
 	for len(low)+len(high) > 0 {
 		from := &low
-		if len(low) == 0 || len(high) > 0 && order(high[0], low[0]) < 0 {
+		if len(low) == 0 || len(high) > 0 && s.compare(high[0], low[0]) < 0 {
 			from = &high
 		}
 		if err := fn(s.record((*from)[0])); err != nil {
@@ -102,6 +105,54 @@ func (s *sorter) eachOfRun(fn func(encoded []byte) error) error {
 		*from = (*from)[1:]
 	}
 	return nil
+}
+
+func (s *sorter) compare(a, b span) int { return compareEncoded(s.record(a), s.record(b)) }
+
+// sort sorts records whose paths are alike up to depth, by the next 8 bytes, then
+// those alike in these by what follows. So most comparisons are of numbers that lie
+// together, not of records all over the memory. A path that ends is before those
+// that go on, and zeros behind its end never say otherwise.
+func (s *sorter) sort(list []span, depth int) {
+	const few = 8
+	if len(list) <= few {
+		slices.SortFunc(list, s.compare)
+		return
+	}
+	ended := true
+	for i := range list {
+		path, _ := splitKey(s.record(list[i]))
+		ended = ended && len(path) <= depth
+		list[i].part = partOf(path[min(depth, len(path)):])
+	}
+	if ended {
+		slices.SortFunc(list, s.compare)
+		return
+	}
+	slices.SortFunc(list, func(a, b span) int { return cmp.Compare(a.part, b.part) })
+	for start, end := 0, 1; end <= len(list); end++ {
+		if end == len(list) || list[end].part != list[start].part {
+			if end-start > 1 {
+				s.sort(list[start:end], depth+8)
+			}
+			start = end
+		}
+	}
+}
+
+// partOf are up to 8 bytes as a number of the same order.
+func partOf(b []byte) uint64 {
+	if len(b) >= 8 {
+		return binary.BigEndian.Uint64(b)
+	}
+	var part uint64
+	for i := range 8 {
+		part <<= 8
+		if i < len(b) {
+			part |= uint64(b[i])
+		}
+	}
+	return part
 }
 
 // flush spills the run in memory.
