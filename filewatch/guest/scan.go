@@ -1,9 +1,11 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -61,6 +63,7 @@ func (s *scan) run(ctx context.Context, workers int) error {
 		return err
 	}
 	names.sort()
+	slices.SortStableFunc(damaged, func(a, b damagedDir) int { return cmp.Compare(a.inode, b.inode) })
 	for _, d := range damaged {
 		s.gap(names.label(d.inode), d.err)
 	}

@@ -2,12 +2,11 @@ package ext4
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"iter"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/filewatch/volume/dirscan"
 )
 
 // tableChunk is how much of an inode table is read at once.
@@ -21,7 +20,7 @@ func (v *Volume) Objects(ctx context.Context, fn func(*filewatch.Object, filewat
 			return err
 		}
 	}
-	return v.inodes(ctx, v.newScratch(), v.report(fn))
+	return v.inodes(ctx, v.newScratch(), v.everyGroup, v.report(fn))
 }
 
 // report describes each inode to fn.
@@ -48,11 +47,20 @@ func (v *Volume) nameless(in *inode) *filewatch.Object {
 	return o
 }
 
-// inodes calls fn for each inode in use. The inode and its bytes are valid during
-// the call only. A region that cannot be read comes as a nil inode with its error.
-func (v *Volume) inodes(ctx context.Context, s *scratch, fn func(*inode, error) error) error {
-	buf := make([]byte, tableChunk)
+// everyGroup is an iterator over the numbers of the block groups.
+func (v *Volume) everyGroup(yield func(int) bool) {
 	for g := range v.groups {
+		if !yield(g) {
+			return
+		}
+	}
+}
+
+// inodes calls fn for each inode in use of the groups. The inode and its bytes are valid during
+// the call only. A region that cannot be read comes as a nil inode with its error.
+func (v *Volume) inodes(ctx context.Context, s *scratch, groups iter.Seq[int], fn func(*inode, error) error) error {
+	buf := make([]byte, tableChunk)
+	for g := range groups {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
@@ -136,43 +144,4 @@ func (v *Volume) own(n uint32) bool {
 	}
 	return n < v.s.firstInode || n == v.s.journalInode || n == v.s.orphanFile ||
 		n == v.s.quotaInodes[0] || n == v.s.quotaInodes[1] || n == v.s.quotaInodes[2]
-}
-
-// Names calls fn for every entry of every directory, by place on the disk.
-func (v *Volume) Names(ctx context.Context, fn func(filewatch.Name, error) error) error {
-	s := v.newScratch()
-	q := dirscan.Queue[inode]{Fn: fn, List: func(in *inode, where filewatch.Content, fn func(filewatch.Name) error) error {
-		in.scratch = s
-		return v.list(in, where, fn)
-	}}
-	all := v.newScratch()
-	all.only = modeDir
-	err := v.inodes(ctx, all, func(in *inode, damage error) error {
-		// Regions of inodes that cannot be read are reported by Objects.
-		if in == nil || in.kind() != modeDir || in.links == 0 {
-			return nil
-		}
-		where, err := v.dirContent(in)
-		dir := *in
-		dir.raw, dir.meta = nil, nil
-		return q.Add(uint64(in.number), dir, where, errors.Join(damage, err))
-	})
-	if err != nil {
-		return err
-	}
-	return q.Flush()
-}
-
-// dirContent is where a directory's entries are, none for an encrypted one.
-func (v *Volume) dirContent(in *inode) (filewatch.Content, error) {
-	var c filewatch.Content
-	var err error
-	if in.flags&flagInlineData != 0 {
-		var inline []byte
-		_, inline, err = v.xattrs(in)
-		c.Inline = append(append([]byte(nil), in.iblock()...), inline...)
-	} else if in.flags&flagEncrypt == 0 {
-		c.Extents, err = v.extents(in)
-	}
-	return c, err
 }

@@ -175,6 +175,7 @@ func Check(t *testing.T, v *volume.Volume, want Tree, f Features) {
 	checkLinks(t, v, s, f)
 	checkObject(t, v, s)
 	checkScan(t, v, s, want.normal())
+	checkNamesEnd(t, v)
 	checkFS(t, v, s)
 }
 
@@ -271,6 +272,21 @@ func checkObject(t *testing.T, v *volume.Volume, s *State) {
 		if d := cmp.Diff(s.Contents[inode], c); d != "" {
 			t.Errorf("content of %d alone differs from the scan:\n%s", inode, d)
 		}
+	}
+}
+
+// checkNamesEnd ends a walk over the names by an error, after which no more come.
+func checkNamesEnd(t *testing.T, v *volume.Volume) {
+	t.Helper()
+	stop, calls := errors.New("stop"), 0
+	err := v.Names(t.Context(), func(filewatch.Name, error) error {
+		if calls++; calls < 2 {
+			return nil
+		}
+		return stop
+	})
+	if calls > 2 || calls == 2 && err != stop || calls < 2 && err != nil {
+		t.Errorf("names that were to end at the second: %d calls, error %v", calls, err)
 	}
 }
 
