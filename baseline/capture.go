@@ -128,7 +128,7 @@ type capture struct {
 	// again, by filewatch.ID.
 	progress *Progress
 	earlier  sync.Map
-	mu       sync.Mutex // guards idle and the counters of snap
+	mu       sync.Mutex // guards idle and what is reused
 	idle     []*hasher
 	snap     *Snapshot
 }
@@ -160,7 +160,8 @@ func (c *capture) putBack(h *hasher) {
 	c.idle = append(c.idle, h)
 }
 
-// settle takes the records that wait in the hashers, which are all idle.
+// settle takes what the hashers have, which are all idle: records that wait, and
+// counts.
 func (c *capture) settle() error {
 	errs := make([]error, len(c.idle))
 	var wg sync.WaitGroup
@@ -168,6 +169,11 @@ func (c *capture) settle() error {
 		wg.Go(func() { errs[i] = h.finish() })
 	}
 	wg.Wait()
+	for _, h := range c.idle {
+		c.snap.Objects += h.objects
+		c.snap.Unread += h.unread
+		c.snap.Bytes += h.bytes
+	}
 	return errors.Join(errs...)
 }
 
@@ -232,7 +238,7 @@ func (c *capture) finish(h *hasher, r *Record, read int64, err error) error {
 	if c.o.Progress != nil {
 		c.o.Progress(read)
 	}
-	c.count(r, read)
+	h.count(r, read)
 	return h.put(r)
 }
 
@@ -255,16 +261,6 @@ func (c *capture) takeOver(r *Record, rule *filewatch.Rule) bool {
 		r.Text = old.Text
 	}
 	return true
-}
-
-func (c *capture) count(r *Record, read int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.snap.Objects++
-	c.snap.Bytes += read
-	if r.Unread != "" {
-		c.snap.Unread++
-	}
 }
 
 // Incomplete says that not everything the rules ask for could be read.

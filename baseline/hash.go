@@ -38,6 +38,9 @@ type hasher struct {
 	idle       []*stream
 	failed     error     // of what a stream gave on
 	flushed    time.Time // of a capture that keeps its progress
+	// objects and unread count records, bytes what was read of contents.
+	objects, unread uint64
+	bytes           int64
 }
 
 // newHasher gives its encoded records to the capture.
@@ -115,6 +118,14 @@ func (h *hasher) writeSHA(piece []byte) {
 	}
 	if h.alone {
 		h.sha256.Write(piece)
+	}
+}
+
+func (h *hasher) count(r *Record, read int64) {
+	h.objects++
+	h.bytes += read
+	if r.Unread != "" {
+		h.unread++
 	}
 }
 

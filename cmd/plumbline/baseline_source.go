@@ -176,7 +176,10 @@ func (s *sourceFlags) captureOptions(stderr io.Writer, rules *filewatch.Rules) (
 	if err != nil {
 		return nil, nil, err
 	}
-	o = &baseline.CaptureOptions{Rules: rules, Progress: p.add}
+	o = &baseline.CaptureOptions{Rules: rules}
+	if p.drawing {
+		o.Progress = p.add
+	}
 	if limit != nil {
 		o.Limit = limit.wait
 	}

@@ -13,6 +13,7 @@ import (
 
 // progress draws one line about work that takes longer than two seconds.
 type progress struct {
+	drawing        bool
 	objects, bytes atomic.Int64
 	done           chan struct{}
 	drawn          sync.WaitGroup
@@ -35,6 +36,7 @@ func newProgress(w io.Writer, mode string) (*progress, error) {
 	default:
 		return nil, fail(exitArgument, fmt.Errorf("unknown --progress %q: want auto, always or never", mode))
 	}
+	p.drawing = true
 	p.drawn.Go(func() { p.draw(w, delay) })
 	return p, nil
 }
