@@ -23,28 +23,45 @@ func (p *Packages) Explain(changes []*baseline.Change, now time.Time) int {
 	n := 0
 	for _, c := range changes {
 		o, how := p.explains(c, byPath)
-		if o == nil {
+		var on *diverted
+		if o == nil && explainable(c) {
+			if o, on = p.divertedHere(c); o != nil {
+				how = "the file that is diverted to here from " + filewatch.PrintablePath(on.from) + ", on " + string(on.word) + ", of"
+			}
+		}
+		switch {
+		case o == nil:
 			if hint := p.hint(c); hint != "" {
 				c.Explanation += "; " + hint
 			}
 			continue
-		}
-		if o.voucher.past(now) {
+		case o.voucher.past(now):
 			c.Explanation += fmt.Sprintf("; it is %s package %s, for which nothing vouches any more: %s, %v %s",
 				how, o.name, o.voucher.text, ErrExpired, o.voucher.until.Format(time.RFC3339))
 			continue
+		case on != nil && on.word == GuestsWord:
+			c.Explanation += "; hint, and it explains nothing: it is " + how + " package " + o.name
+			continue
 		}
 		c.Explained = "package " + o.name + " (" + o.voucher.text + ")"
+		if on != nil {
+			c.Explained += ", diverted on " + string(on.word)
+		}
 		c.Explanation += "; it is " + how + " package " + o.name
 		n++
 	}
 	return n
 }
 
+// explainable says that there is something that a package could have.
+func explainable(c *baseline.Change) bool {
+	return c.New != nil && c.Kind != baseline.Unmeasured && c.New.Unread == ""
+}
+
 // explains names the package that contains the change's new state exactly, and
 // what that is to the package.
 func (p *Packages) explains(c *baseline.Change, changes map[string]*baseline.Change) (o *owned, how string) {
-	if c.New == nil || c.Kind == baseline.Unmeasured || c.New.Unread != "" {
+	if !explainable(c) {
 		return nil, ""
 	}
 	for _, name := range c.New.Names {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"hash/maphash"
 	"io"
+	"iter"
 	"path"
 	"strings"
 	"sync"
@@ -16,10 +17,12 @@ import (
 // Owners is what the guest's own dpkg database says of whose files are whose. It
 // is a hint and nothing else: whoever changed a file may have changed it too.
 type Owners struct {
-	mu       sync.Mutex
-	seed     maphash.Seed
-	packages []string
-	of       map[uint64]uint32 // hash of a path to its package
+	mu   sync.Mutex
+	seed maphash.Seed
+	// diversions is the text of its list of them.
+	diversions []byte
+	packages   []string
+	of         map[uint64]uint32 // hash of a path to its package
 }
 
 // Bounds on the database: of one list, and of all paths.
@@ -66,14 +69,21 @@ func (w watched) Scan(ctx context.Context, want baseline.WantFunc, visit baselin
 }
 
 func isList(o *filewatch.Object, names []string) bool {
-	return len(names) > 0 && strings.HasPrefix(names[0], dpkgInfo) && path.Ext(names[0]) == ".list" &&
-		o.Type == filewatch.TypeFile && o.Size <= maxList
+	if len(names) == 0 || o.Type != filewatch.TypeFile {
+		return false
+	}
+	return strings.HasPrefix(names[0], dpkgInfo) && path.Ext(names[0]) == ".list" && o.Size <= maxList ||
+		names[0] == dpkgDiversions && o.Size <= maxDiversionsText
 }
 
-// add takes one package's list.
+// add takes one package's list, or that of diversions.
 func (o *Owners) add(name string, text []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if name == dpkgDiversions {
+		o.diversions = bytes.Clone(text)
+		return
+	}
 	number := uint32(len(o.packages))
 	o.packages = append(o.packages, strings.TrimSuffix(path.Base(name), ".list"))
 	for line := range bytes.Lines(text) {
@@ -82,6 +92,26 @@ func (o *Owners) add(name string, text []byte) {
 		}
 		o.of[maphash.String(o.seed, merged(string(bytes.TrimSuffix(line, []byte("\n")))))] = number
 	}
+}
+
+// Divert has packages know the guest's diversions: as the word of the baseline with
+// the given records where they are those of its time, else as the guest's own. What
+// cannot be read is left out: it is a hint.
+func (o *Owners) Divert(p *Packages, records iter.Seq2[*baseline.Record, error]) error {
+	d, err := ParseDiversions(o.diversions)
+	if err != nil || len(d.all) == 0 {
+		return nil
+	}
+	same, err := diversionsIn(o.diversions, records)
+	if err != nil {
+		return err
+	}
+	if same {
+		p.Divert(d, BaselinesWord)
+	} else {
+		p.Divert(d, GuestsWord)
+	}
+	return nil
 }
 
 // Hint adds to changes that nothing explains whose files the guest says they are.

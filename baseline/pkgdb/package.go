@@ -70,12 +70,14 @@ type Packages struct {
 	// no longer valid.
 	Unused []error
 
-	ring    *Keyring
-	indexed indexed
+	ring     *Keyring
+	indexed  indexed
+	diverted map[string][]diverted // by where files are put
 }
 
 type owned struct {
-	name    string
+	pkg     string
+	name    string // with its version
 	voucher voucher
 	file    File
 }
@@ -192,7 +194,7 @@ func (p *Packages) Add(pkg *Package) {
 	}
 	for path, file := range pkg.Files {
 		key := merged(path)
-		p.byPath[key] = append(p.byPath[key], owned{pkg.Name + " " + pkg.Version, voucher{pkg.Voucher, pkg.Until}, file})
+		p.byPath[key] = append(p.byPath[key], owned{pkg.Name, pkg.Name + " " + pkg.Version, voucher{pkg.Voucher, pkg.Until}, file})
 	}
 }
 

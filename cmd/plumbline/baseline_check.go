@@ -22,6 +22,7 @@ type baselineCheckFlags struct {
 	output      *string
 	packages    []string
 	keyrings    []string
+	diversions  string
 	// look, if not nil, is given all that was found, with the baseline, while it can
 	// be read; after an error perhaps once more.
 	look func(began time.Time, base *opened, now *baseline.State) error
@@ -88,7 +89,9 @@ func (flags *baselineCheckFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&flags.rules, "rules", "", "`FILE` of rules (TOML); default: those in the baseline")
 	cmd.Flags().StringSliceVar(&flags.packages, "package", nil, "explain changes by this .deb or .rpm `FILE`, or by all in a directory, such as a repository")
 	cmd.Flags().StringSliceVar(&flags.keyrings, "keyring", nil, "use only packages signed by an OpenPGP key in `FILE`; default: all of --package, on your word")
+	cmd.Flags().StringVar(&flags.diversions, "diversions", "", "with --package, packages' files may be where `FILE` diverts them to, on your word; in the form of /var/lib/dpkg/diversions")
 	cmd.MarkFlagFilename("keyring")
+	cmd.MarkFlagFilename("diversions")
 	cmd.MarkFlagRequired("file")
 	cmd.MarkFlagsOneRequired("disk", "vm", "root")
 }
@@ -137,6 +140,9 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 		return baselineError(flags.file, err)
 	}
 	if packages != nil {
+		if err := owners.Divert(packages, b.Records()); err != nil {
+			return baselineError(flags.file, err)
+		}
 		packages.Explain(report.Changes, time.Now())
 	}
 	owners.Hint(report.Changes)
@@ -150,7 +156,10 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 
 // openPackages reads what --package names; nil without it.
 func (flags *baselineCheckFlags) openPackages(stderr io.Writer) (*pkgdb.Packages, error) {
-	if flags.packages == nil {
+	switch {
+	case flags.packages == nil && flags.diversions != "":
+		return nil, fail(exitArgument, errors.New("--diversions goes with --package"))
+	case flags.packages == nil:
 		return nil, nil
 	}
 	var ring *pkgdb.Keyring
@@ -166,6 +175,13 @@ func (flags *baselineCheckFlags) openPackages(stderr io.Writer) (*pkgdb.Packages
 	}
 	if err != nil {
 		return nil, fail(exitIO, err)
+	}
+	if flags.diversions != "" {
+		d, err := pkgdb.OpenDiversions(flags.diversions)
+		if err != nil {
+			return nil, fail(exitIO, err)
+		}
+		packages.Divert(d, pkgdb.OperatorsWord)
 	}
 	for _, unused := range packages.Unused {
 		fmt.Fprintf(stderr, "plumbline: package not used: %v\n", unused)
