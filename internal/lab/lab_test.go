@@ -258,3 +258,28 @@ func TestListensIsMoreThanBound(t *testing.T) {
 		t.Errorf("listening: %v, %v", got, err)
 	}
 }
+
+// What is stored is stored there and nowhere else, in one piece or not.
+func TestStoresInRAM(t *testing.T) {
+	const size = 3 * 4096
+	file, err := os.Create(filepath.Join(t.TempDir(), "ram"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := file.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	g, want := guestMemory{file: file, size: size}, make([]byte, size)
+	for off, data := range map[int64][]byte{0: word(1), 4088: word(^uint64(2)), 4096 + 16: word(3), size - 8: word(4),
+		4096 + 36: word(5), 8192 - 4: word(6), 8192 + 64: {7, 8}} {
+		if err := g.writePhys(uint64(off), data); err != nil {
+			t.Fatal(err)
+		}
+		copy(want[off:], data)
+	}
+	got, err := os.ReadFile(file.Name())
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the file differs: %v", err)
+	}
+}

@@ -9,6 +9,9 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
 
 	"github.com/plumbline-sec/plumbline/internal/qmp"
 )
@@ -64,10 +67,7 @@ func (g *guestMemory) read(v uint64, buf []byte) error {
 
 // write stores data at virtual address v, whatever the page's protection.
 func (g *guestMemory) write(v uint64, data []byte) error {
-	return g.each(v, data, func(off int64, part []byte) error {
-		_, err := g.file.WriteAt(part, off)
-		return err
-	})
+	return g.each(v, data, func(off int64, part []byte) error { return g.store(off, part) })
 }
 
 func (g *guestMemory) readWord(v uint64) (uint64, error) {
@@ -82,8 +82,24 @@ func (g *guestMemory) writePhys(phys uint64, data []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = g.file.WriteAt(data, off)
-	return err
+	return g.store(off, data)
+}
+
+// store writes to the RAM file. A pointer is one store, as a CPU that follows it
+// meanwhile would see it of another CPU: what a system call writes may come in
+// pieces.
+func (g *guestMemory) store(off int64, data []byte) error {
+	const page = 4096
+	if len(data) != 8 || off%8 != 0 {
+		_, err := g.file.WriteAt(data, off)
+		return err
+	}
+	mapped, err := syscall.Mmap(int(g.file.Fd()), off&^(page-1), page, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&mapped[off%page])), binary.NativeEndian.Uint64(data))
+	return syscall.Munmap(mapped)
 }
 
 func (g *guestMemory) readPhys(phys uint64, buf []byte) error {

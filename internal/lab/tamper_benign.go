@@ -5,25 +5,25 @@ var benignChanges = []Tamper{
 	{
 		Name: "ftrace", Benign: true,
 		Doc: "trace one function with ftrace, which patches its entry",
-		apply: script(`set -e
+		apply: script(OnOneCPU(`set -e
 			cd /sys/kernel/tracing
 			echo do_sys_openat2 > set_ftrace_filter
-			echo function > current_tracer`,
-			`cd /sys/kernel/tracing
+			echo function > current_tracer`),
+			OnOneCPU(`cd /sys/kernel/tracing
 			echo nop > current_tracer
-			echo > set_ftrace_filter`),
+			echo > set_ftrace_filter`)),
 	},
 	{
 		Name: "kprobe", Benign: true,
 		Doc: "put a kprobe into a function",
-		apply: script(`set -e
+		apply: script(OnOneCPU(`set -e
 			cd /sys/kernel/tracing
 			echo 'p:lab_probe do_sys_openat2' >> kprobe_events
-			echo 1 > events/kprobes/lab_probe/enable`,
-			`cd /sys/kernel/tracing
+			echo 1 > events/kprobes/lab_probe/enable`),
+			OnOneCPU(`cd /sys/kernel/tracing
 			[ -e events/kprobes/lab_probe ] || exit 0
 			echo 0 > events/kprobes/lab_probe/enable
-			echo '-:lab_probe' >> kprobe_events`),
+			echo '-:lab_probe' >> kprobe_events`)),
 	},
 	{
 		Name: "kprobe-optimized", Benign: true,
@@ -33,25 +33,25 @@ var benignChanges = []Tamper{
 	{
 		Name: "kretprobe", Benign: true,
 		Doc: "put a probe where a function returns",
-		apply: script(`set -e
+		apply: script(OnOneCPU(`set -e
 			cd /sys/kernel/tracing
 			echo 'r:lab_return vfs_read' >> kprobe_events
-			echo 1 > events/kprobes/lab_return/enable`,
-			`cd /sys/kernel/tracing
+			echo 1 > events/kprobes/lab_return/enable`),
+			OnOneCPU(`cd /sys/kernel/tracing
 			[ -e events/kprobes/lab_return ] || exit 0
 			echo 0 > events/kprobes/lab_return/enable
-			echo '-:lab_return' >> kprobe_events`),
+			echo '-:lab_return' >> kprobe_events`)),
 	},
 	{
 		Name: "function-graph", Benign: true,
 		Doc: "trace calls and returns of some functions",
-		apply: script(`set -e
+		apply: script(OnOneCPU(`set -e
 			cd /sys/kernel/tracing
 			echo 'vfs_*' > set_ftrace_filter
-			echo function_graph > current_tracer`,
-			`cd /sys/kernel/tracing
+			echo function_graph > current_tracer`),
+			OnOneCPU(`cd /sys/kernel/tracing
 			echo nop > current_tracer
-			echo > set_ftrace_filter`),
+			echo > set_ftrace_filter`)),
 	},
 	{
 		Name: "module-load", Benign: true,
@@ -87,8 +87,8 @@ var benignChanges = []Tamper{
 	{
 		Name: "tracepoint", Benign: true,
 		Doc: "enable the scheduler's tracepoints, which patches their jump labels and calls",
-		apply: script(`echo 1 > /sys/kernel/tracing/events/sched/enable`,
-			`echo 0 > /sys/kernel/tracing/events/sched/enable`),
+		apply: script(OnOneCPU(`echo 1 > /sys/kernel/tracing/events/sched/enable`),
+			OnOneCPU(`echo 0 > /sys/kernel/tracing/events/sched/enable`)),
 	},
 	{
 		Name: "cpu-offline", Benign: true,

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/plumbline-sec/plumbline/internal/lab"
 	"github.com/plumbline-sec/plumbline/measure"
 )
 
@@ -33,8 +34,8 @@ const (
 func TestAcceptsBPF(t *testing.T) {
 	m := sharedMachine(t)
 	s := newScanner(t, m)
-	attached := m.ShellT(t, bpfload)
-	defer m.ShellT(t, bpfunload)
+	attached := m.ShellT(t, lab.OnOneCPU(bpfload))
+	defer m.ShellT(t, lab.OnOneCPU(bpfunload))
 	for line := range strings.Lines(attached) {
 		if line = strings.TrimSpace(line); line != "attached" && !strings.HasSuffix(line, ": ok") {
 			t.Errorf("not attached: %s", line)

@@ -36,7 +36,7 @@ func TestMatrix(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				t.Log(m.ShellT(t, bpfload))
+				t.Log(m.ShellT(t, lab.OnOneCPU(bpfload)))
 				accepts(t, s, "with probes, a tracer, a live patch and BPF")
 			})
 		}

@@ -76,8 +76,9 @@ const (
 )
 
 // msrAttempts is how often these registers are read while CPUs come on line: each
-// may stop the target.
-const msrAttempts = 3
+// may stop the target. A CPU that comes and goes all the time is without them for
+// up to a twentieth of it.
+const msrAttempts = 6
 
 func planMSRs(c *collector) error {
 	source, ok := c.machine.(systemCallSource)
@@ -108,7 +109,12 @@ func planMSRs(c *collector) error {
 // (syscall_init) to the registers of a CPU that has started: it may just have come
 // on line, between two looks.
 func (c *collector) unwritten(s mem.SystemCalls) bool {
-	return !c.absent.has(s.CPU) && (s.STAR == 0 || s.LSTAR == 0 || s.FMASK == 0)
+	return !c.absent.has(s.CPU) && !c.fred() && (s.STAR == 0 || s.LSTAR == 0 || s.FMASK == 0)
+}
+
+// fred reports whether a CPU takes system calls by other means.
+func (c *collector) fred() bool {
+	return slices.ContainsFunc(c.registers, func(r mem.Registers) bool { return r.CR4&cr4FRED != 0 })
 }
 
 func collectMSRs(c *collector) (any, measure.Coverage, error) {

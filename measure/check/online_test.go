@@ -310,6 +310,7 @@ func TestUnwrittenSystemCalls(t *testing.T) {
 		"written":                     {3, on, []func() []mem.SystemCalls{both}, false, false},
 		"coming on line":              {2, off, []func() []mem.SystemCalls{one}, true, false},
 		"on line since":               {3, on, []func() []mem.SystemCalls{one, both}, false, false},
+		"on line at each look":        {3, on, []func() []mem.SystemCalls{one, one, one, one, both}, false, false},
 		"on line, and never written":  {3, on, []func() []mem.SystemCalls{one}, false, true},
 		"on line, and taken for INIT": {3, off, []func() []mem.SystemCalls{one}, false, true},
 	}
