@@ -38,7 +38,7 @@ func collectXenDomains(c *collector) (any, measure.Coverage, error) {
 	var err error
 	for range moduleAttempts { // domains come and go while they are read, and their memory
 		var clean bool
-		if domains, clean, err = c.readDomains(); err == nil && clean {
+		if domains, clean, err = c.readDomains(); err == nil && clean || errors.Is(err, errTooManyFrames) {
 			break
 		}
 	}

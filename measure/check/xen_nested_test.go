@@ -1,10 +1,13 @@
 package check
 
 import (
+	"encoding/binary"
+	"encoding/json"
 	"strings"
 	"testing"
 
 	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel/xen"
 	"github.com/plumbline-sec/plumbline/measure/kernel/xen/xentest"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -70,6 +73,18 @@ func TestDetectsOnHVM(t *testing.T) {
 		"tables of the CPU's own": {"not as Xen makes them", func(m *machine) {
 			m.Put64(xentest.VMCB+0xb0, uint64(xentest.Small))
 		}},
+		"all of 8 GiB": {"none of the machine's", func(m *machine) {
+			for i := range mem.Phys(8) {
+				m.Put64(xentest.NestedL3+8*i, uint64(i)<<30|nestedLarge)
+			}
+		}},
+		"more than is kept": {"none of the machine's", func(m *machine) {
+			for i := range mem.Phys(512) {
+				m.Put64(xentest.NestedL1+8*i, 0xf000_0000|uint64(i^1)<<12|nestedMemory)
+				m.Put64(xentest.NestedL2+8*i, 0x8000_0000|nestedLarge|uint64(i&1)<<52)
+			}
+			m.Put64(xentest.NestedL2, uint64(xentest.NestedL1)|nestedMemory)
+		}},
 		"a VMCB in its own memory": {"what the processor runs the domain by", func(m *machine) {
 			copy(m.RAM[xentest.Small:], m.RAM[xentest.VMCB:][:mem.PageSize])
 			m.Put64(xentest.VCPU+xentest.CPUVMCB, uint64(xentest.Small))
@@ -125,21 +140,30 @@ func FuzzNested(f *testing.F) {
 	f.Add(uint32(xentest.NestedL3+8), uint64(xentest.NestedL4)|nestedMemory, uint32(xentest.NestedL1), uint64(0))
 	f.Add(uint32(xentest.VMCB+0xb0), uint64(0x10_0000), uint32(xentest.VCPU+xentest.CPUVMCB), uint64(1))
 	f.Add(uint32(xentest.P2M+xentest.P2MRoot), uint64(1)<<39, uint32(xentest.NestedL2), uint64(nestedLarge))
-	options := &Options{Checks: []string{xenDomainsName}}
+	m := xentest.BootHVM()
+	profile, err := xen.NewProfile(m, m.CPUs)
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, a uint32, av uint64, b uint32, bv uint64) {
-		m := xentest.BootHVM()
 		for at, v := range map[uint32]uint64{a: av, b: bv} {
-			m.Put64(mem.Phys(uint64(at)%uint64(len(m.RAM)-8)), v)
+			word := m.RAM[uint64(at)%uint64(len(m.RAM)-8):][:8]
+			old := binary.LittleEndian.Uint64(word)
+			binary.LittleEndian.PutUint64(word, v)
+			defer binary.LittleEndian.PutUint64(word, old)
 		}
-		result, err := Scan(t.Context(), m, options)
+		c := &collector{ctx: t.Context(), machine: m, registers: m.CPUs, xen: profile}
+		data, _, err := collectXenDomains(c)
+		if err != nil {
+			return
+		}
+		raw, err := json.Marshal(data)
 		if err != nil {
 			t.Fatal(err)
 		}
-		refs := xenRefs(t, result)
-		refs.Checks = options.Checks
-		r, err := Judge(result.Observations, refs)
-		if (r == nil) == (err == nil) {
-			t.Fatalf("report %v, error %v", r, err)
+		var out measure.Check
+		if err := judgeXenDomains(nil, raw, &out); (err == nil) != (out.Reason != "") {
+			t.Fatalf("reason %q, error %v", out.Reason, err)
 		}
 	})
 }

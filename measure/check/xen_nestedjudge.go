@@ -65,6 +65,9 @@ func (r *nestedRemarks) judgeNested(d *xenDomain, out *measure.Check) {
 			shared += s.Size
 		}
 	}
+	if n.Cut {
+		r.open = append(r.open, fmt.Sprintf("of what is out of place in the nested page tables of domain %d only the first %d of a kind were kept", d.ID, maxStrays))
+	}
 	if shared > 0 {
 		r.open = append(r.open, fmt.Sprintf("domain %d has %d bytes of others mapped as granted, shared or foreign: what allows it is not read", d.ID, shared))
 	}
