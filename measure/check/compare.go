@@ -85,8 +85,10 @@ func newView(o *measure.Observations) (*view, error) {
 		return nil, fmt.Errorf("no kernel was found in it")
 	}
 	for _, item := range o.Items {
-		if item.Data == nil || item.Check == pointersName {
-			continue // the pages of linux.pointers are data, which is written all the time
+		// The pages of linux.pointers are data, which is written all the time; those
+		// of linux.init were given back, and belong to whoever got them.
+		if item.Data == nil || item.Check == pointersName || item.Check == initName {
+			continue
 		}
 		var data any
 		if err := decode(item.Data, &data); err != nil {

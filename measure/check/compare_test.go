@@ -24,6 +24,7 @@ func viewed(t *testing.T) *measure.Observations {
 	}
 	for name, data := range map[string]any{
 		textName:       textData{Text: pages("text", 0xffffffff81000000, 200)},
+		initName:       initData{Text: pages("init text", 0xffffffff82000000, 20)},
 		moduleTextName: moduleTextData{Modules: []region{pages("a", 0xffffffffc0100000, 3), pages("b", 0xffffffffc0200000, 3), pages("c", 0xffffffffc0300000, 3)}},
 	} {
 		raw, err := json.Marshal(data)
@@ -96,6 +97,15 @@ func TestAcceptsChangesInBetween(t *testing.T) {
 	}
 	if c := CompareViews(inside, before); c.Outcome != measure.Fail {
 		t.Errorf("without the later view: %s (%s)", c.Outcome, c.Reason)
+	}
+}
+
+// The memory of init text was given back: whoever got it writes it.
+func TestAcceptsReusedInitMemory(t *testing.T) {
+	inside, outside := viewed(t), viewed(t)
+	edit(t, inside, initName, func(d *initData) { d.Text.Digests[32*3] ^= 1 })
+	if c := CompareViews(inside, outside); c.Outcome != measure.Pass {
+		t.Errorf("%s (%s): %+v", c.Outcome, c.Reason, c.Findings)
 	}
 }
 
