@@ -29,7 +29,7 @@ import (
 const dynamicName = "linux.dynamic"
 
 func dynamicCheck() check {
-	return check{name: dynamicName, collect: collectDynamic, judge: judgeDynamic}
+	return check{name: dynamicName, collect: collectDynamic, judge: judgeDynamic, memo: true}
 }
 
 // dynamicData are the facts of linux.dynamic.

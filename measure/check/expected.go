@@ -45,6 +45,10 @@ func (j *judging) expectedKey() Digest {
 // may be changed to. Keys of accepted text stand for all of them.
 var expectedItems = []string{textName, dynamicName, modulesName}
 
+// sharedItems are the observations that others than their own check are judged by.
+// No judge gets to see more.
+var sharedItems = append(slices.Clone(expectedItems), moduleTextName)
+
 // expectedFrom returns the facts of one of expectedItems, nil if there are none.
 func (j *judging) expectedFrom(name string) json.RawMessage {
 	if !slices.Contains(expectedItems, name) {

@@ -18,7 +18,7 @@ import (
 const tablesName = "linux.tables"
 
 func tablesCheck() check {
-	return check{name: tablesName, bulk: 2, collect: collectTables, judge: judgeTables}
+	return check{name: tablesName, bulk: 2, collect: collectTables, judge: judgeTables, memo: true}
 }
 
 func collectTables(c *collector) (any, measure.Coverage, error) {

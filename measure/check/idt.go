@@ -26,7 +26,7 @@ import (
 const idtName = "linux.idt"
 
 func idtCheck() check {
-	return check{name: idtName, plan: planIDT, collect: collectIDT, judge: judgeIDT}
+	return check{name: idtName, plan: planIDT, collect: collectIDT, judge: judgeIDT, memo: true}
 }
 
 // gateSize and idtSize are of long mode (Intel SDM vol. 3A, 6.14.1).

@@ -18,7 +18,7 @@ import (
 const initName = "linux.init"
 
 func initCheck() check {
-	return check{name: initName, collect: collectInit, judge: judgeInit}
+	return check{name: initName, collect: collectInit, judge: judgeInit, memo: true}
 }
 
 // initData are the facts of linux.init.

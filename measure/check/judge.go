@@ -66,7 +66,8 @@ var (
 
 // judging is what the judging half of a check works with.
 type judging struct {
-	obs     *measure.Observations
+	all     *measure.Observations
+	obs     *measure.Observations // with the items of sharedItems only
 	refs    *References
 	missing []Digest
 	asked   map[Digest]bool
@@ -115,7 +116,9 @@ func Judge(obs *measure.Observations, refs *References) (*measure.Report, error)
 }
 
 func newJudging(obs *measure.Observations, refs *References) *judging {
-	j := &judging{obs: obs, refs: refs, asked: make(map[Digest]bool), imageErr: errNoImage}
+	shared := *obs
+	shared.Items = slices.DeleteFunc(slices.Clone(obs.Items), func(o measure.Observation) bool { return !slices.Contains(sharedItems, o.Check) })
+	j := &judging{all: obs, obs: &shared, refs: refs, asked: make(map[Digest]bool), imageErr: errNoImage}
 	if refs.Images != nil && obs.Kernel.Kind == "" {
 		j.image, j.imageErr = refs.Images.Image(obs.Kernel.BuildID)
 	}
@@ -155,7 +158,7 @@ func (j *judging) checks(checks []check) []measure.Check {
 // panic is a bug, and not a pass.
 func (j *judging) check(ch check) (out measure.Check) {
 	out = measure.Check{Name: ch.name, Outcome: measure.NotMeasured}
-	item := j.obs.Item(ch.name)
+	item := j.all.Item(ch.name)
 	switch {
 	case item == nil:
 		out.Reason = errNotObserved.Error()
@@ -165,7 +168,7 @@ func (j *judging) check(ch check) (out measure.Check) {
 		return out
 	}
 	out.Coverage = item.Coverage
-	err := guard(func() error { return ch.judge(j, item.Data, &out) })
+	err := guard(func() error { return j.judge(ch, item, &out) })
 	switch {
 	case len(out.Findings) > 0:
 		out.Outcome = measure.Fail
@@ -187,7 +190,7 @@ func (j *judging) unknown() []measure.Check {
 		known[ch.name] = true
 	}
 	var out []measure.Check
-	for _, item := range j.obs.Items {
+	for _, item := range j.all.Items {
 		if !known[item.Check] {
 			out = append(out, measure.Check{Name: item.Check, Outcome: measure.NotMeasured,
 				Reason: "this version does not know the check"})

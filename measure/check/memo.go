@@ -10,11 +10,12 @@ import (
 )
 
 // Memo keeps what judgements make of the kernel's files, such as modules linked
-// to where a target has them, for judgements of observations that say the same of
-// it. It only saves work. It is safe for concurrent use.
+// to where a target has them, and checks that passed, for judgements of
+// observations that say the same of it. It only saves work. It is safe for concurrent use.
 type Memo struct {
-	mu   sync.Mutex
-	kept []keptText // latest last
+	mu       sync.Mutex
+	kept     []keptText // latest last
+	verdicts []verdict  // likewise
 }
 
 type keptText struct {

@@ -22,7 +22,7 @@ import (
 const moduleRodataName = "modules.rodata"
 
 func moduleRodataCheck() check {
-	return check{name: moduleRodataName, bulk: 1, collect: collectModuleRodata, judge: judgeModuleRodata}
+	return check{name: moduleRodataName, bulk: 1, collect: collectModuleRodata, judge: judgeModuleRodata, memo: true}
 }
 
 func collectModuleRodata(c *collector) (any, measure.Coverage, error) {

@@ -22,7 +22,7 @@ import (
 const moduleTextName = "modules.text"
 
 func moduleTextCheck() check {
-	return check{name: moduleTextName, bulk: 1, collect: collectModuleText, judge: judgeModuleText}
+	return check{name: moduleTextName, bulk: 1, collect: collectModuleText, judge: judgeModuleText, memo: true}
 }
 
 // maxModuleBytes bounds what the list of modules may make a scan read, in bytes.

@@ -23,7 +23,7 @@ import (
 const pointersName = "linux.pointers"
 
 func pointersCheck() check {
-	return check{name: pointersName, bulk: 1, collect: collectPointers, judge: judgePointers}
+	return check{name: pointersName, bulk: 1, collect: collectPointers, judge: judgePointers, memo: true}
 }
 
 // pointersData are the facts of linux.pointers.

@@ -20,7 +20,7 @@ import (
 const rodataName = "linux.rodata"
 
 func rodataCheck() check {
-	return check{name: rodataName, bulk: 3, collect: collectRodata, judge: judgeRodata}
+	return check{name: rodataName, bulk: 3, collect: collectRodata, judge: judgeRodata, memo: true}
 }
 
 func collectRodata(c *collector) (any, measure.Coverage, error) {

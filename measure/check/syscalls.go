@@ -24,7 +24,7 @@ import (
 const syscallsName = "linux.syscalls"
 
 func syscallsCheck() check {
-	return check{name: syscallsName, plan: planSyscalls, collect: collectSyscalls, judge: judgeSyscalls}
+	return check{name: syscallsName, plan: planSyscalls, collect: collectSyscalls, judge: judgeSyscalls, memo: true}
 }
 
 // syscallsData are the facts of linux.syscalls.

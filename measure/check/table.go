@@ -32,6 +32,10 @@ type check struct {
 	// that it could not be judged and becomes the reason of not measured.
 	judge func(j *judging, data json.RawMessage, out *measure.Check) error
 
+	// memo says that judge goes by no files but the image and those of listed
+	// modules: where those and the facts are what they were, so is the verdict.
+	memo bool
+
 	// beside says that judge takes long and only reads what the judging has: the
 	// facts of code and what is expected of text, but no pages. It runs on its
 	// own goroutine.

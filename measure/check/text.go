@@ -25,7 +25,7 @@ import (
 const textName = "linux.text"
 
 func textCheck() check {
-	return check{name: textName, bulk: 5, collect: collectText, judge: judgeText}
+	return check{name: textName, bulk: 5, collect: collectText, judge: judgeText, memo: true}
 }
 
 // textData are the facts of linux.text.

@@ -19,7 +19,7 @@ import (
 const vdsoName = "linux.vdso"
 
 func vdsoCheck() check {
-	return check{name: vdsoName, bulk: 1, collect: collectVDSO, judge: judgeVDSO}
+	return check{name: vdsoName, bulk: 1, collect: collectVDSO, judge: judgeVDSO, memo: true}
 }
 
 // maxVDSO bounds an image, in bytes.
