@@ -50,8 +50,21 @@ func (c *collector) twin() *collector {
 	return &t
 }
 
+// breathe is called often by what bulk takes long for: while the target stands
+// still it waits. Where processors are short it would else be in the way of the VMM,
+// which has to stop the target, answer, and let it go on.
+func (c *collector) breathe() {
+	if c.working {
+		c.rests.RUnlock()
+		c.rests.RLock()
+	}
+}
+
 // work runs what nobody has begun.
 func (b *bulk) work(c *collector) {
+	c.rests.RLock()
+	defer c.rests.RUnlock()
+	c.working = true
 	for c.ctx.Err() == nil {
 		n := int(b.next.Add(1)) - 1
 		if n >= len(b.order) {

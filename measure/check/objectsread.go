@@ -63,7 +63,7 @@ func (o *objectsReader) read(left int) error {
 	if err != nil {
 		modules = o.modules
 	}
-	o.last, err = graph.Walk(o.ctx, o.profile, modules, &graph.Suspicion{Among: o.among, Brief: brief(left),
+	o.last, err = graph.Walk(o.ctx, o.profile, modules, &graph.Suspicion{Among: o.among, Brief: brief(left), Breathe: o.breathe,
 		Wrong: func(functions, programs []graph.Pointer) map[uint64]bool {
 			o.wrong = o.look(modules, functions, programs)
 			return o.wrong

@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"runtime"
 
 	"github.com/zeebo/blake3"
 
@@ -115,7 +114,7 @@ func (c *collector) readRegion(name string, start, end mem.Virt, read func([]byt
 			return region{}, err
 		}
 		c.readPages(&r, bytes, from, min(from+hashedAtOnce, r.pages()), read)
-		runtime.Gosched() // the goroutine that paused the target must not wait
+		c.breathe()
 	}
 	return r, nil
 }

@@ -38,6 +38,9 @@ func (c *collector) unchanged(r *region) (bool, error) {
 	q := c.quiet()
 	page := make([]byte, mem.PageSize)
 	for i := range r.pages() {
+		if i%hashedAtOnce == 0 {
+			c.breathe()
+		}
 		err := q.read(page, r.page(i))
 		if d, ok := r.digest(i); ok != (err == nil) || ok && !bytes.Equal(c.pages[d], page) {
 			return false, q.err
@@ -90,6 +93,7 @@ func (q *quiet) read(p []byte, at mem.Virt) error {
 			q.err = q.ctx.Err()
 		case <-time.After(patchingPause):
 		}
+		q.breathe()
 	}
 	return q.err
 }

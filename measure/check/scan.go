@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/measure"
@@ -62,6 +63,9 @@ type collector struct {
 
 	pauses []time.Duration // each time the target stood still
 
+	rests   *sync.RWMutex // held for writing at the pause: see breathe
+	working bool          // for a bulk, with rests held for reading
+
 	snapshots   []*snapshot
 	wantedBytes uint64
 }
@@ -81,7 +85,7 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 		return nil, err
 	}
 	began := time.Now()
-	c := &collector{ctx: ctx, machine: m, pages: make(Pages), symbols: make(map[mem.Virt]symbolsOrError)}
+	c := &collector{ctx: ctx, machine: m, pages: make(Pages), symbols: make(map[mem.Virt]symbolsOrError), rests: new(sync.RWMutex)}
 	obs := &measure.Observations{
 		Version: measure.Version,
 		Target:  opts.Target,
@@ -269,6 +273,8 @@ func elusive(err error) bool {
 // that checks look at stay as they are, and reading them takes longer than all
 // else here.
 func (c *collector) atPause(m Machine) (pause time.Duration, err error) {
+	c.rests.Lock()
+	defer c.rests.Unlock()
 	began := time.Now()
 	resume, err := m.Pause(c.ctx)
 	if err != nil {

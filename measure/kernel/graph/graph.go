@@ -62,7 +62,12 @@ func Walk(ctx context.Context, p *kernel.Profile, modules []kernel.LoadedModule,
 	memory := schema.borrow()
 	defer schema.give(memory)
 	w := newWalker(ctx, p, schema, memory, modules)
-	w.brief = suspicion != nil && suspicion.Brief
+	if suspicion != nil {
+		w.brief = suspicion.Brief
+		if suspicion.Breathe != nil {
+			w.breathe = suspicion.Breathe
+		}
+	}
 	w.start(modules)
 	if err := w.run(); err != nil {
 		return nil, err
@@ -86,7 +91,7 @@ func newWalker(ctx context.Context, p *kernel.Profile, schema *Schema, memory *s
 		reader: newReader(p.Space, memory), ctx: ctx, profile: p, schema: schema,
 		targets:  make(map[uint64]*target, 1<<13),
 		programs: make(map[uint64]*target), named: make(map[int32]prefix, 1<<12), stacks: make(map[uint64]bool),
-		why: make(map[string]int64), example: make(map[string]string), badTables: make(map[uint64]bool),
+		breathe: func() {}, why: make(map[string]int64), example: make(map[string]string), badTables: make(map[uint64]bool),
 	}
 	w.pid, _ = p.Types.Offset("task_struct", "pid")
 	w.comm, _ = p.Types.Offset("task_struct", "comm")

@@ -36,6 +36,8 @@ type Suspicion struct {
 	// Brief says that the caller walks again if there is more than a walk looks at:
 	// the walk ends there, and its result says nothing else.
 	Brief bool
+	// Breathe, if any, is called every few tenths of a millisecond: it may wait.
+	Breathe func()
 }
 
 // maxSuspects bounds the pointers that are looked at again.

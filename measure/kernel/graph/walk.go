@@ -51,8 +51,9 @@ type walker struct {
 	held    *field
 	example map[string]string // by why: the path of the first
 	steps   int64
-	limited bool     // something was over a limit
-	brief   bool     // and then the walk ends
+	limited bool // something was over a limit
+	brief   bool // and then the walk ends
+	breathe func()
 	last    []uint64 // values, by the number of their field
 
 	counts int64 // fields that were counted
@@ -103,11 +104,17 @@ func (w *walker) push(n node) {
 // over reports whether there is more than the walk looked at.
 func (w *walker) over() bool { return w.limited || w.exhausted() || w.full }
 
+// breath is how many objects are visited without a chance to breathe.
+const breath = 512
+
 // run visits all that was queued, breadth first.
 func (w *walker) run() error {
 	for i := 0; i < len(w.nodes) && !(w.brief && w.over()); i++ {
-		if i%4096 == 0 && w.ctx.Err() != nil {
-			return w.ctx.Err()
+		if i%breath == 0 {
+			if w.ctx.Err() != nil {
+				return w.ctx.Err()
+			}
+			w.breathe()
 		}
 		if w.visits(&w.nodes[i]) {
 			w.object(int32(i))
