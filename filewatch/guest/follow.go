@@ -135,14 +135,10 @@ func (f *followed) follow(ctx context.Context, m *Memory, changed map[int][]file
 		f.now = f.old // whatever it is: no byte of it changed
 		return "", nil
 	}
-	var ok bool
-	if f.reader, ok = v.Follower(); !ok {
-		return "changes of " + v.Type + " file systems cannot be followed", nil
-	}
 	if f.old.refused != "" {
 		return f.old.refused, nil
 	}
-	f.now.clean = true
+	f.reader, f.now.clean = v.Follower(), true
 	if f.old.root != f.now.root {
 		return "its root is another", nil
 	}

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -324,28 +323,4 @@ func blockWith(t *testing.T, image, begin []byte) int {
 	}
 	t.Fatal("no such block")
 	return 0
-}
-
-// A file system that cannot be followed holds as long as no byte of it changes, and
-// is scanned whole, and said to be, when one does.
-func TestFollowingWhatCannotBeFollowed(t *testing.T) {
-	image := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(image, make([]byte, 4<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	volumetest.Tool(t, "mkfs.vfat", "-i", "1234ABCD", image)
-	volumetest.Tool(t, "mcopy", "-i", image, "follow_test.go", "::A")
-	s := whole(t, mustRead(t, image))
-	same, unfollowed := s.next(t, s.image, 4096)
-	if len(unfollowed) > 0 || same.hashed > 0 || cmp.Diff(s.now, same.now) != "" {
-		t.Errorf("unchanged: whole %v, %d contents read\n%s", unfollowed, same.hashed, cmp.Diff(s.now, same.now))
-	}
-	volumetest.Tool(t, "mcopy", "-i", image, "follow_test.go", "::B")
-	now, unfollowed := same.next(t, mustRead(t, image), 4096)
-	if len(unfollowed) != 1 || !strings.Contains(unfollowed[0].Reason, "vfat file systems cannot be followed") {
-		t.Errorf("changed: whole %v", unfollowed)
-	}
-	if d := cmp.Diff(whole(t, now.image).now, now.now); d != "" {
-		t.Errorf("whole scan against incremental:\n%s", d)
-	}
 }

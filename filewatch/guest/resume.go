@@ -53,12 +53,8 @@ func (g *Guest) Moment() (Moment, error) {
 		if now.Head, err = headOf(v); err != nil {
 			return nil, err
 		}
-		if f, ok := v.Follower(); ok {
-			if now.Marks, err = f.Marks(); err != nil {
-				now.Marks, now.Refused = nil, err.Error()
-			}
-		} else {
-			now.Refused = "changes of " + v.Type + " file systems cannot be followed"
+		if now.Marks, err = v.Follower().Marks(); err != nil {
+			now.Marks, now.Refused = nil, err.Error()
 		}
 		out = append(out, now)
 	}
@@ -139,15 +135,11 @@ func goOn(v *volume.Volume, moments []Moment, changed map[int][]filewatch.Extent
 	if len(dirty) == 0 {
 		return u, sameHeads(v, then) // whatever it is: no byte of it changed
 	}
-	f, ok := v.Follower()
-	if !ok {
-		return nil, fmt.Errorf("it was written to, and changes of %s file systems cannot be followed", v.Type)
-	}
 	for _, m := range then {
 		if m.Refused != "" {
 			return nil, fmt.Errorf("it was written to: %s", m.Refused)
 		}
-		blocks, _, _, err := f.Changed(m.Marks, dirty)
+		blocks, _, _, err := v.Follower().Changed(m.Marks, dirty)
 		if err != nil {
 			return nil, err
 		}

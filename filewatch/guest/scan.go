@@ -94,13 +94,8 @@ func (s *scan) options(workers int) *volume.ScanOptions {
 
 // remember starts the volume's memory, or says why there is none.
 func (s *scan) remember(damaged []damagedDir) {
-	f, ok := s.mount.Volume.Follower()
-	if !ok {
-		s.memory.refuse("changes of " + s.mount.Volume.Type + " file systems cannot be followed")
-		return
-	}
 	var err error
-	if s.memory.marks, err = f.Marks(); err != nil {
+	if s.memory.marks, err = s.mount.Volume.Follower().Marks(); err != nil {
 		s.memory.refuse(err.Error())
 	}
 	if len(damaged) > 0 {

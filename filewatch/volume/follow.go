@@ -13,7 +13,7 @@ import (
 )
 
 // Follower is a [Reader] that can say what reads differently since an earlier
-// moment, when it is told which bytes of its device changed.
+// moment, when it is told which bytes of its device changed. All readers are.
 type Follower interface {
 	Reader
 	// Marks is what must be kept of this moment to compare a later one with it.
@@ -31,11 +31,8 @@ type Follower interface {
 	Some(ctx context.Context, inodes []uint64, skip func(inode uint64, raw []byte) bool, fn ObjectFunc) error
 }
 
-// Follower is the volume's reader where it can follow changes.
-func (v *Volume) Follower() (Follower, bool) {
-	f, ok := v.reader.(Follower)
-	return f, ok
-}
+// Follower is the volume's reader, nil when it is not measured.
+func (v *Volume) Follower() Follower { return v.reader }
 
 // Layout is a digest of where on which of the disks given to [OpenAll] each byte of
 // the volume lies. A logical volume can be put together of other places by a change

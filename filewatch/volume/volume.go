@@ -90,7 +90,7 @@ type Volume struct {
 	// Replayed says what a journal or log replay did, for reports; "" for none.
 	Replayed string
 
-	reader Reader
+	reader Follower
 	device *span.Device
 }
 

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/span"
@@ -45,6 +46,8 @@ type Volume struct {
 	rootCluster uint32
 	data        int64 // offset of cluster 2
 	clusters    uint32
+
+	now func() (*moment, error) // see Marks
 }
 
 // Open reads the boot sector. The volume of size bytes is not written.
@@ -55,6 +58,7 @@ func Open(r io.ReaderAt, size int64) (*Volume, error) {
 	}
 	v := &Volume{Type: "vfat", dev: r, size: size}
 	v.sparse, _ = r.(span.Sparse)
+	v.now = sync.OnceValues(v.gather)
 	if err := v.parse(b); err != nil {
 		return nil, fmt.Errorf("vfat: %w", err)
 	}
