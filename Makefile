@@ -40,7 +40,7 @@ setup:
 # Everything, the real machine included, one line per package. Two packages at
 # a time: each may have machines running.
 test: setup build portable lint
-	$(GO) test -tags lab -count=1 -p 2 -timeout 20m ./...
+	$(GO) test -tags lab -count=1 -p 2 -timeout 80m ./...
 
 demo: setup build
 	$(GO) run ./internal/demo
