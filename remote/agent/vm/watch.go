@@ -84,15 +84,21 @@ func (w *Watcher) Events(ctx context.Context, emit func(*filewatch.Event) error)
 
 // connect binds the plugin to the kernel that runs now.
 func (w *Watcher) connect(ctx context.Context, s *settlement) (trap.Feed, error) {
-	conn, err := qemutcg.Open(ctx, w.QMP)
+	control, err := qemutcg.FindControl(ctx, w.QMP)
 	if err != nil {
 		return nil, err
 	}
+	// Before the plugin is connected to: it waits for its client only so long, and
+	// a busy host may take its time for the profile.
 	layout, err := w.layout(ctx, s)
-	if err == nil {
-		err = conn.Bind(ctx, layout, linux.Options{}, w.enforced())
-	}
 	if err != nil {
+		return nil, err
+	}
+	conn, err := qemutcg.Dial(ctx, control)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Bind(ctx, layout, linux.Options{}, w.enforced()); err != nil {
 		conn.Close()
 		return nil, err
 	}
