@@ -58,6 +58,9 @@ type watched struct {
 	marks  int
 }
 
+// patience bounds every wait; nothing is measured by it.
+const patience = 15 * time.Minute
+
 // profiles spares each watch of one machine the decoding of its kernel.
 var profiles kernel.Cache
 
@@ -87,9 +90,10 @@ func watch(t testing.TB, m *lab.Machine, rules *filewatch.Rules, change ...func(
 	select {
 	case <-bound:
 	case err := <-w.done:
+		w.done = nil // no one else will come
 		t.Fatalf("watch: %v", err)
-	case <-time.After(time.Minute):
-		t.Fatal("the hooks are not in place after a minute")
+	case <-time.After(patience):
+		t.Fatal("the hooks are not in place in time")
 	}
 	return w
 }
@@ -115,7 +119,7 @@ func (w *watched) stop() {
 // wait returns when have says so of the events.
 func (w *watched) wait(have func() bool) {
 	w.t.Helper()
-	late := time.AfterFunc(3*time.Minute, func() { w.add(func() { w.marks = -1 }) })
+	late := time.AfterFunc(patience, func() { w.add(func() { w.marks = -1 }) })
 	defer late.Stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
