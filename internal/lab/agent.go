@@ -22,8 +22,8 @@ type guestAgent struct {
 }
 
 // requestTimeout bounds one request. A guest under TCG on a busy machine has
-// been seen to take seconds.
-const requestTimeout = 30 * time.Second
+// been seen to take seconds, and an answer may bring megabytes of output.
+const requestTimeout = 5 * time.Minute
 
 // call sends one request and decodes its answer.
 func (g guestAgent) call(ctx context.Context, command string, arguments, result any) error {

@@ -42,14 +42,14 @@ func livepatch(ctx context.Context, c *change) error {
 	}
 	err = c.shell(ctx, `set -e
 		insmod `+inGuest+`
-		for try in $(seq 300); do
+		for try in $(seq 3000); do
 			[ "$(cat /sys/kernel/livepatch/`+LivepatchName+`/transition)" = 0 ] && break
 			sleep 0.1
 		done
 		grep -q `+LivepatchName+` /proc/cmdline`,
 		`[ -e /sys/kernel/livepatch/`+LivepatchName+` ] || exit 0
 		echo 0 > /sys/kernel/livepatch/`+LivepatchName+`/enabled
-		for try in $(seq 300); do
+		for try in $(seq 3000); do
 			[ -e /sys/kernel/livepatch/`+LivepatchName+` ] || break
 			sleep 0.1
 		done

@@ -47,16 +47,23 @@ func (p Process) alive() bool {
 	return err == nil && start == p.Start
 }
 
+// killTime is how long a process that was killed may take to be gone: QEMU gives
+// the guest's RAM back first, and the machine may be busy.
+const killTime = 2 * time.Minute
+
 // end asks the process to end, and makes it after the grace time.
 func (p Process) end(grace time.Duration) error {
-	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+	for _, step := range []struct {
+		signal syscall.Signal
+		wait   time.Duration
+	}{{syscall.SIGTERM, grace}, {syscall.SIGKILL, killTime}} {
 		if !p.alive() {
 			return nil
 		}
-		if err := syscall.Kill(p.PID, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+		if err := syscall.Kill(p.PID, step.signal); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end %s (%d): %w", p.Name, p.PID, err)
 		}
-		for deadline := time.Now().Add(grace); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(step.wait); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 			if !p.alive() {
 				return nil
 			}

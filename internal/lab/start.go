@@ -16,8 +16,8 @@ import (
 
 // bootTimeout bounds the time from starting QEMU to a guest agent that
 // answers: 25 s under TCG on an idle machine, over ten times that on one with a
-// dozen others.
-const bootTimeout = 480 * time.Second
+// dozen others, and that on a slower one.
+const bootTimeout = 20 * time.Minute
 
 // A StartError is a machine that did not come up. Nothing of it runs any more.
 type StartError struct {
@@ -281,7 +281,7 @@ func buildFilesDisk(ctx context.Context, from, to string) error {
 }
 
 func (m *Machine) startTPMs(ctx context.Context, authority string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	for _, name := range []string{"tpm", "host-tpm"} {
 		state := filepath.Join(m.Dir, name)
@@ -305,7 +305,7 @@ func (m *Machine) startBMC(ctx context.Context, o Options) error {
 	if o.BMC == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	p, err := startProcess("bmc", filepath.Join(m.Dir, "bmc.log"), o.BMC(m)...)
 	if err = errors.Join(err, m.own(p)); err != nil {
@@ -339,9 +339,10 @@ func (m *Machine) awaitGuest(ctx context.Context, qemu Process) error {
 	}
 	defer monitor.Close()
 	events := monitor.Subscribe()
-	for {
-		// A short deadline: before the agent runs, requests get no answer.
-		ping, cancelPing := context.WithTimeout(ctx, 2*time.Second)
+	for began := time.Now(); ; {
+		// A short deadline: before the agent runs, requests get no answer. It is
+		// longer where all takes longer.
+		ping, cancelPing := context.WithTimeout(ctx, 2*time.Second+time.Since(began)/20)
 		err := m.guest().call(ping, "guest-ping", nil, nil)
 		cancelPing()
 		switch {

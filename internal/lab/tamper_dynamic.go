@@ -58,7 +58,7 @@ const probeInside = `set -e
 	for offset in 12 16 $(seq 5 24); do
 		echo "p:lab_inside ` + probedInside + `+$offset" >> kprobe_events 2>/dev/null || continue
 		echo 1 > events/kprobes/lab_inside/enable
-		for try in $(seq 150); do
+		for try in $(seq 600); do
 			if grep -q 'sys_exit+.*OPTIMIZED' /sys/kernel/debug/kprobes/list; then exit 0; fi
 			sleep 0.1
 		done

@@ -61,7 +61,7 @@ func hideProcess(ctx context.Context, c *change) error {
 	err := c.shell(ctx, `for i in 1 2 3; do sleep 86400 <&- >&- 2>&- & echo $! >> /run/lab-process-hidden; done`,
 		`pids=$(cat /run/lab-process-hidden) || exit 0
 		kill $pids
-		for try in $(seq 50); do # until init has buried all of them
+		for try in $(seq 1500); do # until init has buried all of them
 			alive=
 			for pid in $pids; do [ ! -d /proc/$pid ] || alive=yes; done
 			[ -n "$alive" ] || break

@@ -32,12 +32,12 @@ b = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)
 open("/run/lab-sockets-open", "w").close()
 time.sleep(86400)' <&- >/dev/null 2>&1 &
 		echo $! > /run/lab-sockets
-		for try in $(seq 100); do if [ -e /run/lab-sockets-open ]; then exit 0; fi; sleep 0.1; done
+		for try in $(seq 3000); do if [ -e /run/lab-sockets-open ]; then exit 0; fi; sleep 0.1; done
 		exit 1`
 	closeSockets = `[ -e /run/lab-sockets ] || exit 0
 		pid=$(cat /run/lab-sockets)
 		kill $pid
-		for try in $(seq 50); do [ -d /proc/$pid ] || break; sleep 0.1; done
+		for try in $(seq 3000); do [ -d /proc/$pid ] || break; sleep 0.1; done
 		rm -f /run/lab-sockets /run/lab-sockets-open`
 )
 

@@ -186,12 +186,12 @@ const (
 		open(F, ">", "/run/lab-ldt-made"); close(F);
 		sleep 86400' <&- >/dev/null 2>&1 &
 		echo $! > /run/lab-ldt
-		for try in $(seq 100); do if [ -e /run/lab-ldt-made ]; then exit 0; fi; sleep 0.1; done
+		for try in $(seq 3000); do if [ -e /run/lab-ldt-made ]; then exit 0; fi; sleep 0.1; done
 		exit 1`
 	noLocalSegment = `[ -e /run/lab-ldt ] || exit 0
 		pid=$(cat /run/lab-ldt)
 		kill $pid
-		for try in $(seq 50); do [ -d /proc/$pid ] || break; sleep 0.1; done
+		for try in $(seq 3000); do [ -d /proc/$pid ] || break; sleep 0.1; done
 		rm -f /run/lab-ldt /run/lab-ldt-made`
 )
 

@@ -13,7 +13,7 @@ func StartT(t testing.TB, o Options) *Machine {
 	if o.Log == nil {
 		o.Log = testLog{t}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute) // the image may have to be built
 	defer cancel()
 	m, err := Start(ctx, o)
 	if err != nil {
@@ -30,7 +30,7 @@ func StartT(t testing.TB, o Options) *Machine {
 // ShellT is Shell for tests: a script that fails ends the test.
 func (m *Machine) ShellT(t testing.TB, script string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	out, err := m.Shell(ctx, script)
 	if err != nil {
