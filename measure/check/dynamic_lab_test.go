@@ -18,13 +18,13 @@ const (
 		sleep 86400 <&- > /run/lab-hold 2>&1 &
 		echo $! > /run/lab-hold-pid
 		/opt/plumbline/bpfload < /run/lab-hold > /run/lab-bpf 2>&1 &
-		for try in $(seq 600); do
+		for try in $(seq 6000); do
 			if grep -q ^attached /run/lab-bpf; then break; fi
 			sleep 0.1
 		done
 		cat /run/lab-bpf`
 	bpfunload = `kill $(cat /run/lab-hold-pid)
-		for try in $(seq 100); do pidof bpfload > /run/lab-pid || break; sleep 0.1; done
+		for try in $(seq 3000); do pidof bpfload > /run/lab-pid || break; sleep 0.1; done
 		rm /run/lab-hold /run/lab-hold-pid /run/lab-bpf /run/lab-pid`
 )
 

@@ -107,7 +107,7 @@ func (s *scanner) putProgram(t *testing.T, m *lab.Machine) {
 	}
 	m.ShellT(t, "modprobe msr")
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 		defer cancel()
 		if _, err := m.Shell(ctx, "rm -f /tmp/plumbline /tmp/inside; modprobe -r msr"); err != nil {
 			t.Error(err)
@@ -119,7 +119,7 @@ func (s *scanner) putProgram(t *testing.T, m *lab.Machine) {
 // kernel there, so that its own report is incomplete.
 func measureInside(t *testing.T, m *lab.Machine) *measure.Observations {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	defer cancel()
 	result, err := m.Exec(ctx, "/tmp/plumbline", "measure", "--host", "--write-observations", "/tmp/inside")
 	if err != nil {

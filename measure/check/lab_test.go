@@ -121,7 +121,7 @@ func (s *scanner) Module(name, buildID string) (*kernel.ModuleFile, error) {
 // and without.
 func (s *scanner) scan(t *testing.T, checks ...string) (withFiles, without *measure.Report) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // other tests may run beside this one
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute) // other tests may run beside this one
 	defer cancel()
 	vm, err := qemu.Open(ctx, s.machine.QMP)
 	if err != nil {

@@ -10,16 +10,18 @@ import (
 
 // churn starts what makes and frees objects all the time: processes, files of
 // each kind, modules with their devices, the package database.
-const churn = `rm -f /run/lab-churn-stop
-	loop() { (until [ -e /run/lab-churn-stop ]; do eval "$1"; done) <&- >/dev/null 2>&1 & }
+const churn = `rm -f /run/lab-churn-stop /run/lab-churn
+	loop() { (until [ -e /run/lab-churn-stop ]; do eval "$1"; done) <&- >/dev/null 2>&1 & echo $! >> /run/lab-churn; }
 	loop 'ls -R /usr/share; tar -c /usr/bin | wc -c; cat /proc/[0-9]*/maps'
 	loop 'for m in dummy tun veth; do modprobe $m; done; for m in veth tun dummy; do modprobe -r $m; done'
 	loop 'for i in 1 2 3 4 5 6 7 8; do sh -c "sleep 0.05" & done; wait; dpkg -l'`
 
-// churnStop ends it, and waits until modules are unloaded.
+// churnStop waits until each loop has come to its end, and has unloaded modules:
+// one that had not would go on for good.
 const churnStop = `touch /run/lab-churn-stop
-	for try in $(seq 300); do grep -q "^dummy\|^tun\|^veth" /proc/modules || break; sleep 0.2; done
-	sleep 1; rm -f /run/lab-churn-stop`
+	for pid in $(cat /run/lab-churn); do while [ -d /proc/$pid ]; do sleep 0.2; done; done
+	rm -f /run/lab-churn-stop /run/lab-churn
+	! grep "^dummy\|^tun\|^veth" /proc/modules`
 
 // Objects that come and go while they are read are no findings: fifty scans of
 // a busy machine, each with the kernel's files and without.

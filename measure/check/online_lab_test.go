@@ -16,7 +16,7 @@ const (
 			echo 1 > /sys/devices/system/cpu/cpu1/online
 		done; echo 1 > /sys/devices/system/cpu/cpu1/online; rm /run/lab-hotplug-stop) <&- >/dev/null 2>&1 &`
 	hotplugStop = `touch /run/lab-hotplug-stop
-		for try in $(seq 300); do [ -e /run/lab-hotplug-stop ] || break; sleep 0.1; done
+		while [ -e /run/lab-hotplug-stop ]; do sleep 0.1; done
 		cat /sys/devices/system/cpu/cpu1/online`
 )
 

@@ -73,9 +73,9 @@ func makeHVM(t *testing.T, s *scanner) {
 // acceptXen scans a Xen whose domain is busy: with processes that come and go,
 // with files, and with what of hypercalls and emulation these cause.
 func acceptXen(t *testing.T, s *scanner, scans int) {
-	const load = "for i in 1 2; do (while [ -e /run/load ]; do dd if=/dev/vda of=/dev/null bs=64k count=64; ls -R /usr/share; true; done) >/dev/null 2>&1 & done"
+	const load = "for i in 1 2; do (while [ -e /run/load ]; do dd if=/dev/vda of=/dev/null bs=64k count=64; ls -R /usr/share; true; done) <&- >/dev/null 2>&1 & echo $! >> /run/loads; done"
 	s.machine.ShellT(t, "touch /run/load; "+load)
-	defer s.machine.ShellT(t, "rm -f /run/load")
+	defer s.machine.ShellT(t, "rm -f /run/load; for pid in $(cat /run/loads); do while [ -d /proc/$pid ]; do sleep 0.2; done; done; rm /run/loads")
 	for i := range scans {
 		r, _ := s.scan(t)
 		if r.Outcome != measure.Pass {
