@@ -29,7 +29,9 @@ func browser(t *testing.T) context.Context {
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
 		chromedp.Flag("ignore-certificate-errors", true), // the browser does not know our authority
-		chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(1440, 1000))
+		// Its directory is of its own making: what a browser leaves running may still
+		// write there, and is ended before it goes.
+		chromedp.WSURLReadTimeout(patience), chromedp.WindowSize(1440, 1000))
 	allocated, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(cancel)
 	tab, cancel := chromedp.NewContext(allocated)
@@ -38,7 +40,7 @@ func browser(t *testing.T) context.Context {
 	if err := chromedp.Do(tab, chromedp.Navigate("about:blank")); err != nil {
 		t.Fatalf("start Chromium (package chromium): %v", err)
 	}
-	tab, cancel = context.WithTimeout(tab, 2*time.Minute)
+	tab, cancel = context.WithTimeout(tab, 2*patience)
 	t.Cleanup(cancel)
 	return tab
 }

@@ -29,7 +29,7 @@ import (
 )
 
 // patience bounds every wait of the tests; nothing is measured by it.
-const patience = 20 * time.Second
+const patience = 10 * time.Minute
 
 // running is a verifier that serves on loopback, and its clients.
 type running struct {
@@ -52,7 +52,7 @@ name = "host1"
 name = "vm1"
 measured_by = "host1"
 scan_every = "1h"
-scan_timeout = "10s"
+scan_timeout = "10m"
 bmc = { address = "192.0.2.1", username = "operator", password = "x" }
 `
 

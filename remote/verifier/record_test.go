@@ -16,7 +16,7 @@ listen = "127.0.0.1:0"
 [[host]]
 name = "metal"
 scan_every = "1h"
-scan_timeout = "10s"
+scan_timeout = "10m"
 bmc = { address = "192.0.2.1", username = "operator", password = "x", record = true }
 `)
 	metal := r.enrol(t, "metal", remote.RoleHost)

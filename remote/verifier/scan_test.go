@@ -177,7 +177,7 @@ func TestAgentWithoutThePagesEndsTheScan(t *testing.T) {
 
 // Silence is stale, never untrusted.
 func TestNoReportIsStale(t *testing.T) {
-	r := start(t, strings.Replace(twoMachines, `"10s"`, `"300ms"`, 1))
+	r := start(t, strings.Replace(twoMachines, `"10m"`, `"10s"`, 1))
 	host := r.enrol(t, "host1", remote.RoleHost)
 	r.judged(t, 1, func(n remote.Nonce) { host.send(remote.KindScan, host.scan("vm1", n, item("pass"))) })
 	scan := r.judged(t, 2, func(remote.Nonce) {})

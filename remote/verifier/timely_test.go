@@ -22,11 +22,11 @@ func TestSlowBodyIsNotWaitedFor(t *testing.T) {
 			select {
 			case <-r.Context().Done():
 				err = r.Context().Err()
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(600 * time.Millisecond):
 			}
 		}
 		read <- err
-	}), 50*time.Millisecond, time.Hour))
+	}), 500*time.Millisecond, time.Hour))
 	defer server.Close()
 	send := func(path, body string) net.Conn {
 		conn, err := net.Dial("tcp", server.Listener.Addr().String())
