@@ -112,7 +112,7 @@ func testVerifierKilled(t *testing.T, s *story) {
 	for i := range files {
 		want = append(want, fmt.Sprintf("mkdir /etc/plumbline-%d", i), fmt.Sprintf("rmdir /etc/plumbline-%d", i))
 	}
-	for end := time.Now().Add(90 * time.Second); time.Now().Before(end); time.Sleep(time.Second) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Second) {
 		if got = arrived(); len(got) >= len(want) {
 			break
 		}
@@ -127,7 +127,7 @@ func testVerifierKilled(t *testing.T, s *story) {
 func testWrongPassword(t *testing.T, s *story) {
 	s.daemons[0].stop()
 	s.restartVerifier(t, "wrong\n")
-	before, err := s.waitMachine(t.Context(), vmName, time.Minute, func(m *fleetMachine) bool { return m.State == "trusted" })
+	before, err := s.waitMachine(t.Context(), vmName, patience, func(m *fleetMachine) bool { return m.State == "trusted" })
 	if err != nil || before.State != "trusted" {
 		t.Fatalf("the machine is %s before the scan: %v, %v", before.State, before.Reasons, err)
 	}
@@ -165,7 +165,7 @@ func TestOtherBootImageIsUntrusted(t *testing.T) {
 	s := newStory(t)
 	s.uki = "other"
 	s.chapters(t, s.bootMachine, s.startVerifier, s.startAgents)
-	m, err := s.waitMachine(t.Context(), vmName, 2*time.Minute, func(m *fleetMachine) bool { return m.Boot.Outcome != "" })
+	m, err := s.waitMachine(t.Context(), vmName, patience, func(m *fleetMachine) bool { return m.Boot.Outcome != "" })
 	if err != nil {
 		t.Fatal(err)
 	}

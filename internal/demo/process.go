@@ -113,9 +113,9 @@ func (t *tools) start(ctx context.Context, name string, args ...string) (*daemon
 		}
 		d.ready = first
 		return d, nil
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		d.stop()
-		return nil, fmt.Errorf("%s did not start within a minute\n%s", d.name, d.stderr.String())
+		return nil, fmt.Errorf("%s did not start in time\n%s", d.name, d.stderr.String())
 	case <-ctx.Done():
 		d.stop()
 		return nil, ctx.Err()

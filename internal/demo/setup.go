@@ -39,6 +39,7 @@ kernels = [%[2]q]
 modules = [%[3]q]
 rules = "rules.toml"
 scan_every = "10m"
+scan_timeout = "10m"
 bmc = { address = %[4]q, username = "verifier", password_file = "bmc-password" }
 `
 

@@ -17,6 +17,10 @@ const (
 	vmName   = "vm1"   // the machine under test, itself a hypervisor
 )
 
+// patience is how long any part may take: all of it is seconds, but the machine may
+// be slow and busy.
+const patience = 15 * time.Minute
+
 // story is one run of the demonstration.
 type story struct {
 	tools   tools
@@ -103,7 +107,7 @@ func (s *story) bootMachine(ctx context.Context) error {
 func (s *story) attestBoot(ctx context.Context) error {
 	began := time.Now()
 	s.say("the agents prove their TPMs (credential activation) and quote their boots")
-	m, err := s.waitMachine(ctx, vmName, 90*time.Second, func(m *fleetMachine) bool { return m.Boot.Outcome != "" })
+	m, err := s.waitMachine(ctx, vmName, patience, func(m *fleetMachine) bool { return m.Boot.Outcome != "" })
 	if err != nil {
 		return err
 	}
@@ -125,7 +129,7 @@ func (s *story) attestBoot(ctx context.Context) error {
 func (s *story) takeBaseline(ctx context.Context) error {
 	began := time.Now()
 	s.say("take a signed baseline of the machine's files from its disk, while it runs")
-	m, err := s.waitMachine(ctx, vmName, 2*time.Minute, func(m *fleetMachine) bool { return m.Files.Baseline != "" && m.Files.Watched })
+	m, err := s.waitMachine(ctx, vmName, patience, func(m *fleetMachine) bool { return m.Files.Baseline != "" && m.Files.Watched })
 	if err != nil {
 		return err
 	}
@@ -245,13 +249,13 @@ func (s *story) tamperFile(ctx context.Context) error {
 	if _, err := s.tools.must(ctx, "plumbline-lab", "tamper", "file-content", "--dir", s.machineDir()); err != nil {
 		return err
 	}
-	event, err := s.waitEvent(ctx, before, 30*time.Second, func(e *fileEvent) bool { return e.Level == "verify" || e.Level == "protect" })
+	event, err := s.waitEvent(ctx, before, patience, func(e *fileEvent) bool { return e.Level == "verify" || e.Level == "protect" })
 	if err != nil {
 		return err
 	}
 	s.detail("%s %s by %s", event.Op, event.Path, event.Actor)
 	s.expect("seen below the guest", "yes", yes(event.Path != ""), time.Since(began))
-	judged, err := s.waitEvent(ctx, before, 2*time.Minute, func(e *fileEvent) bool {
+	judged, err := s.waitEvent(ctx, before, patience, func(e *fileEvent) bool {
 		return e.Path == event.Path && strings.Contains(e.Detail, "content changed")
 	})
 	if err != nil {
@@ -270,7 +274,7 @@ func (s *story) trustedAgain(ctx context.Context) error {
 	if err := s.scan(ctx, "scan of the restored machine", "pass", ""); err != nil {
 		return err
 	}
-	m, err := s.waitMachine(ctx, vmName, 2*time.Minute, func(m *fleetMachine) bool { return m.State == "trusted" })
+	m, err := s.waitMachine(ctx, vmName, patience, func(m *fleetMachine) bool { return m.State == "trusted" })
 	if err != nil {
 		return err
 	}
@@ -373,7 +377,7 @@ func (s *story) end() {
 		s.daemons[i].stop()
 	}
 	if _, err := os.Stat(s.machineDir()); err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if _, err := s.tools.must(ctx, "plumbline-lab", "down", "--dir", s.machineDir()); err != nil {
 			fmt.Fprintf(os.Stderr, "demo: take the machine down: %v\n", err)
