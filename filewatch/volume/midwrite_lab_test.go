@@ -81,7 +81,9 @@ for n in $(seq 0 `+strconv.Itoa(len(busyDisks)-1)+`); do
 done`)
 	replayed := make([]string, len(busyDisks))
 	for round := range pictures(t) {
-		m.ShellT(t, "kill -CONT $(cat /run/busy); sleep 3")
+		// However slow the machine is: there is something to see, and some of it new.
+		m.ShellT(t, `kill -CONT $(cat /run/busy)
+for mnt in /run/mnt*; do until [ $(find $mnt 2>/dev/null | wc -l) -gt 150 ]; do sleep 1; done; done; sleep 3`)
 		copies := picture(t, m, disks[:len(busyDisks)], filepath.Join(dir, "copy"))
 		m.ShellT(t, "kill -STOP $(cat /run/busy)") // leaves the processors to what follows
 		for i, d := range busyDisks {
@@ -143,7 +145,7 @@ func (d *busyDisk) checkRecovered(t *testing.T, recovered string) {
 // recoverInGuest mounts the last disk in the guest, which recovers it, and lists it.
 func recoverInGuest(t *testing.T, m *lab.Machine, options string) []string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	r, err := m.Exec(ctx, "sh", "-c", fmt.Sprintf(`set -e; mkdir -p /run/recovered
 mount -o noatime%s $(readlink /run/plumbline-disk%d) /run/recovered
@@ -169,23 +171,31 @@ mount -o noatime%s $(readlink /run/plumbline-disk%d) /run/recovered
 // disks is there, what it still keeps is not, as if power had gone.
 func picture(t *testing.T, m *lab.Machine, disks []string, to string) []string {
 	t.Helper()
-	client, err := qmp.Dial(t.Context(), m.QMP)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	if err := client.Execute(t.Context(), "stop", nil, nil); err != nil {
-		t.Fatal(err)
-	}
+	defer stand(t, m)()
 	var out []string
 	for i, d := range disks {
 		out = append(out, fmt.Sprintf("%s-%d", to, i))
 		copyFile(t, d, out[i])
 	}
-	if err := client.Execute(t.Context(), "cont", nil, nil); err != nil {
+	return out
+}
+
+// stand stops the machine until run is called.
+func stand(t *testing.T, m *lab.Machine) (run func()) {
+	t.Helper()
+	client, err := qmp.Dial(t.Context(), m.QMP)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return out
+	if err := client.Execute(t.Context(), "stop", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		defer client.Close()
+		if err := client.Execute(t.Context(), "cont", nil, nil); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func (d *busyDisk) make(t *testing.T, path string) string {
