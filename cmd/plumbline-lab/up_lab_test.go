@@ -91,7 +91,7 @@ func TestDownAfterAKilledUp(t *testing.T) {
 		m, err := lab.Open(dir)
 		return err == nil && m.Running()
 	}
-	for deadline := time.Now().Add(5 * time.Minute); !running(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(40 * time.Minute); !running(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			up.Process.Kill()
 			t.Fatal("up started no QEMU")
@@ -114,7 +114,7 @@ func lanplus(t *testing.T, bmc any, arguments ...string) (string, error) {
 		t.Fatalf("bmc is %v", bmc)
 	}
 	host, port, _ := strings.Cut(login["address"].(string), ":")
-	command := exec.CommandContext(t.Context(), "ipmitool", append([]string{"-I", "lanplus", "-C", "17",
+	command := exec.CommandContext(t.Context(), "ipmitool", append([]string{"-I", "lanplus", "-N", "20", "-C", "17",
 		"-H", host, "-p", port, "-U", login["username"].(string), "-P", login["password"].(string)}, arguments...)...)
 	out, err := command.CombinedOutput()
 	return string(out), err

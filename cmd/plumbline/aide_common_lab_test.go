@@ -39,7 +39,7 @@ func TestAideCommonSelectsTheSame(t *testing.T) {
 		}
 		return string(out)
 	}
-	command("apt-get", "-o", "APT::Sandbox::User=root", "download", "aide-common")
+	command("apt-get", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3", "download", "aide-common")
 	debs, _ := filepath.Glob(dir + "/*.deb")
 	if len(debs) != 1 {
 		t.Fatal(debs)

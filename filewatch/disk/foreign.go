@@ -113,7 +113,7 @@ func escapeOption(s string) string {
 
 // dialWhenUp waits for a server that is starting.
 func dialWhenUp(ctx context.Context, socket string, ended chan error, contexts ...string) (*nbd.Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
 		client, err := nbd.Dial(ctx, socket, "", contexts...)

@@ -15,7 +15,7 @@ import (
 
 func TestRunningMachine(t *testing.T) {
 	m := lab.StartT(t, lab.Options{})
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
 	t.Run("snapshot", func(t *testing.T) { snapshotStays(t, ctx, m) })
 	t.Run("leftovers", func(t *testing.T) { leftoversAreTakenAway(t, ctx, m) })

@@ -30,7 +30,7 @@ var (
 const maxPacket = 1 << 20
 
 // packetTimeout bounds the wait for one answer.
-const packetTimeout = 15 * time.Second
+const packetTimeout = time.Minute
 
 // Client is a connection to a stub. It is not safe for concurrent use.
 type Client struct {

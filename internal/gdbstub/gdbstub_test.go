@@ -70,7 +70,7 @@ func dial[T any](t *testing.T, try func() (T, error)) T {
 		if err == nil {
 			return client
 		}
-		if time.Since(start) > 20*time.Second {
+		if time.Since(start) > 10*time.Minute {
 			t.Fatal(err)
 		}
 	}

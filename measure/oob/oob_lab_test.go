@@ -95,10 +95,10 @@ func untilStopped(t *testing.T, serve func(context.Context) error) (stop func())
 
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		if done() {
 			return
 		}
 	}
-	t.Fatalf("waited a minute for %s", what)
+	t.Fatalf("waited in vain for %s", what)
 }

@@ -89,7 +89,7 @@ func newStation(t *testing.T) *station {
 func (s *station) ipmitool(t *testing.T, user, password, level string, args ...string) (string, error) {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(s.address)
-	base := []string{"-I", "lanplus", "-C", "17", "-H", host, "-p", port, "-U", user, "-P", password, "-L", level, "-N", "2", "-R", "2"}
+	base := []string{"-I", "lanplus", "-C", "17", "-H", host, "-p", port, "-U", user, "-P", password, "-L", level, "-N", "20", "-R", "2"}
 	out, err := exec.Command("ipmitool", append(base, args...)...).CombinedOutput()
 	return string(out), err
 }
@@ -293,5 +293,5 @@ func (s *station) connectVM(t *testing.T) *vmproto.Client {
 		cancel()
 		<-served
 	})
-	return vmproto.NewClient(conn, 5*time.Second)
+	return vmproto.NewClient(conn, 10*time.Minute)
 }

@@ -28,7 +28,7 @@ name = "metal"
 kernels = [%q]
 modules = [%q]
 scan_every = "24h"
-scan_timeout = "5m"
+scan_timeout = "30m"
 bmc = { address = %q, username = "admin", password = "lab-admin", record = true }
 `
 

@@ -69,7 +69,7 @@ func TestRecordIsAnswered(t *testing.T) {
 		outbox: &outbox{spool: spool, bodies: newBodyCache(), log: quiet}}
 	record := &types.SEL{RecordID: 1, RecordType: types.SELRecordType(wire.SELRecordType),
 		OEMNonTimestamped: &types.SELOEMNonTimestamped{OEM: wire.SELRecord([wire.NonceSize]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11})}}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	asked := errors.New("this machine cannot be opened")
 	a.watchLog(ctx, &log{record: record}, func(context.Context) (measurable, error) { cancel(); return nil, asked })

@@ -40,7 +40,7 @@ func serve(t *testing.T, scan func(context.Context, [wire.NonceSize]byte) error)
 	served := make(chan error, 1)
 	go func() { served <- lan.Serve(ctx) }()
 	t.Cleanup(func() { cancel(); <-served })
-	return bmc.Target{Address: lan.Address(), Username: "verifier", Password: "a-password-of-20-byt", Timeout: 5 * time.Second}, b
+	return bmc.Target{Address: lan.Address(), Username: "verifier", Password: "a-password-of-20-byt", Timeout: time.Minute}, b
 }
 
 func TestTriggerRunsOneScan(t *testing.T) {
@@ -108,7 +108,7 @@ func TestLeaveRecordWithForeignBMC(t *testing.T) {
 		t.Fatal(err)
 	}
 	host, port, _ := net.SplitHostPort(target.Address)
-	out, err := exec.Command("ipmitool", "-I", "lanplus", "-C", "3", "-H", host, "-p", port,
+	out, err := exec.Command("ipmitool", "-I", "lanplus", "-N", "20", "-C", "3", "-H", host, "-p", port,
 		"-U", target.Username, "-P", target.Password, "sel", "list").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "OEM record e1 | d97e00abcdef") {
 		t.Fatalf("sel list: %s, %v", out, err)
@@ -152,9 +152,9 @@ user 2 true "verifier" "secret" admin 10 none md2 md5 straight
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sim.Process.Kill(); sim.Wait() })
-	target := bmc.Target{Address: "127.0.0.1:" + port, Username: "verifier", Password: "secret", Timeout: 4 * time.Second}
+	target := bmc.Target{Address: "127.0.0.1:" + port, Username: "verifier", Password: "secret", Timeout: 20 * time.Second}
 	var last error
-	for range 50 {
+	for range 3000 {
 		if _, last = bmc.State(t.Context(), target); errors.Is(last, bmc.ErrPrivilege) {
 			return target
 		}

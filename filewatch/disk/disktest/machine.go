@@ -47,7 +47,7 @@ func Start(tb testing.TB, images ...string) *Machine {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(m.Kill)
-	for range 600 {
+	for range 6000 {
 		monitor, err := qmp.Dial(context.Background(), m.QMP)
 		if err == nil {
 			monitor.Close()
@@ -75,7 +75,7 @@ func (m *Machine) Quit(tb testing.TB) {
 // Execute runs one QMP command.
 func (m *Machine) Execute(tb testing.TB, command string, arguments, result any) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	monitor, err := qmp.Dial(ctx, m.QMP)
 	if err != nil {

@@ -36,7 +36,7 @@ type Features struct {
 // Tool runs one of the families' tools and fails the test if it does.
 func Tool(tb testing.TB, name string, args ...string) string {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin", "LC_ALL=C.UTF-8")
@@ -162,7 +162,7 @@ func Read(ctx context.Context, v *volume.Volume) (*State, error) {
 // ways to read it agree.
 func Check(t *testing.T, v *volume.Volume, want Tree, f Features) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	s, err := Read(ctx, v)
 	if err != nil {

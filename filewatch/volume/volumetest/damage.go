@@ -103,7 +103,7 @@ func (p *places) each(t *testing.T, variants int, read func(*Patched) error) {
 		for range 1 + rnd.IntN(4) {
 			p.change(rnd, to)
 		}
-		if err := within(30*time.Second, func() error { return read(to) }); err != nil {
+		if err := within(10*time.Minute, func() error { return read(to) }); err != nil {
 			t.Fatalf("variant %d of seed %d: %v: %v", i, seed, to.Patches, err)
 		}
 		if peak := memory(); peak > 1<<30 {

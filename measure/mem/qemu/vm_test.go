@@ -45,7 +45,7 @@ func startQEMU(t *testing.T, args ...string) string {
 		t.Fatalf("start QEMU: %v", err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if pid, err := qmp.PeerPID(t.Context(), socket); err == nil && pid == cmd.Process.Pid {
 			return socket
 		}
@@ -57,7 +57,7 @@ func startQEMU(t *testing.T, args ...string) string {
 
 func open(t *testing.T, socket string) *VM {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	vm, err := Open(ctx, socket)
 	if err != nil {
