@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -19,6 +20,7 @@ import (
 type guestAgent struct {
 	socket string
 	lock   string
+	stale  func(context.Context) error // called as long as a request has no answer; may be nil
 }
 
 // requestTimeout bounds one request. A guest under TCG on a busy machine has
@@ -42,6 +44,7 @@ func (g guestAgent) call(ctx context.Context, command string, arguments, result 
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	defer g.watch(ctx)()
 	r := bufio.NewReader(conn)
 	if err := synchronize(conn, r); err != nil {
 		return fmt.Errorf("guest agent: %w", err)
@@ -74,6 +77,23 @@ func (g guestAgent) call(ctx context.Context, command string, arguments, result 
 		return nil
 	}
 	return json.Unmarshal(answer.Return, result)
+}
+
+// watch calls stale now and then until the request is over.
+func (g guestAgent) watch(ctx context.Context) (over func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for g.stale != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(staleAfter):
+				g.stale(ctx) // what it cannot do now it may next time
+			}
+		}
+	})
+	return func() { cancel(); watching.Wait() }
 }
 
 // synchronize discards what an earlier, interrupted request may have left: the

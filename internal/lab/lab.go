@@ -225,7 +225,7 @@ func ignoreMissing(err error) error {
 }
 
 func (m *Machine) guest() guestAgent {
-	return guestAgent{socket: m.Agent, lock: filepath.Join(m.Dir, "agent.lock")}
+	return guestAgent{socket: m.Agent, lock: filepath.Join(m.Dir, "agent.lock"), stale: m.freshen}
 }
 
 // save writes machine.json; it is there from the first process on, so that

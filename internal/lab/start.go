@@ -19,6 +19,10 @@ import (
 // dozen others, and that on a slower one.
 const bootTimeout = 20 * time.Minute
 
+// freshenEvery is how often the code of a machine that boots is translated anew,
+// lest it be stale: see stale.go.
+const freshenEvery = 2 * time.Minute
+
 // A StartError is a machine that did not come up. Nothing of it runs any more.
 type StartError struct {
 	Err     error
@@ -339,7 +343,8 @@ func (m *Machine) awaitGuest(ctx context.Context, qemu Process) error {
 	}
 	defer monitor.Close()
 	events := monitor.Subscribe()
-	for began := time.Now(); ; {
+	began := time.Now()
+	for freshened := began; ; {
 		// A short deadline: before the agent runs, requests get no answer. It is
 		// longer where all takes longer.
 		ping, cancelPing := context.WithTimeout(ctx, 2*time.Second+time.Since(began)/20)
@@ -355,6 +360,10 @@ func (m *Machine) awaitGuest(ctx context.Context, qemu Process) error {
 		}
 		if err := bootFailure(events); err != nil {
 			return err
+		}
+		if time.Since(freshened) > freshenEvery {
+			m.freshenBy(ctx, monitor) // what it cannot do now it may next time
+			freshened = time.Now()
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
