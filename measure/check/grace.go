@@ -19,6 +19,7 @@ type grace struct {
 	idle  int    // looks at which none was under way: then nobody waits for one
 	looks int
 	err   error // why it is not known
+	moved bool  // the target runs: what stands still, such as a dump, never gets further
 	last  bool  // the target was waited for
 }
 
@@ -52,6 +53,7 @@ func (g *grace) add(seq uint64) {
 	if !g.begun {
 		g.begun, g.from = true, seq
 	}
+	g.moved = g.moved || seq != g.from
 	if seq&3 == 0 {
 		g.idle++
 	}
@@ -62,6 +64,17 @@ func (g *grace) add(seq uint64) {
 
 // passed reports whether enough has passed, as far as that is known.
 func (g *grace) passed() bool { return g.err != nil || g.idle >= graceIdle }
+
+// pass looks until enough has passed, or for so long that it will not.
+func (c *collector) pass(g *grace) {
+	for g.look(c); !g.passed() && g.looks < graceLooks; g.look(c) {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-time.After(lastingPause):
+		}
+	}
+}
 
 // wait waits a little for code without an account to get one or to go. When the
 // patience of the scan is at its end it waits until the target has come far enough;

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -95,41 +96,80 @@ func collectModules(c *collector) (any, measure.Coverage, error) {
 	return data, measure.Coverage{Objects: int64(len(c.modules))}, nil
 }
 
-// A module that is unloaded leaves its memory some time after the list: a grace
-// period of RCU. That is how long a difference must last.
+// A module that is unloaded leaves the other views some time after the list, and
+// its memory a grace period of RCU after that. So long a difference must last: each
+// comparison has it, and it is there still when the target has come so far as to
+// have freed what it took off the list ([grace]), which time does not tell of one
+// that is short of processors.
 const (
 	hiddenAttempts = 10
 	hiddenPause    = 40 * time.Millisecond
 )
 
-// hiddenModules compares the other views with the list. Modules come and go: a
-// difference counts if it is there each time.
+var errUnfreed = errors.New("a module left the list, and the target did not get as far as to free it")
+
+// moduleView is where modules show as well as on their list.
+type moduleView struct {
+	name string
+	read func() ([]mem.Virt, error)
+}
+
+// hiddenModules compares the other views with the list.
 func (c *collector) hiddenModules(data *modulesData) {
-	for _, view := range []struct {
-		name string
-		read func() ([]mem.Virt, error)
-	}{{"the objects in sysfs", c.profile.ModuleObjects}, {"the tree of addresses", c.profile.ModuleTree},
-		{"the list of bug tables", c.profile.ModuleBugs}, {"memory", c.profile.ModulesInMemory}} {
-		var hidden []hiddenFact
-		var err error
-		for attempt := range hiddenAttempts {
-			if hidden, err = c.missingFromList(view.name, view.read); err == nil && len(hidden) == 0 || attempt == hiddenAttempts-1 {
-				break
-			}
-			select {
-			case <-c.ctx.Done():
-			case <-time.After(hiddenPause):
-			}
+	views := []moduleView{{"the objects in sysfs", c.profile.ModuleObjects}, {"the tree of addresses", c.profile.ModuleTree},
+		{"the list of bug tables", c.profile.ModuleBugs}, {"memory", c.profile.ModulesInMemory}}
+	hidden, errs := make([]map[address]hiddenFact, len(views)), make([]error, len(views))
+	for i, view := range views {
+		hidden[i], errs[i] = c.stillHidden(view, nil)
+	}
+	var g grace
+	if slices.ContainsFunc(hidden, func(found map[address]hiddenFact) bool { return len(found) > 0 }) {
+		c.pass(&g)
+	}
+	for i, view := range views {
+		if len(hidden[i]) > 0 {
+			hidden[i], errs[i] = c.stillHidden(view, hidden[i])
 		}
-		data.Hidden = append(data.Hidden, hidden...)
-		if err != nil {
-			data.Blind = append(data.Blind, err.Error())
+		// What stands still, such as a dump, never gets there: it is judged as it is.
+		if len(hidden[i]) > 0 && g.moved && !g.passed() {
+			hidden[i], errs[i] = nil, errUnfreed
+		}
+		for _, at := range slices.Sorted(maps.Keys(hidden[i])) {
+			data.Hidden = append(data.Hidden, hidden[i][at])
+		}
+		if errs[i] != nil {
+			data.Blind = append(data.Blind, errs[i].Error())
 		}
 	}
 }
 
-func (c *collector) missingFromList(view string, read func() ([]mem.Virt, error)) ([]hiddenFact, error) {
-	shown, err := read()
+// stillHidden returns those in a view that each comparison lacks on the list, and
+// of those that were found before if there are any.
+func (c *collector) stillHidden(view moduleView, before map[address]hiddenFact) (map[address]hiddenFact, error) {
+	left := before
+	var err error
+	for range hiddenAttempts {
+		var found map[address]hiddenFact
+		if found, err = c.missingFromList(view); err == nil {
+			if left == nil {
+				left = found
+			}
+			maps.DeleteFunc(left, func(at address, _ hiddenFact) bool { _, again := found[at]; return !again })
+			if len(left) == 0 {
+				return nil, nil
+			}
+		}
+		select {
+		case <-c.ctx.Done():
+			return left, errors.Join(err, c.ctx.Err())
+		case <-time.After(hiddenPause):
+		}
+	}
+	return left, err
+}
+
+func (c *collector) missingFromList(view moduleView) (map[address]hiddenFact, error) {
+	shown, err := view.read()
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +177,7 @@ func (c *collector) missingFromList(view string, read func() ([]mem.Virt, error)
 	if err != nil {
 		return nil, err
 	}
-	var out []hiddenFact
+	out := make(map[address]hiddenFact)
 	for _, at := range shown {
 		listed := func(m kernel.LoadedModule) bool { return m.At == at }
 		if slices.ContainsFunc(list, listed) || slices.ContainsFunc(c.modules, listed) {
@@ -147,7 +187,7 @@ func (c *collector) missingFromList(view string, read func() ([]mem.Virt, error)
 		if err != nil {
 			name = "?"
 		}
-		out = append(out, hiddenFact{Name: name, At: address(at), View: view})
+		out[address(at)] = hiddenFact{Name: name, At: address(at), View: view.name}
 	}
 	return out, nil
 }
