@@ -3,7 +3,8 @@
 # copied in the middle of writes, and DIR/NAME.txt, what the kernel shows after
 # it replayed the journal of that copy. Needs root, a loop device and a kernel
 # that mounts the family. FAST=1 keeps to what fast commits hold; DEEP=1 makes
-# the deepest structures instead, and copies after the unmount.
+# the deepest structures instead, and copies after the unmount; FEW=1 makes little, so
+# that the log has few records.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1 name=$2
@@ -20,7 +21,13 @@ if [ -n "${DEEP:-}" ]; then
 	umount "$work/mnt"
 	cp --sparse=always "$work/img" "$work/copy"
 else
-	"$work/kernel" storm "$work/mnt"
+	if [ -n "${FEW:-}" ]; then
+		mkdir "$work/mnt/new"
+		for i in 1 2 3; do echo "$i" > "$work/mnt/new/$i"; done
+		sync "$work/mnt/new/1"
+	else
+		"$work/kernel" storm "$work/mnt"
+	fi
 	cp --sparse=always "$work/img" "$work/copy"
 	umount "$work/mnt"
 fi

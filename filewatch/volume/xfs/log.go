@@ -150,6 +150,11 @@ func (r *ring) headers(head int64, most int) ([]record, error) {
 		if err != nil {
 			return nil, err
 		}
+		if rec.cycle == 0 {
+			// In its first pass over the ring the log is cleared ahead by headers of
+			// the pass before (xlog_clear_stale_blocks), in which nothing was written.
+			break
+		}
 		out = append(out, rec)
 	}
 	return out, nil

@@ -97,7 +97,7 @@ func TestConformance(t *testing.T) {
 // Images copied in the middle of writes read as the kernel read them after its
 // own recovery of the same copy.
 func TestLogReplay(t *testing.T) {
-	for _, name := range []string{"v5", "small-blocks", "old-features"} {
+	for _, name := range []string{"v5", "small-blocks", "old-features", "first-records"} {
 		t.Run(name, func(t *testing.T) {
 			v := volumetest.One(t, volumetest.Unpack(t, "testdata/"+name+".img.zst"))
 			if !strings.Contains(v.Replayed, "transactions") {

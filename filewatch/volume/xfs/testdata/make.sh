@@ -7,6 +7,7 @@ make() { sh ../../volumetest/make-dirty.sh . "$@"; }
 make v5 mkfs.xfs -q
 make small-blocks mkfs.xfs -q -b size=1024 -n size=4096 -i nrext64=1 -m bigtime=1,rmapbt=1,reflink=1
 make old-features mkfs.xfs -q -m bigtime=0,reflink=0,finobt=0,inobtcount=0 -i sparse=0,size=1024
+FEW=1 make first-records mkfs.xfs -q
 export DEEP=1
 make deep mkfs.xfs -q -b size=1024 -i nrext64=1 -m bigtime=1,rmapbt=1,reflink=1
 unset DEEP
