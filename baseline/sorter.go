@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"container/heap"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
 // runSize is how many encoded bytes are sorted in memory before they go to a
@@ -206,37 +207,16 @@ func (s *sorter) each(fn func(encoded []byte) error) error {
 }
 
 func (s *sorter) merge(fn func(encoded []byte) error) error {
-	var h runHeap
-	defer func() {
-		for _, r := range h {
-			r.z.Close()
-		}
-	}()
+	var runs []sorted.Run
 	for _, at := range s.runs {
 		r, err := newRunReader(io.NewSectionReader(s.spill, at.off, at.size))
 		if err != nil {
 			return err
 		}
-		h = append(h, r)
-		if err := r.next(); err != nil {
-			return fmt.Errorf("read temporary file: %w", err)
-		}
+		defer r.z.Close()
+		runs = append(runs, r)
 	}
-	heap.Init(&h)
-	for len(h) > 0 {
-		if err := fn(h[0].current); err != nil {
-			return err
-		}
-		switch err := h[0].next(); {
-		case errors.Is(err, io.EOF):
-			heap.Pop(&h).(*runReader).z.Close()
-		case err != nil:
-			return fmt.Errorf("read temporary file: %w", err)
-		default:
-			heap.Fix(&h, 0)
-		}
-	}
-	return nil
+	return sorted.Merge(runs, compareEncoded, fn)
 }
 
 // close frees the temporary file.
@@ -260,35 +240,26 @@ func newRunReader(r io.Reader) (*runReader, error) {
 	return &runReader{z: z, r: bufio.NewReaderSize(z, 64<<10)}, nil
 }
 
-// next reads one record, length prefix included.
-func (r *runReader) next() error {
+// Next implements [sorted.Run]: one record, length prefix included.
+func (r *runReader) Next() ([]byte, error) {
 	n, err := binary.ReadUvarint(r.r)
-	if err != nil {
-		return err
+	if errors.Is(err, io.EOF) {
+		r.z.Close() // what it holds is needed for other runs
+		return nil, nil
 	}
-	if n > maxRecord {
-		return ErrDamaged
+	if err == nil && n > maxRecord {
+		err = ErrDamaged
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read temporary file: %w", err)
 	}
 	r.current = binary.AppendUvarint(r.current[:0], n)
 	head := len(r.current)
 	r.current = slices.Grow(r.current, int(n))[:head+int(n)]
 	if _, err := io.ReadFull(r.r, r.current[head:]); err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+		return nil, fmt.Errorf("read temporary file: %w: %w", ErrDamaged, err)
 	}
-	return nil
-}
-
-type runHeap []*runReader
-
-func (h runHeap) Len() int           { return len(h) }
-func (h runHeap) Less(i, j int) bool { return compareEncoded(h[i].current, h[j].current) < 0 }
-func (h runHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *runHeap) Push(x any)        { *h = append(*h, x.(*runReader)) }
-func (h *runHeap) Pop() any {
-	old := *h
-	last := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return last
+	return r.current, nil
 }
 
 // compareEncoded orders encoded records by path, then volume, then inode.

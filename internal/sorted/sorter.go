@@ -2,7 +2,6 @@ package sorted
 
 import (
 	"bytes"
-	"container/heap"
 	"fmt"
 	"io"
 	"os"
@@ -90,31 +89,11 @@ func (s *Sorter) Each(fn func(entry []byte) error) error {
 		return err
 	}
 	s.text, s.at = nil, nil
-	var h cursors
+	var runs []Run
 	for _, r := range s.runs {
-		c := &head{cursor: r.All()}
-		if more, err := c.next(); err != nil {
-			return err
-		} else if more {
-			h = append(h, c)
-		}
+		runs = append(runs, r.All())
 	}
-	heap.Init(&h)
-	for len(h) > 0 {
-		if err := fn(h[0].entry); err != nil {
-			return err
-		}
-		more, err := h[0].next()
-		if err != nil {
-			return err
-		}
-		if more {
-			heap.Fix(&h, 0)
-		} else {
-			heap.Pop(&h)
-		}
-	}
-	return nil
+	return Merge(runs, bytes.Compare, fn)
 }
 
 // Close frees the temporary file.
@@ -122,28 +101,4 @@ func (s *Sorter) Close() {
 	if s.spill != nil {
 		s.spill.Close()
 	}
-}
-
-// head is the first entry of a run that was not given yet.
-type head struct {
-	cursor *Cursor
-	entry  []byte
-}
-
-func (h *head) next() (more bool, err error) {
-	h.entry, err = h.cursor.Next()
-	return h.entry != nil, err
-}
-
-type cursors []*head
-
-func (h cursors) Len() int           { return len(h) }
-func (h cursors) Less(i, j int) bool { return bytes.Compare(h[i].entry, h[j].entry) < 0 }
-func (h cursors) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *cursors) Push(x any)        { *h = append(*h, x.(*head)) }
-func (h *cursors) Pop() any {
-	old := *h
-	last := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return last
 }
