@@ -9,13 +9,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 	"github.com/plumbline-sec/plumbline/internal/lab"
 	"github.com/plumbline-sec/plumbline/internal/qmp"
 )
 
 // busy makes a guest write without end, in every way that moves files, blocks and
-// metadata about, until /var/busy/stop is there.
-const busy = `mkdir -p /var/busy/a /var/busy/b /var/busy/deep/er
+// metadata about, in its root and on a disk of its own, until /var/busy/stop is there.
+const busy = `mkdir -p /var/busy/a /var/busy/b /var/busy/deep/er /xfs
+modprobe xfs; mount /dev/$(basename $(dirname $(grep -l plumbline-disk0 /sys/block/*/serial))) /xfs || exit 1
+mkdir -p /xfs/busy/a /xfs/busy/b /xfs/busy/deep/er
 cat > /var/busy.sh <<'E'
 n=0
 while [ ! -e /var/busy/stop ]; do
@@ -30,12 +33,17 @@ while [ ! -e /var/busy/stop ]; do
   [ $((n % 3)) = 0 ] && sync -f /var/busy
 done
 E
-sh /var/busy.sh >/dev/null 2>&1 </dev/null &`
+sed 's,cd /var/busy,cd /xfs/busy,; s,sync -f /var/busy,sync -f /xfs/busy,' /var/busy.sh > /var/busy-xfs.sh
+for script in /var/busy.sh /var/busy-xfs.sh; do sh $script >/dev/null 2>&1 </dev/null & done`
 
-// The root file system of a guest in the middle of writing: at one moment of the
-// machine, an incremental scan reports what a full one does, journal and all.
+// The file systems of a guest in the middle of writing, its root on ext4 and one on
+// XFS: at one moment of the machine, an incremental scan reports what a full one does,
+// journal and log and all.
 func TestSinceOfABusyGuest(t *testing.T) {
-	m := lab.StartT(t, lab.Options{})
+	xfs := filepath.Join(t.TempDir(), "xfs")
+	volumetest.Tool(t, "truncate", "-s", "320M", xfs)
+	volumetest.Tool(t, "mkfs.xfs", "-q", xfs)
+	m := lab.StartT(t, lab.Options{Disks: []string{xfs}})
 	monitor := func(command string) {
 		t.Helper()
 		client, err := qmp.Dial(t.Context(), m.QMP)
@@ -52,7 +60,7 @@ func TestSinceOfABusyGuest(t *testing.T) {
 	if _, how := check(t, s); !how.Full {
 		t.Errorf("first scan: %+v", how)
 	}
-	m.ShellT(t, busy+"\nuntil [ -e /var/busy/b/log ]; do sleep 1; done")
+	m.ShellT(t, busy+"\nuntil [ -e /var/busy/b/log -a -e /xfs/busy/b/log ]; do sleep 1; done")
 	looked := false
 	for round := range 8 {
 		m.ShellT(t, "sleep 3")
@@ -80,8 +88,9 @@ func wholly(t *testing.T, socket string, b *baseline.Baseline) (report, replayed
 	t.Helper()
 	snapshot(t, nil, socket, b, nil, func(files *Files, snap *baseline.Snapshot) {
 		for _, mount := range files.Mounts {
-			replayed += mount.Volume.Replayed
+			replayed += mount.Volume.Type + ": " + mount.Volume.Replayed + "; "
 		}
+		t.Logf("gaps: %v", snap.Gaps)
 		report = compared(t, b, snap)
 	})
 	return report, replayed
