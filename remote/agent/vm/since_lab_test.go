@@ -90,7 +90,6 @@ func wholly(t *testing.T, socket string, b *baseline.Baseline) (report, replayed
 		for _, mount := range files.Mounts {
 			replayed += mount.Volume.Type + ": " + mount.Volume.Replayed + "; "
 		}
-		t.Logf("gaps: %v", snap.Gaps)
 		report = compared(t, b, snap)
 	})
 	return report, replayed
