@@ -91,6 +91,12 @@ var benignChanges = []Tamper{
 			OnOneCPU(`echo 0 > /sys/kernel/tracing/events/sched/enable`)),
 	},
 	{
+		Name: "module-tracepoint", Benign: true,
+		Doc: "enable kvm's tracepoints, each with a probe of ftrace",
+		apply: script(OnOneCPU(`echo 1 > /sys/kernel/tracing/events/kvm/enable`),
+			OnOneCPU(`echo 0 > /sys/kernel/tracing/events/kvm/enable`)),
+	},
+	{
 		Name: "cpu-offline", Benign: true,
 		Doc: "take CPU 1 off line",
 		apply: script(`echo 0 > /sys/devices/system/cpu/cpu1/online`,

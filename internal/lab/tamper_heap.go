@@ -69,7 +69,17 @@ var heapTampers = []Tamper{
 	{
 		Name: "planted-probe", Check: "linux.objects",
 		Doc:   "give a tracepoint a forged list of probes",
-		apply: plantProbe,
+		apply: plantProbe("__tracepoint_module_free"),
+	},
+	{
+		Name: "planted-module-probe", Check: "linux.objects",
+		Doc:   "give a tracepoint of kvm a forged list of probes",
+		apply: plantProbe("__tracepoint_kvm_exit"),
+	},
+	{
+		Name: "module-tracepoint-call", Check: "linux.objects",
+		Doc:   "point the function behind a tracepoint of kvm that calls its probes at data",
+		apply: hookTracepoint,
 	},
 	{
 		Name: "netfilter-hook", Check: "linux.objects",
@@ -220,20 +230,36 @@ func plantTimer(ctx context.Context, c *change) error {
 }
 
 // plantProbe gives a tracepoint that is off a list of one probe.
-func plantProbe(ctx context.Context, c *change) error {
-	h, err := c.hold(ctx, "/etc/passwd")
+func plantProbe(tracepoint string) func(context.Context, *change) error {
+	return func(ctx context.Context, c *change) error {
+		h, err := c.hold(ctx, "/etc/passwd")
+		if err != nil {
+			return err
+		}
+		at, err := c.symbols(ctx, tracepoint, pointerTarget)
+		if err != nil {
+			return err
+		}
+		slot, err := c.follow(ctx, at[0], "tracepoint.funcs")
+		if err != nil {
+			return err
+		}
+		return c.plant(ctx, slot, h.room, 0, at[1], "tracepoint_func", "func")
+	}
+}
+
+// hookTracepoint changes the function that calls the probes of a tracepoint, once
+// it has several: the one that is off has none.
+func hookTracepoint(ctx context.Context, c *change) error {
+	at, err := c.symbols(ctx, "__tracepoint_kvm_exit", pointerTarget)
 	if err != nil {
 		return err
 	}
-	at, err := c.symbols(ctx, "__tracepoint_module_free", pointerTarget)
+	iterator, err := c.offset(ctx, "tracepoint", "iterator")
 	if err != nil {
 		return err
 	}
-	slot, err := c.follow(ctx, at[0], "tracepoint.funcs")
-	if err != nil {
-		return err
-	}
-	return c.plant(ctx, slot, h.room, 0, at[1], "tracepoint_func", "func")
+	return c.write(ctx, at[0]+iterator, word(at[1]))
 }
 
 // plantNetfilter gives hooks to a stage that has none: whether there are any is

@@ -35,6 +35,11 @@ func (w *walker) contained(i int32, n *node, f *field) {
 			}
 			visit(head+k*h.elem.Size, int(k))
 		}
+	case relative:
+		base, err := w.u64(head)
+		if err == nil && base != 0 {
+			w.relative(base, w.count(n, f, base, 4), visit)
+		}
 	case terminated:
 		w.terminated(head, h.elem.Size, visit)
 	}
@@ -144,12 +149,17 @@ func (w *walker) terminated(head, size uint64, visit func(uint64, int)) {
 	}
 	for k := range maxTerminated {
 		first, err := w.u64(at)
-		if err != nil || first == 0 {
+		switch {
+		case err != nil:
+			w.cut("arrays in memory that could not be read")
+			return
+		case first == 0:
 			return
 		}
 		visit(at, k)
 		at += size
 	}
+	w.cut("arrays without an end")
 }
 
 // xarray visits the pointers of an xarray (include/linux/xarray.h: entries with

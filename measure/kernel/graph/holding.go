@@ -21,6 +21,7 @@ const (
 	pointers               // pointer to an array of pointers
 	inPlace                // array of structures at the member itself
 	terminated             // pointer to an array of structures, the last starts with zero
+	relative               // pointer to an array of 32-bit distances, each from itself to a structure
 )
 
 // width is how many bytes of its owner a head takes.
@@ -32,9 +33,17 @@ func (k form) width() uint64 {
 }
 
 // heads reports whether a member of this type can be the head of a list, where
-// it is one of the two kinds of lists.
+// it is one of the two kinds of lists, or a pointer to distances.
 func (k form) heads(t btf.Type) bool {
 	t = bare(t)
+	if k == relative {
+		p, ok := t.(*btf.Pointer)
+		if !ok {
+			return false
+		}
+		distance, ok := bare(p.Target).(*btf.Int)
+		return ok && distance.Size == 4
+	}
 	if a, ok := t.(*btf.Array); ok {
 		t = bare(a.Type)
 	}

@@ -8,7 +8,6 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/plumbline-sec/plumbline/measure/kernel"
-	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
 // maxRootSize bounds an array of which only the next symbol tells the end.
@@ -190,33 +189,4 @@ func (s *Schema) perCPUVariables() []perCPUVariable {
 		}
 	}
 	return s.perCPU
-}
-
-// maxTracepoints bounds the kernel's own tracepoints; Debian's have 2,000.
-const maxTracepoints = 1 << 16
-
-// tracepoints queues the kernel's tracepoints. Their table has the distance
-// from each entry to its tracepoint (include/linux/tracepoint-defs.h,
-// tracepoint_ptr_t, with CONFIG_HAVE_ARCH_PREL32_RELOCATIONS).
-func (w *walker) tracepoints() error {
-	start, stop := w.address("__start___tracepoints_ptrs"), w.address("__stop___tracepoints_ptrs")
-	if start == 0 || stop < start || (stop-start)/4 > maxTracepoints {
-		return fmt.Errorf("tracepoints: %w", errNoRoot)
-	}
-	t, err := w.schema.Struct("tracepoint")
-	if err != nil {
-		return err
-	}
-	for at := start; at < stop; at += 4 {
-		distance, err := w.u32(at)
-		if err != nil {
-			return err
-		}
-		to := at + uint64(int64(int32(distance)))
-		name, offset, ok := w.profile.Lookup(mem.Virt(to))
-		if ok && offset == 0 {
-			w.root(name, to, t)
-		}
-	}
-	return nil
 }

@@ -67,6 +67,10 @@ var containers = map[string][]held{
 	"perf_event_context.event_list": {{form: list, elem: "perf_event.event_entry"}},
 	// include/linux/tracepoint-defs.h: funcs ends with a probe of no function.
 	"tracepoint.funcs": {{form: terminated, elem: "tracepoint_func"}},
+	// include/linux/module.h: tracepoint_ptr_t is a distance or a pointer.
+	"module.tracepoints_ptrs": {
+		{form: relative, elem: "tracepoint", count: "num_tracepoints"}, {form: pointers, elem: "tracepoint", count: "num_tracepoints"},
+	},
 	// include/linux/eventpoll.h: fs/eventpoll.c, struct eventpoll.
 	"eventpoll.rbr": {{form: tree, elem: "epitem.rbn"}},
 	// include/linux/wait.h: a head of struct wait_queue_entry.
@@ -161,6 +165,9 @@ var skippedTypes = map[string]string{
 var functions = map[string]bool{
 	"tracepoint_func.func": true, // include/linux/tracepoint-defs.h
 	"static_call_key.func": true, // include/linux/static_call_types.h
+	// The function that calls all probes, which the static call gets. Nothing is
+	// called by way of static_call_tramp and, since 6.7, probestub.
+	"tracepoint.iterator": true,
 }
 
 // programs are members that point to code which the kernel made of a program
