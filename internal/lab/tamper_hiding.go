@@ -26,6 +26,11 @@ var hidingTampers = []Tamper{
 		Doc:   "take a sleeping process off the list of processes and out of the table of their numbers",
 		apply: hideProcessEverywhere,
 	},
+	{
+		Name: "process-hidden-realtime", Check: "linux.processes",
+		Doc:   "take a real-time process that waits for a CPU off the list of processes and out of the table of their numbers",
+		apply: hideRealTimeProcess,
+	},
 }
 
 // hideModule loads two modules with a third between them, so that the list
@@ -55,10 +60,15 @@ func hideModule(ctx context.Context, c *change) error {
 	})
 }
 
-// hideProcess starts three processes and hides the second, so that the list
-// around it stays still.
+// hideProcess hides a process that sleeps.
 func hideProcess(ctx context.Context, c *change) error {
-	err := c.shell(ctx, `for i in 1 2 3; do sleep 86400 <&- >&- 2>&- & echo $! >> /run/lab-process-hidden; done`,
+	return hideSecond(ctx, c, `for i in 1 2 3; do sleep 86400 <&- >&- 2>&- & echo $! >> /run/lab-process-hidden; done`)
+}
+
+// hideSecond starts three processes and hides the second, so that the list around
+// it stays still.
+func hideSecond(ctx context.Context, c *change, start string) error {
+	err := c.shell(ctx, start,
 		`pids=$(cat /run/lab-process-hidden) || exit 0
 		kill $pids
 		for try in $(seq 1500); do # until init has buried all of them
@@ -108,6 +118,37 @@ func hideProcessEverywhere(ctx context.Context, c *change) error {
 	if err := hideProcess(ctx, c); err != nil {
 		return err
 	}
+	return hideNumber(ctx, c)
+}
+
+// hideRealTimeProcess has two processes of the real-time class on one CPU, of
+// which one runs and the other waits in the queue of their priority for good: the
+// second, as a rule. The scheduler's limit for that class leaves the CPU to others
+// for nine tenths of the time, and takes nothing from the queue.
+func hideRealTimeProcess(ctx context.Context, c *change) error {
+	err := c.shell(ctx, `cat /proc/sys/kernel/sched_rt_runtime_us > /run/lab-rt-runtime
+		echo 100000 > /proc/sys/kernel/sched_rt_runtime_us`,
+		`cat /run/lab-rt-runtime > /proc/sys/kernel/sched_rt_runtime_us && rm /run/lab-rt-runtime`)
+	if err != nil {
+		return err
+	}
+	err = hideSecond(ctx, c, `cpu=$(($(nproc) - 1))
+		for i in 1 2; do
+			chrt -f 1 taskset -c $cpu sh -c 'while :; do :; done' <&- >&- 2>&- & echo $! >> /run/lab-process-hidden
+		done
+		sleep 86400 <&- >&- 2>&- & echo $! >> /run/lab-process-hidden
+		for pid in $(head -n 2 /run/lab-process-hidden); do
+			until chrt -p $pid | grep -q SCHED_FIFO && taskset -cp $pid | grep -q ": $cpu$"; do sleep 0.1; done
+		done`)
+	if err != nil {
+		return err
+	}
+	return hideNumber(ctx, c)
+}
+
+// hideNumber takes the process that hideSecond hid from those who look for its
+// number.
+func hideNumber(ctx context.Context, c *change) error {
 	// What was unlinked is where the first step that wrote memory says: behind
 	// the entry before it.
 	var task uint64

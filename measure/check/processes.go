@@ -16,8 +16,9 @@ import (
 )
 
 // linux.processes: the kernel's list of processes with their threads, its table
-// of process numbers, what its CPUs run and have queued, and the tasks that lie
-// in its memory, wherever nothing leads, all show the same tasks.
+// of process numbers, what its CPUs run, what each class of the scheduler has
+// queued, and the tasks that lie in its memory, wherever nothing leads, all show
+// the same tasks.
 //
 // Proves: that no process hides in one of these views and shows in another: one
 // that left the list and the table, running or asleep, still lies in memory.
@@ -36,8 +37,11 @@ type processesData struct {
 	Running  int        `json:"running"`  // tasks on a CPU
 	Queued   int        `json:"queued"`   // tasks that wait for one
 	InMemory int        `json:"in_memory"`
-	Blind    []string   `json:"blind,omitempty"` // views that this kernel does not give, and why
+	Blind    []string   `json:"blind,omitempty"`  // views that this kernel does not give, and why
+	Unread   []string   `json:"unread,omitempty"` // views that could not be read to their end, and why
 	Unlisted []taskFact `json:"unlisted,omitempty"`
+
+	QueuedBy map[string]int `json:"queued_by,omitempty"` // Queued, by class of the scheduler
 }
 
 // taskFact is a task that a view lacks.
@@ -93,34 +97,60 @@ func lasting[T comparable](ctx context.Context, compare func() (map[T]bool, erro
 
 func collectProcesses(c *collector) (any, measure.Coverage, error) {
 	var data processesData
+	var unread []string               // of the last comparison that had any
+	names := make(map[address]string) // of tasks: one that renames itself is the same
 	unlisted, err := lasting(c.ctx, func() (map[taskFact]bool, error) {
-		seen, found, err := c.compareProcesses()
-		if err == nil {
-			data = seen
+		seen, found, err := c.compareProcesses(names)
+		if err == nil && len(seen.Unread) > 0 { // a queue changed: read again
+			unread, err = seen.Unread, errUnread
 		}
-		return found, err
+		if err != nil {
+			return nil, err
+		}
+		data = seen
+		return found, nil
 	})
+	if errors.Is(err, errUnread) { // never whole: what the other views show counts
+		unlisted, err = lasting(c.ctx, func() (map[taskFact]bool, error) {
+			seen, found, err := c.compareProcesses(names)
+			if err == nil {
+				data = seen
+				data.Unread = unread
+			}
+			return found, err
+		})
+	}
 	if err != nil {
 		return nil, measure.Coverage{}, err
 	}
-	data.Unlisted = slices.SortedFunc(maps.Keys(unlisted), func(a, b taskFact) int { return cmp.Compare(a.PID, b.PID) })
+	for t := range unlisted {
+		t.Comm = names[t.At]
+		data.Unlisted = append(data.Unlisted, t)
+	}
+	slices.SortFunc(data.Unlisted, func(a, b taskFact) int {
+		return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.At, b.At), cmp.Compare(a.Shown, b.Shown))
+	})
 	return data, measure.Coverage{Objects: int64(data.Listed)}, nil
 }
 
-// compareProcesses reads the views once.
-func (c *collector) compareProcesses() (processesData, map[taskFact]bool, error) {
+var errUnread = errors.New("a view of the tasks could not be read to its end")
+
+// compareProcesses reads the views once. What it finds has no Comm: that is noted
+// in names.
+func (c *collector) compareProcesses(names map[address]string) (processesData, map[taskFact]bool, error) {
 	listed, err1 := c.profile.Tasks()
 	numbered, err2 := c.profile.TasksByPID()
 	running, err3 := c.profile.RunningTasks()
-	queued, blindQueues := c.profile.QueuedTasks()
+	queues, blindQueues := c.profile.QueuedTasks()
 	inMemory, blindMemory := c.profile.TasksInMemory()
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return processesData{}, nil, err
 	}
-	var blind []string
+	data := processesData{Listed: len(listed), Numbered: len(numbered), Running: len(running),
+		InMemory: len(inMemory), QueuedBy: make(map[string]int)}
 	for _, err := range []error{blindQueues, blindMemory} {
 		if err != nil {
-			blind = append(blind, err.Error())
+			data.Blind = append(data.Blind, err.Error())
 		}
 	}
 	found := make(map[taskFact]bool)
@@ -134,7 +164,8 @@ func (c *collector) compareProcesses() (processesData, map[taskFact]bool, error)
 			key := t
 			key.Comm = ""
 			if !have[key] {
-				found[taskFact{address(t.At), t.PID, t.TGID, t.Comm, by, in}] = true
+				names[address(t.At)] = t.Comm
+				found[taskFact{At: address(t.At), PID: t.PID, TGID: t.TGID, Shown: by, Missing: in}] = true
 			}
 		}
 	}
@@ -143,10 +174,19 @@ func (c *collector) compareProcesses() (processesData, map[taskFact]bool, error)
 	missing(listed, list, numbered, numbers)
 	known := slices.Concat(listed, numbered)
 	missing(running, "CPUs", known, list)
-	missing(queued, "run queues", known, list)
+	for _, queue := range queues {
+		missing(queue.Tasks, queue.Class+" run queue", known, list)
+		data.Queued += len(queue.Tasks)
+		data.QueuedBy[queue.Class] = len(queue.Tasks)
+		switch {
+		case errors.Is(queue.Err, kernel.ErrNoMember):
+			data.Blind = append(data.Blind, queue.Err.Error())
+		case queue.Err != nil:
+			data.Unread = append(data.Unread, queue.Err.Error())
+		}
+	}
 	missing(inMemory, "memory", known, list)
-	return processesData{Listed: len(listed), Numbered: len(numbered), Running: len(running),
-		Queued: len(queued), InMemory: len(inMemory), Blind: blind}, found, nil
+	return data, found, nil
 }
 
 func judgeProcesses(_ *judging, raw json.RawMessage, out *measure.Check) error {
@@ -165,6 +205,9 @@ func judgeProcesses(_ *judging, raw json.RawMessage, out *measure.Check) error {
 			Address: t.At.String(), Symbol: fmt.Sprintf("%s (pid %d, process %d)", t.Comm, t.PID, t.TGID),
 			Explanation: fmt.Sprintf("a task that the %s shows and the %s does not", t.Shown, t.Missing),
 		})
+	}
+	if len(data.Unread) > 0 {
+		return fmt.Errorf("%w: %s", errUnread, strings.Join(data.Unread, "; "))
 	}
 	return nil
 }

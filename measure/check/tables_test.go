@@ -199,4 +199,8 @@ func TestHidingNotMeasured(t *testing.T) {
 	if c := judgeOne(t, obs, modulesName); c.Outcome != measure.NotMeasured {
 		t.Errorf("%s %s", c.Outcome, c.Reason)
 	}
+	edit(t, obs, processesName, func(d *processesData) { d.Unread = []string{"a queue that loops"} })
+	if c := judgeOne(t, obs, processesName); c.Outcome != measure.NotMeasured || !strings.Contains(c.Reason, "a queue that loops") {
+		t.Errorf("%s %s", c.Outcome, c.Reason)
+	}
 }
