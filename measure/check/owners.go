@@ -49,13 +49,15 @@ func (c *collector) ownText() ([]owner, error) {
 }
 
 // moduleText is of the modules on the list, now and when the scan began: they
-// come and go.
+// come and go. What a module runs at its start stays a while after it is live:
+// do_init_module (kernel/module/main.c) takes the locks of ftrace and of modules
+// before it takes that from the module's account, and others hold them for long.
 func (c *collector) moduleText() ([]owner, error) {
 	var out []owner
 	_, err := c.goneModules()
 	for _, m := range slices.Concat(c.modules, c.later) {
 		for _, a := range m.Areas {
-			if a.Kind == kernel.AreaText || a.Kind == kernel.AreaInit && !m.Live {
+			if a.Kind == kernel.AreaText || a.Kind == kernel.AreaInit {
 				out = append(out, owner{"module " + m.Name, address(a.Start), a.Size})
 			}
 		}
@@ -63,12 +65,12 @@ func (c *collector) moduleText() ([]owner, error) {
 	return out, errors.Join(c.modulesErr, err)
 }
 
-// starting names the modules on the list, as last read, that are not live and have
-// executable memory for their start.
+// starting names the modules on the list, as last read, that have executable memory
+// for their start: no check compares it.
 func (c *collector) starting() []string {
 	var out []string
 	for _, m := range c.later {
-		if _, ok := m.Area(kernel.AreaInit); ok && !m.Live {
+		if _, ok := m.Area(kernel.AreaInit); ok {
 			out = append(out, m.Name)
 		}
 	}

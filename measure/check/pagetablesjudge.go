@@ -61,7 +61,7 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 		report(r, "executable memory that belongs to neither the kernel, a module, BPF, a probe nor a tracer")
 	}
 	if len(data.Starting) > 0 {
-		return fmt.Errorf("modules that have not started yet have executable memory that is not compared: %s", strings.Join(data.Starting, ", "))
+		return fmt.Errorf("modules that have not ended their start have executable memory that is not compared: %s", strings.Join(data.Starting, ", "))
 	}
 	if len(data.Lost) > 0 {
 		return fmt.Errorf("%d page tables could not be read, first %s", len(data.Lost), data.Lost[0])
