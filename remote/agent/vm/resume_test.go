@@ -198,7 +198,7 @@ func TestResumeTakesNothingOverThatIsNotCertain(t *testing.T) {
 			before := copied(t, changes.Image, live)
 			m := disktest.Start(t, "raw:"+live)
 			s := &Since{Place: Place{QMP: m.QMP}, Dir: t.TempDir(), Baseline: base, Rules: rules, Resume: progressKey, Capture: baseline.CaptureOptions{Rules: rules}}
-			if !interrupt(t, s, 200) {
+			if !interrupt(t, s, 60) {
 				t.Fatal("not interrupted")
 			}
 			c.spoil(t, s, m)
