@@ -73,6 +73,7 @@ type nestedOddity struct {
 // errEPT and others say why nested tables are not read.
 var (
 	errEPT    = errors.New("EPT of Intel processors is not read")
+	errVendor = errors.New("whether they are EPT or nested tables is not known: the source does not show EFER")
 	errShadow = errors.New("it has shadow page tables, which are not read")
 )
 
@@ -152,8 +153,11 @@ func (r *nestedReader) prepare(domains []xenDomain) error {
 	}
 	err = r.xen.Space.Walk(xen.FrameTable, xen.FrameTableEnd-1, func(m paging.Mapping) bool {
 		r.extents = append(r.extents, heldExtent{mem.Extent{Start: m.Phys, Size: m.Size}, holdsFrames})
-		return len(r.extents) < maxRanges
+		return len(r.extents) <= maxRanges
 	}, nil)
+	if err == nil && len(r.extents) > maxRanges {
+		err = fmt.Errorf("frame table: %w", errTooManyRanges)
+	}
 	if err != nil {
 		return err
 	}
@@ -189,8 +193,14 @@ func (r *nestedReader) open(d xen.Domain) (*xenNested, error) {
 	if !d.HAP {
 		return nil, errShadow
 	}
+	if len(r.registers) == 0 {
+		return nil, errVendor
+	}
 	for _, regs := range r.registers {
-		if !regs.Known("EFER") || regs.EFER&mem.EFERSVME == 0 {
+		switch {
+		case !regs.Known("EFER"):
+			return nil, errVendor
+		case regs.EFER&mem.EFERSVME == 0:
 			return nil, errEPT
 		}
 	}

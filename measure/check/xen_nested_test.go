@@ -113,6 +113,7 @@ func TestHVMNotMeasured(t *testing.T) {
 		change func(*machine)
 	}{
 		"EPT":               {"EPT", func(m *machine) { m.CPUs[0].EFER &^= mem.EFERSVME }},
+		"EFER not shown":    {"does not show EFER", func(m *machine) { m.CPUs[0].Missing = append(m.CPUs[0].Missing, "EFER") }},
 		"shadow tables":     {"shadow", func(m *machine) { m.RAM[xentest.Assisted+xentest.Options] = 1 }},
 		"a granted page":    {"as granted, shared or foreign", func(m *machine) { m.Put64(nestedHole, uint64(xentest.Foreign)|nestedMemory|7<<52) }},
 		"a foreign page":    {"as granted, shared or foreign", func(m *machine) { m.Put64(nestedHole, uint64(xentest.Foreign)|nestedMemory|14<<52) }},
@@ -123,6 +124,13 @@ func TestHVMNotMeasured(t *testing.T) {
 			m.Put64(xentest.VCPU+xentest.CPUDomain+8, uint64(xentest.DirectMap)+uint64(xentest.VCPU))
 		}},
 		"no frame table": {"frame table", func(m *machine) { m.Frame(xentest.Assisted, 0, 0, 0) }},
+		"a frame table without end": {errTooManyRanges.Error(), func(m *machine) {
+			const level2, level1, page = mem.Phys(0x14_0000), mem.Phys(0x14_1000), 0x15_0000
+			for i := range mem.Phys(512) {
+				m.Put64(level2+8*i, uint64(level1)|xentest.Present|xentest.Writable|xentest.NX)
+				m.Put64(level1+8*i, page|xentest.Present|xentest.Writable|xentest.NX)
+			}
+		}},
 	}
 	for name, test := range tests {
 		m := xentest.BootHVM()
