@@ -161,6 +161,9 @@ func TestLiveModuleAtItsStart(t *testing.T) {
 		if starting := c.starting(); !slices.Equal(starting, []string{m.Name}) {
 			t.Errorf("starting: %q, want %s", starting, m.Name)
 		}
+		if own := executableAreas(c.later); !slices.Equal(own, []owner{{"module " + m.Name, 0x1000, 0x1000}}) {
+			t.Errorf("the account of %s: %+v", m.Name, own)
+		}
 	}
 	c := collector{later: []kernel.LoadedModule{{Name: "started", Live: true}}}
 	if starting := c.starting(); len(starting) > 0 {

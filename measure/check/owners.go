@@ -53,16 +53,20 @@ func (c *collector) ownText() ([]owner, error) {
 // do_init_module (kernel/module/main.c) takes the locks of ftrace and of modules
 // before it takes that from the module's account, and others hold them for long.
 func (c *collector) moduleText() ([]owner, error) {
-	var out []owner
 	_, err := c.goneModules()
-	for _, m := range slices.Concat(c.modules, c.later) {
+	return executableAreas(slices.Concat(c.modules, c.later)), errors.Join(c.modulesErr, err)
+}
+
+func executableAreas(modules []kernel.LoadedModule) []owner {
+	var out []owner
+	for _, m := range modules {
 		for _, a := range m.Areas {
 			if a.Kind == kernel.AreaText || a.Kind == kernel.AreaInit {
 				out = append(out, owner{"module " + m.Name, address(a.Start), a.Size})
 			}
 		}
 	}
-	return out, errors.Join(c.modulesErr, err)
+	return out
 }
 
 // starting names the modules on the list, as last read, that have executable memory
