@@ -33,6 +33,6 @@ func (m *Machine) MakeHVM(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.Shell(ctx, "set -e; [ -e /dev/xen/privcmd ] || insmod "+inGuest+"; /opt/plumbline/"+HVMTool+" create")
+	_, err = m.Shell(ctx, "set -e; [ -e /dev/xen/privcmd ] || insmod "+inGuest+"; /opt/plumbline/"+HVMTool)
 	return err
 }

@@ -15,8 +15,9 @@ import (
 // (accel/tcg/translate-all.c, tb_gen_code and tb_link_page). A CPU whose thread has
 // to wait for a processor just then keeps what another CPU has changed meanwhile: a
 // kernel that patches its text is back at a breakpoint that is no longer there, for
-// ever, and with it all who wait for that CPU. Seen with a load of 30 on two
-// processors.
+// ever (kprobe_int3_handler finds none in memory and has the instruction tried
+// again), and with it all who wait for that CPU. QEMU 8.1 locks pages before it
+// translates, which by its log ends this; that was not tried.
 
 // staleAfter is how long a guest that runs may give no answer before its code is
 // translated anew.
