@@ -46,7 +46,7 @@ func hideCPU(ctx context.Context, c *change) error {
 	if err != nil {
 		return err
 	}
-	register, err := c.machine.findGDT(table, at[2], at[3])
+	register, err := c.machine.findGDT(ctx, table, at[2], at[3])
 	if err != nil {
 		return err
 	}
@@ -76,35 +76,22 @@ func (m *Machine) gdtOfCPU1(ctx context.Context) (uint64, error) {
 	return strconv.ParseUint(match[1], 16, 64)
 }
 
-// findGDT finds the descriptor table register with a base in QEMU's memory: before
-// the registers of system calls of the same CPU, with its limit after it (struct
-// CPUArchState, target/i386/cpu.h, 7.2).
-func (m *Machine) findGDT(base, lstar, cstar uint64) (at uint64, err error) {
-	if m.Accel != accelTCG {
-		return 0, fmt.Errorf("%w: it runs with %s", errNoCPUState, m.Accel)
-	}
-	states, err := m.cpuStates(lstar, cstar)
+// findGDT finds CPU 1's descriptor table register in QEMU's memory: before the
+// registers of its system calls, with its limit after it (struct CPUArchState,
+// target/i386/cpu.h, 7.2).
+func (m *Machine) findGDT(ctx context.Context, base, lstar, cstar uint64) (at uint64, err error) {
+	states, err := m.cpuStates(ctx, lstar, cstar)
 	if err != nil {
 		return 0, err
 	}
-	const before, limit = 16 << 10, 127 // bytes; the tiles of AMX lie between
-	register := binary.LittleEndian.AppendUint32(word(base), limit)
-	for _, star := range states {
-		state, err := m.readProcess(star-before, before)
-		if err != nil {
-			return 0, err
-		}
-		i := bytes.LastIndex(state, register)
-		if i < 0 {
-			continue
-		}
-		if at != 0 {
-			return 0, fmt.Errorf("%w: two have their descriptor table at %#x", errNoCPUState, base)
-		}
-		at = star - before + uint64(i)
+	state, err := m.readProcess(states[1]-beforeSTAR, beforeSTAR)
+	if err != nil {
+		return 0, err
 	}
-	if at == 0 {
-		return 0, fmt.Errorf("%w: none has its descriptor table at %#x", errNoCPUState, base)
+	const limit = 127 // bytes
+	i := bytes.LastIndex(state, binary.LittleEndian.AppendUint32(word(base), limit))
+	if i < 0 {
+		return 0, fmt.Errorf("%w: CPU 1 has no descriptor table at %#x", errNoCPUState, base)
 	}
-	return at, nil
+	return states[1] - beforeSTAR + uint64(i), nil
 }
