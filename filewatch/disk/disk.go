@@ -33,6 +33,9 @@ type Set struct {
 	Changed map[int][]filewatch.Extent
 	// Lost says why Changed is nil in a set that was asked for it.
 	Lost string
+	// Same says that nothing at all was written since the scan that the caller's
+	// Track is of: there are no Disks to read then, and Track is the caller's.
+	Same bool
 	// Track is what the next scan needs to know what changed since this one.
 	Track Track
 

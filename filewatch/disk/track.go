@@ -39,6 +39,13 @@ func OpenVMSince(ctx context.Context, socket string, last Track) (*Set, error) {
 	return openLocked(ctx, socket, &tracking{last: last})
 }
 
+// OpenVMChanged is [OpenVMSince] that makes no snapshot where QEMU has nothing in
+// the dirty bitmaps: then everything is as it was at the last scan, and Set.Same
+// says so. The bitmaps go on counting for whoever comes next.
+func OpenVMChanged(ctx context.Context, socket string, last Track) (*Set, error) {
+	return openLocked(ctx, socket, &tracking{last: last, onlyChanged: true})
+}
+
 // Keep makes Close let go of the last bitmap: the scan is stored with Set.Track.
 func (s *Set) Keep() {
 	if s.tracking != nil {
@@ -77,6 +84,10 @@ type tracking struct {
 	lost string
 	kept bool
 	drop bool
+	// onlyChanged has a scan without changes make no snapshot, which it does where
+	// same says that there are none.
+	onlyChanged bool
+	same        bool
 }
 
 // bitmap is part of QEMU's BlockDirtyInfo (qapi/block-core.json, 7.2).
@@ -85,6 +96,7 @@ type bitmap struct {
 	Recording    bool   `json:"recording"`
 	Busy         bool   `json:"busy"`
 	Inconsistent bool   `json:"inconsistent"`
+	Dirty        *int64 `json:"count"` // bytes
 }
 
 // bitmaps gives our bitmaps by the block node they are on.
@@ -131,6 +143,7 @@ func (t *tracking) prepare(ctx context.Context, f *fleece, blocks []Block) error
 			return err
 		}
 	}
+	t.same = t.onlyChanged && t.lost == "" && t.untouched(blocks, found)
 	return t.discard(ctx, f, found)
 }
 
@@ -154,6 +167,17 @@ func (t *tracking) mend(ctx context.Context, f *fleece, node string, found []bit
 		return "QEMU's dirty bitmap was not recording", nil
 	}
 	return "", f.do(ctx, "transaction", object{"actions": takeBack(node, t.last.Bitmap, found[after].Name)})
+}
+
+// untouched says that nothing is in the last bitmaps, which were all counting when
+// they were looked at. QEMU tells of one disk after the other; a bitmap only gains,
+// so at the first look all of them had nothing.
+func (t *tracking) untouched(blocks []Block, found map[string][]bitmap) bool {
+	return !slices.ContainsFunc(blocks, func(b Block) bool {
+		return !b.ReadOnly && !slices.ContainsFunc(found[b.Node], func(b bitmap) bool {
+			return b.Name == t.last.Bitmap && b.Recording && b.Dirty != nil && *b.Dirty == 0
+		})
+	})
 }
 
 // takeBack has a bitmap count on as if it had never been relieved by next.

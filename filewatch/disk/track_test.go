@@ -235,3 +235,59 @@ func countBitmaps(t *testing.T, m *disktest.Machine) int {
 	}
 	return n
 }
+
+// Where nothing was written no snapshot is made, and nothing is missed by that.
+func TestScansWithoutChangesMakeNoSnapshot(t *testing.T) {
+	raw, qcow2 := images(t)
+	m := disktest.Start(t, "raw:"+raw, "qcow2:"+qcow2)
+	open := func(last Track, keep bool) *Set {
+		t.Helper()
+		s, err := OpenVMChanged(t.Context(), m.QMP, last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if keep {
+			s.Keep()
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open(Track{ID: "test"}, true)
+	if s.Same || s.Lost == "" {
+		t.Errorf("without an earlier scan: same %v, lost %q", s.Same, s.Lost)
+	}
+	for _, keep := range []bool{true, false} {
+		now := open(s.Track, keep)
+		if !now.Same || len(now.Disks) > 0 || cmp.Diff(now.Track, s.Track) != "" {
+			t.Errorf("nothing written, keep %v: %+v, want the same as %+v", keep, now, s.Track)
+		}
+	}
+	for disk := range 2 { // either may be the one that was written
+		m.Write(t, disk, 8192, one)
+		now := open(s.Track, true)
+		if want := []filewatch.Extent{{Physical: 8192, Length: 4096}}; now.Same || cmp.Diff(want, now.Changed[disk]) != "" {
+			t.Errorf("disk %d written: same %v, changed %v, lost %q", disk, now.Same, now.Changed, now.Lost)
+		}
+		s = now
+	}
+
+	// A scan that is killed leaves the last bitmap empty and no longer counting:
+	// what is written then is in another one.
+	killed, err := OpenVMSince(t.Context(), m.QMP, s.Track)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed.closers[0]()
+	m.Write(t, 1, 16384, one)
+	if now := open(s.Track, true); now.Same || len(now.Changed[1]) != 1 {
+		t.Errorf("written after a scan was killed: same %v, changed %v, lost %q", now.Same, now.Changed, now.Lost)
+	}
+	if n := countBitmaps(t, m); n != 2 {
+		t.Errorf("%d bitmaps are left, want one for each disk", n)
+	}
+	if s = open(killed.Track, false); s.Same || s.Lost == "" {
+		t.Errorf("of a bitmap that is gone: same %v, lost %q", s.Same, s.Lost)
+	}
+}

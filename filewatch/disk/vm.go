@@ -77,6 +77,10 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 		if err := s.tracking.prepare(ctx, f, blocks); err != nil {
 			return err
 		}
+		if s.tracking.same {
+			s.Same, s.Track = true, s.tracking.last
+			return nil
+		}
 	}
 	dir, err := os.MkdirTemp("", namePrefix+"fleece-*")
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/baseline/sign"
+	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 )
@@ -276,7 +277,7 @@ func TestResumeSeesAnotherSuperblock(t *testing.T) {
 	c := volumetest.NewChanges(t, "-t", "ext4")
 	s := &Since{Place: Place{Images: []string{c.Image}}}
 	open := func() *opened {
-		o, err := s.openSince(t.Context(), nil, "")
+		o, err := s.openSince(t.Context(), nil, "", disk.OpenVMSince)
 		if err != nil {
 			t.Fatal(err)
 		}

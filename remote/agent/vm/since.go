@@ -185,7 +185,7 @@ func (c *sinceScan) run(ctx context.Context, last *baseline.Last) (err error) {
 			c.how.Reason = "one was interrupted"
 		}
 	}
-	if err := c.openDisks(ctx, raw); err != nil {
+	if c.open, err = c.openDisks(ctx, raw, c.running(last)); err != nil {
 		return err
 	}
 	defer func() {
@@ -202,6 +202,9 @@ func (c *sinceScan) run(ctx context.Context, last *baseline.Last) (err error) {
 		if err == nil || ctx.Err() != nil || c.how.Reason == "" {
 			return err
 		}
+		if err := c.openWhole(ctx, raw); err != nil {
+			return err
+		}
 	}
 	c.how.Full, c.how.Since, c.how.LastFull = true, time.Time{}, time.Time{}
 	if c.OnFull != nil && !c.Once {
@@ -210,12 +213,35 @@ func (c *sinceScan) run(ctx context.Context, last *baseline.Last) (err error) {
 	return c.full(ctx)
 }
 
-func (c *sinceScan) openDisks(ctx context.Context, raw []byte) (err error) {
+// running is how the disks of a running machine are opened: where nothing was
+// written and there is nothing to look at again, they need not be.
+func (c *sinceScan) running(last *baseline.Last) openRunning {
+	if last == nil || c.Once || c.how.Reason != "" || len(last.Again()) > 0 {
+		return disk.OpenVMSince
+	}
+	return disk.OpenVMChanged
+}
+
+func (c *sinceScan) openDisks(ctx context.Context, raw []byte, running openRunning) (*opened, error) {
 	if c.Opening != nil {
 		c.Opening.Lock()
 		defer c.Opening.Unlock()
 	}
-	c.open, err = c.openSince(ctx, raw, absolute(c.Dir))
+	return c.openSince(ctx, raw, absolute(c.Dir), running)
+}
+
+// openWhole opens the disks for reading where that seemed not to be needed.
+func (c *sinceScan) openWhole(ctx context.Context, raw []byte) error {
+	if !c.open.set.Same {
+		return nil
+	}
+	if err := c.open.set.Close(); err != nil {
+		return err
+	}
+	open, err := c.openDisks(ctx, raw, disk.OpenVMSince)
+	if err == nil {
+		c.open = open
+	}
 	return err
 }
 

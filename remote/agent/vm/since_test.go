@@ -370,6 +370,42 @@ func TestSinceReadsEverythingWithoutItsState(t *testing.T) {
 	}
 }
 
+// Nothing was written, so that no disk is opened at first, and then the state turns
+// out to be damaged.
+func TestSinceReadsEverythingWhenAnUnchangedStateIsDamaged(t *testing.T) {
+	changes := volumetest.NewChanges(t, "-t", "ext4")
+	rules := parsed(t)
+	base := captureOf(t, changes.Image, rules)
+	changes.Debugfs(t, "rm /d0/f0", "set_inode_field /d0/f1 mode 0100711")
+	m := disktest.Start(t, "raw:"+changes.Image)
+	s := &Since{Place: Place{QMP: m.QMP}, Dir: t.TempDir(), Baseline: base, Rules: rules, Capture: baseline.CaptureOptions{Rules: rules}}
+	s.Look = func(state *baseline.State) error { // what nobody asks for is not found to be damaged
+		for _, err := range state.Records {
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	check(t, s)
+	for _, want := range []bool{false, true, false} {
+		if want {
+			found, err := filepath.Glob(filepath.Join(s.Dir, "records-*"))
+			if err != nil || len(found) != 1 {
+				t.Fatal(found, err)
+			}
+			flip(t, found[0])
+		}
+		report, how := check(t, s)
+		if how.Full != want || how.NotKept != "" || !want && how.Looked > 0 {
+			t.Errorf("how: %+v, want full %v", how, want)
+		}
+		if d := cmp.Diff(fully(t, changes.Image, base, rules), told(t, report)); d != "" {
+			t.Errorf("full scan against this one:\n%s", d)
+		}
+	}
+}
+
 // flip changes a bit of every part that is read alone.
 func flip(t *testing.T, path string) {
 	t.Helper()

@@ -114,8 +114,8 @@ func (o *opened) keep() {
 }
 
 // openSince opens the disks. raw is what an earlier scan kept; nil for none. key
-// names whoever keeps it.
-func (p *Place) openSince(ctx context.Context, raw json.RawMessage, key string) (*opened, error) {
+// names whoever keeps it. running opens the disks of a running machine.
+func (p *Place) openSince(ctx context.Context, raw json.RawMessage, key string, running openRunning) (*opened, error) {
 	var last sourceState
 	if raw != nil {
 		if err := json.Unmarshal(raw, &last); err != nil {
@@ -123,17 +123,20 @@ func (p *Place) openSince(ctx context.Context, raw json.RawMessage, key string) 
 		}
 	}
 	if p.QMP != "" {
-		return p.openRunning(ctx, last.Track, key)
+		return p.openRunning(ctx, last.Track, key, running)
 	}
 	return p.openImages(ctx, last.Images)
 }
 
-func (p *Place) openRunning(ctx context.Context, last *disk.Track, key string) (*opened, error) {
+// openRunning is [disk.OpenVMSince] or [disk.OpenVMChanged].
+type openRunning func(ctx context.Context, socket string, last disk.Track) (*disk.Set, error)
+
+func (p *Place) openRunning(ctx context.Context, last *disk.Track, key string, open openRunning) (*opened, error) {
 	track := disk.Track{ID: trackID(key)}
 	if last != nil && last.ID == track.ID {
 		track = *last
 	}
-	set, err := disk.OpenVMSince(ctx, p.QMP, track)
+	set, err := open(ctx, p.QMP, track)
 	if err != nil {
 		return nil, err
 	}
@@ -215,6 +218,9 @@ func (o *opened) changedSince(images []imageState) (changed map[int][]filewatch.
 
 // quiet says that nothing at all changed on any disk.
 func (o *opened) quiet() bool {
+	if o.set.Same {
+		return true
+	}
 	if o.reason != "" || len(o.set.Changed) != len(o.set.Disks) {
 		return false
 	}

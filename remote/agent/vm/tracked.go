@@ -7,6 +7,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
@@ -37,7 +38,7 @@ func (t *Tracked) Open(ctx context.Context) (err error) {
 	if t.resume, err = t.openResuming(t.Dir, t.Resume, t.Rules, alone); err != nil {
 		return err
 	}
-	if t.open, err = t.openSince(ctx, t.resume.source(time.Time{}), absolute(t.Dir)); err != nil {
+	if t.open, err = t.openSince(ctx, t.resume.source(time.Time{}), absolute(t.Dir), disk.OpenVMSince); err != nil {
 		t.resume.end(&err)
 		return err
 	}
