@@ -22,6 +22,8 @@ type File struct {
 	cached map[int]cachedBlock
 	oldest [maxCached]int // block numbers + 1, round robin
 	turn   int
+	next   int // block behind those read last
+	ahead  int // bytes read then
 }
 
 // blockAt is where a block is, and where in the index its digest and the beginning
@@ -39,11 +41,12 @@ type cachedBlock struct {
 	verified bool
 }
 
-// maxCached is how many blocks are kept, aheadLen how many bytes are read at once:
-// who goes forward will ask for most of them, and a read costs about what it costs
-// to copy so many.
+// maxCached is how many blocks are kept. Who goes forward, by no more than nearBy
+// blocks, will ask for most of what follows: with each step twice as much is read,
+// up to aheadLen bytes. Who jumps gets the one block.
 const (
 	maxCached = 1024
+	nearBy    = 4
 	aheadLen  = 16 << 10
 )
 
@@ -131,14 +134,21 @@ func (f *File) block(i int) ([]byte, error) {
 	return b.raw, nil
 }
 
-// read reads a block and some of those behind it.
+// read reads a block and, where that goes on from what was read before, some of
+// those behind it.
 func (f *File) read(i int) ([]byte, error) {
+	if f.next <= i && i < f.next+nearBy {
+		f.ahead = min(max(2*f.ahead, 2*blockLen), aheadLen)
+	} else {
+		f.ahead = 0
+	}
 	first, end := f.blocks[i].off, i+1
 	size := int(f.blocks[i].size)
-	for end < len(f.blocks) && size+int(f.blocks[end].size) <= aheadLen {
+	for end < len(f.blocks) && size+int(f.blocks[end].size) <= f.ahead {
 		size += int(f.blocks[end].size)
 		end++
 	}
+	f.next = end
 	raw := make([]byte, size)
 	if n, err := f.r.ReadAt(raw, first); n < len(raw) {
 		if err == io.EOF {
