@@ -3,6 +3,7 @@ package attest
 import (
 	"crypto"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
@@ -61,14 +62,32 @@ func VerifyEK(id *Identity, intermediates, roots *x509.CertPool) (*x509.Certific
 		pool = intermediates.Clone()
 	}
 	for _, der := range id.EKCertificates[1:] {
-		if cert, err := x509.ParseCertificate(der); err == nil {
-			pool.AddCert(cert)
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			continue
 		}
+		if err := CheckKeySize(cert.PublicKey); err != nil {
+			return nil, fmt.Errorf("%w: certificate of %s: %w", ErrEK, cert.Subject, err)
+		}
+		pool.AddCert(cert)
 	}
 	if err := verifyChain(leaf, pool, roots); err != nil {
 		return nil, err
 	}
 	return leaf, matchEK(leaf, id.EK)
+}
+
+// maxRSABits is the bound that crypto/tls has for keys of strangers too.
+const maxRSABits = 8192
+
+// CheckKeySize refuses an RSA key by which a stranger could keep a processor
+// busy: the time that one signature takes to verify grows with the square of the
+// key's size, and is more than a minute where the key fills 100 KiB.
+func CheckKeySize(key crypto.PublicKey) error {
+	if k, ok := key.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSABits {
+		return fmt.Errorf("an RSA key of %d bits, at most %d", k.N.BitLen(), maxRSABits)
+	}
+	return nil
 }
 
 // Object identifiers of TCG EK Credential Profile 2.4, 3.2 and of RFC 5280.

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/plumbline-sec/plumbline/attest"
 	"github.com/plumbline-sec/plumbline/internal/durable"
 	"github.com/plumbline-sec/plumbline/remote"
 )
@@ -118,10 +119,7 @@ func (a *authority) serverCertificate(names []string) (tls.Certificate, error) {
 // agentCertificate signs an agent's request. Only the key is taken from the
 // request; the name is the enrolled one.
 func (a *authority) agentCertificate(name string, csr []byte) (*x509.Certificate, error) {
-	request, err := x509.ParseCertificateRequest(csr)
-	if err == nil {
-		err = request.CheckSignature()
-	}
+	request, err := parseRequest(csr)
 	if err != nil {
 		return nil, fmt.Errorf("certificate request: %w", err)
 	}
@@ -139,6 +137,19 @@ func (a *authority) agentCertificate(name string, csr []byte) (*x509.Certificate
 		return nil, fmt.Errorf("make agent certificate: %w", err)
 	}
 	return x509.ParseCertificate(der)
+}
+
+// parseRequest reads a certificate request that a stranger sent and checks that
+// who made it has the key.
+func parseRequest(der []byte) (*x509.CertificateRequest, error) {
+	request, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return nil, err
+	}
+	if err := attest.CheckKeySize(request.PublicKey); err != nil {
+		return nil, err
+	}
+	return request, request.CheckSignature()
 }
 
 // verifyAgent says whether cert was issued to an agent by this authority and

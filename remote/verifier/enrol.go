@@ -89,11 +89,7 @@ func checkEnrolRequest(req *remote.EnrolRequest) error {
 	if len(req.EKCertificates) > maxCertificates {
 		return fmt.Errorf("%d EK certificates, at most %d", len(req.EKCertificates), maxCertificates)
 	}
-	csr, err := x509.ParseCertificateRequest(req.CSR)
-	if err == nil {
-		err = csr.CheckSignature()
-	}
-	if err != nil {
+	if _, err := parseRequest(req.CSR); err != nil {
 		return fmt.Errorf("certificate request: %w", err)
 	}
 	return nil

@@ -1,7 +1,15 @@
 package verifier
 
 import (
+	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"math/big"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/plumbline-sec/plumbline/remote"
@@ -16,6 +24,54 @@ func accepted(t *testing.T, name, ek string, by Approval) *doc[enrolment] {
 		Request:  remote.EnrolRequest{Name: name, Role: remote.RoleHost, EKPublic: []byte(ek), AKPublic: []byte("ak"), CSR: csr},
 		Approval: remote.Enrolment{Approval: string(by)},
 	}}
+}
+
+// hugeRequest is a certificate request (RFC 2986, 4) for an RSA key of so many
+// bits, whose signature has to be computed to be refused.
+func hugeRequest(t *testing.T, bits int) []byte {
+	t.Helper()
+	modulus := bytes.Repeat([]byte{0xFF}, bits/8)
+	encode := func(value any) asn1.RawValue {
+		der, err := asn1.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return asn1.RawValue{FullBytes: der}
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: 65537})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := encode(struct {
+		Version            int
+		Subject, PublicKey asn1.RawValue
+		Attributes         []asn1.RawValue `asn1:"tag:0"`
+	}{0, encode(pkix.Name{CommonName: "x"}.ToRDNSequence()), asn1.RawValue{FullBytes: spki}, nil})
+	sha256WithRSA := pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, Parameters: asn1.NullRawValue}
+	return encode(struct {
+		Info      asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{info, sha256WithRSA, asn1.BitString{Bytes: make([]byte, bits/8), BitLength: bits}}).FullBytes
+}
+
+// A key of 780,000 bits fits into a request, and verifying one signature of it
+// takes more than a minute: a stranger must not be given that.
+func TestRefusesHugeKeysOfStrangers(t *testing.T) {
+	req := remote.EnrolRequest{Name: "host1", Role: remote.RoleHost, CSR: hugeRequest(t, 16384)}
+	if err := checkEnrolRequest(&req); err == nil || !strings.Contains(err.Error(), "an RSA key of 16384 bits") {
+		t.Errorf("a key of 16384 bits: %v", err)
+	}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if req.CSR, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkEnrolRequest(&req); err != nil {
+		t.Errorf("a key of 2048 bits: %v", err)
+	}
 }
 
 // One TPM must not stand for two machines, nor two TPMs for one, however its
