@@ -53,7 +53,9 @@ type Record struct {
 type Receipt struct {
 	Acked uint64 // highest stored number of the stream
 	Added int    // records that were new
-	// Gaps are ranges of numbers that never arrived.
+	// Gaps are ranges of numbers that never arrived, before each record of the
+	// call: a caller that was killed before it told of one hears of it when the
+	// records come again.
 	Gaps []Gap
 	// Altered are numbers that came again with another content; the first
 	// content was kept.
@@ -90,6 +92,7 @@ type Query struct {
 	Machine    string // empty: all
 	Before     string // key of a document: only what follows it in the order
 	Limit      int    // 0: no limit
+	Bare       bool   // without values: to count, or to know the keys
 }
 
 // Store is a driver's whole surface. The verifier's parts each take the slice

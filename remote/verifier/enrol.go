@@ -19,7 +19,7 @@ import (
 
 // Limits of enrolment, which strangers may ask for.
 const (
-	maxEnrolBytes   = 256 << 10
+	maxEnrolBytes   = 64 << 10 // eight certificates are a third of that
 	maxCertificates = 8
 	challengeLife   = 10 * time.Minute
 	approvalLife    = 7 * 24 * time.Hour
@@ -59,7 +59,7 @@ func (v *Verifier) handleEnrol(w http.ResponseWriter, r *http.Request) (any, err
 	if err := v.refuseTakenName(ctx, &e.Request); err != nil {
 		return nil, err
 	}
-	open, err := v.store.List(ctx, store.Query{Collection: inEnrolments, Limit: maxChallenges})
+	open, err := v.store.List(ctx, store.Query{Collection: inEnrolments, Limit: maxChallenges, Bare: true})
 	if err != nil {
 		return nil, err
 	}

@@ -73,7 +73,11 @@ func (s *Store) Get(ctx context.Context, collection, key string) (store.Document
 
 // List implements store.Store.
 func (s *Store) List(ctx context.Context, q store.Query) ([]store.Document, error) {
-	query, args := "SELECT "+columns+" FROM documents WHERE collection = ?", []any{q.Collection}
+	selected := columns
+	if q.Bare {
+		selected = columnsBare
+	}
+	query, args := "SELECT "+selected+" FROM documents WHERE collection = ?", []any{q.Collection}
 	if q.Machine != "" {
 		query, args = query+" AND machine = ?", append(args, q.Machine)
 	}
@@ -101,7 +105,10 @@ func (s *Store) List(ctx context.Context, q store.Query) ([]store.Document, erro
 	return out, rows.Err()
 }
 
-const columns = "collection, key, machine, time, version, value"
+const (
+	columns     = "collection, key, machine, time, version, value"
+	columnsBare = "collection, key, machine, time, version, NULL"
+)
 
 func scan(row interface{ Scan(...any) error }) (store.Document, error) {
 	var d store.Document
