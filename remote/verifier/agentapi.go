@@ -130,7 +130,9 @@ func (v *Verifier) handleRecords(w http.ResponseWriter, r *http.Request) (any, e
 		return nil, err
 	}
 	v.metrics.records.Add(float64(receipt.Added))
-	if err := v.noteReceipt(r.Context(), agent, stream, receipt); err != nil {
+	// What is stored is not told anew: who hangs up now must not keep a loss from
+	// being told. A verifier that dies here tells it when the records come again.
+	if err := v.noteReceipt(context.WithoutCancel(r.Context()), agent, stream, receipt); err != nil {
 		return nil, err
 	}
 	v.fast.poke()

@@ -2,6 +2,7 @@ package verifier
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,11 +12,15 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/store"
+	"github.com/plumbline-sec/plumbline/remote/store/sqlite"
 )
 
 func status(state remote.AgentState) remote.Status { return remote.Status{State: state} }
@@ -99,6 +104,67 @@ func TestLostRecordsAreTold(t *testing.T) {
 	a.spool, a.seq = "spool2", 0
 	a.send(remote.KindStatus, status(remote.AgentRunning))
 	r.said(t, "host1", "began a new spool")
+}
+
+// hangsUp is a store whose caller's client is gone once records are stored.
+type hangsUp struct {
+	store.Store
+	gone context.CancelFunc
+}
+
+func (h hangsUp) Append(ctx context.Context, s store.Stream, at time.Time, records []remote.Record) (store.Receipt, error) {
+	receipt, err := h.Store.Append(ctx, s, at, records)
+	h.gone()
+	return receipt, err
+}
+
+// An agent that leaves out a record and hangs up before the answer must not keep
+// the loss from being told: what is stored is not looked at again.
+func TestLossIsToldToNobodyWhoWaits(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	config, err := ParseConfig([]byte(twoMachines), state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePassword(t, state)
+	db, err := sqlite.Open(filepath.Join(state, "verifier.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ctx, gone := context.WithCancel(t.Context())
+	defer gone()
+	r := &running{state: state}
+	if r.Verifier, err = New(Options{Config: config, Store: hangsUp{db, gone}, State: state}); err != nil {
+		t.Fatal(err)
+	}
+	r.serving = Serving{Address: "https://127.0.0.1:1", CA: filepath.Join(state, "ca.pem")}
+	a := r.enrol(t, "host1", remote.RoleHost)
+	cert, err := x509.ParseCertificate(a.certificate.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := json.Marshal(remote.RecordsRequest{Spool: "s", Records: []remote.Record{a.record(7, remote.KindStatus, status(remote.AgentRunning))}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := httptest.NewRequestWithContext(ctx, "POST", "/v1/agent/records", bytes.NewReader(body))
+	req.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
+	r.Handler().ServeHTTP(httptest.NewRecorder(), req)
+	if ctx.Err() == nil {
+		t.Fatal("the records were not stored")
+	}
+	moments, err := r.Timeline(t.Context(), "host1", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range moments {
+		if strings.Contains(m.Text, "records 1 to 6 of the agent on host1 never arrived") {
+			return
+		}
+	}
+	t.Errorf("the loss is not told: %+v", moments)
 }
 
 // A record that makes no sense is told and does not stop those behind it.

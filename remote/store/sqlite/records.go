@@ -60,7 +60,8 @@ func appendOne(tx *sql.Tx, stream store.Stream, received time.Time, r remote.Rec
 }
 
 // compareOld looks at a record that came again: a number in a gap stays lost,
-// since the stream has gone on without it.
+// since the stream has gone on without it. A gap before the record is reported
+// again with it.
 func compareOld(tx *sql.Tx, stream store.Stream, r remote.Record, receipt *store.Receipt) error {
 	var kind string
 	var body []byte
@@ -73,6 +74,14 @@ func compareOld(tx *sql.Tx, stream store.Stream, r remote.Record, receipt *store
 	}
 	if kind != string(r.Kind) || !bytes.Equal(body, r.Body) {
 		receipt.Altered = append(receipt.Altered, r.Seq)
+	}
+	var before sql.NullInt64
+	row = tx.QueryRow("SELECT max(seq) FROM records WHERE agent = ? AND spool = ? AND seq < ?", stream.Agent, stream.Spool, int64(r.Seq))
+	if err := row.Scan(&before); err != nil {
+		return err
+	}
+	if first := uint64(before.Int64) + 1; first < r.Seq {
+		receipt.Gaps = append(receipt.Gaps, store.Gap{From: first, To: r.Seq - 1})
 	}
 	return nil
 }

@@ -106,6 +106,9 @@ func appendReportsGaps(t *testing.T, open func() store.Store) {
 	want(t, "two gaps", mustAppend(t, s, stream, records(5, 9)),
 		store.Receipt{Acked: 9, Added: 2, Gaps: []store.Gap{{From: 4, To: 4}, {From: 6, To: 8}}})
 	want(t, "into a gap", mustAppend(t, s, stream, records(7)), store.Receipt{Acked: 9})
+	want(t, "the same again", mustAppend(t, s, stream, records(5, 9)),
+		store.Receipt{Acked: 9, Gaps: []store.Gap{{From: 4, To: 4}, {From: 6, To: 8}}})
+	want(t, "the first again", mustAppend(t, s, stream, records(3)), store.Receipt{Acked: 9, Gaps: []store.Gap{{From: 1, To: 2}}})
 }
 
 func appendRefusesDisorder(t *testing.T, open func() store.Store) {
@@ -269,6 +272,7 @@ func listNewestFirst(t *testing.T, open func() store.Store) {
 		{store.Query{Collection: "c", Machine: "nobody"}, ""},
 		{store.Query{Collection: "c", Before: "gone"}, ""},
 		{store.Query{Collection: "empty"}, ""},
+		{store.Query{Collection: "c", Limit: 2, Bare: true}, "cb"},
 	} {
 		docs, err := s.List(t.Context(), test.q)
 		if err != nil {
@@ -277,6 +281,7 @@ func listNewestFirst(t *testing.T, open func() store.Store) {
 		keys := ""
 		for _, d := range docs {
 			keys += d.Key
+			want(t, "value of "+d.Key, d.Value == nil, test.q.Bare)
 		}
 		want(t, fmt.Sprintf("%+v", test.q), keys, test.keys)
 	}
