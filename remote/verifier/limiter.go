@@ -27,9 +27,12 @@ func (l *limiter) allow(address string) bool {
 	if now := time.Now(); now.Sub(l.since) > l.span {
 		l.since, l.count, l.all = now, make(map[string]int), 0
 	}
+	if l.count[address] >= l.most || l.all >= 10*l.most {
+		return false // and not counted: one that is refused shuts nobody else out
+	}
 	l.count[address]++
 	l.all++
-	return l.count[address] <= l.most && l.all <= 10*l.most
+	return true
 }
 
 // forgive takes an address's attempts back: it knew the password.
