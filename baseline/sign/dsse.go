@@ -95,7 +95,7 @@ func Payload(payloadType string, data []byte) ([]byte, error) {
 func readEnvelope(payloadType string, data []byte) (*envelope, error) {
 	var e envelope
 	if err := json.Unmarshal(data, &e); err != nil {
-		return nil, fmt.Errorf("read envelope: %w", err)
+		return nil, fmt.Errorf("read envelope: %w: %w", err, ErrSignature)
 	}
 	if e.PayloadType != payloadType {
 		return nil, fmt.Errorf("read envelope: payload is %q, want %q: %w", e.PayloadType, payloadType, ErrSignature)

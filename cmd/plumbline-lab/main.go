@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/plumbline-sec/plumbline/internal/lab"
 )
 
 // Exit codes besides 0: 1 for a machine that is not as asked for, 15 for
@@ -38,7 +40,7 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	root := rootCommand()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
 	var code exitCode
 	var argument argumentError
 	switch {
@@ -47,7 +49,10 @@ func run(ctx context.Context, args []string) int {
 	case errors.As(err, &code):
 		return int(code)
 	case errors.As(err, &argument), strings.HasPrefix(err.Error(), "unknown command"):
-		fmt.Fprintf(os.Stderr, "plumbline-lab: %v\nhint: see plumbline-lab --help\n", err)
+		fmt.Fprintf(os.Stderr, "plumbline-lab: %v\nhint: see %s --help\n", err, command.CommandPath())
+		return exitArgument
+	case errors.Is(err, lab.ErrUnknownTamper):
+		fmt.Fprintf(os.Stderr, "plumbline-lab: %v\nhint: plumbline-lab tamper lists them\n", err)
 		return exitArgument
 	}
 	fmt.Fprintf(os.Stderr, "plumbline-lab: %v\n", err)
@@ -56,7 +61,10 @@ func run(ctx context.Context, args []string) int {
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "plumbline-lab",
+		Use: "plumbline-lab",
+		Example: `  plumbline-lab up --dir /tmp/m1
+  plumbline-lab exec --dir /tmp/m1 -- uname -r
+  plumbline-lab down --dir /tmp/m1`,
 		Short:         "A real test machine: boot it, change it, take it down",
 		SilenceErrors: true,
 		SilenceUsage:  true,

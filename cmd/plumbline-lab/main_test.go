@@ -19,7 +19,8 @@ func TestScripts(t *testing.T) {
 }
 
 func TestEveryCommandHasAnExample(t *testing.T) {
-	for _, command := range rootCommand().Commands() {
+	root := rootCommand()
+	for _, command := range append(root.Commands(), root) {
 		if command.Example == "" {
 			t.Errorf("%s has no example", command.Name())
 		}

@@ -29,7 +29,7 @@ reports file operations. Evidence waits on disk while the verifier is away.
 It prints one JSON object on stdout when everything is served.`,
 		Example: `  plumbline agent --config /etc/plumbline/agent.toml
   plumbline agent --config agent.toml --check`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			config, err := agent.LoadConfig(path)
 			if err != nil {

@@ -34,7 +34,7 @@ policy can be made where images are built, from the file and not from a machine.
 		Example: `  plumbline attest digest /boot/efi/EFI/Linux/linux-6.1.efi >> policy.toml`,
 		Args:    cobra.MinimumNArgs(1),
 	}
-	format := outputFlag(cmd, "text", "json")
+	format := outputFlag(cmd, "text", "json", "ndjson")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var all []bootDigest
 		for _, path := range args {
@@ -47,8 +47,11 @@ policy can be made where images are built, from the file and not from a machine.
 			}
 			all = append(all, digests...)
 		}
-		if *format == "json" {
+		switch *format {
+		case "json":
 			return writeJSON(cmd.OutOrStdout(), all)
+		case "ndjson":
+			return writeLines(cmd.OutOrStdout(), all)
 		}
 		for _, d := range all {
 			fmt.Fprintf(cmd.OutOrStdout(), "[[boot]]\nname = %q\ndigest = %q\n\n", d.Name, d.Digest.String())

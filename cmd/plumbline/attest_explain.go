@@ -25,20 +25,23 @@ it on a machine that is known to be good, and read the result.`,
 		Example: `  plumbline attest explain evidence.json
   plumbline attest explain evidence.json --events
   plumbline attest explain evidence.json --write-policy policy.toml`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("EVIDENCE"),
 	}
 	cmd.Flags().StringVar(&policyFile, "write-policy", "", "write a policy that allows what this evidence shows to `FILE`")
 	cmd.Flags().BoolVar(&events, "events", false, "list every event of the logs")
-	format := outputFlag(cmd, "text", "json")
+	format := outputFlag(cmd, "text", "json", "ndjson")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ev, err := readEvidence(cmd, args[0])
 		if err != nil {
 			return err
 		}
 		x, damage := attest.Explain(ev)
-		if *format == "json" {
+		switch *format {
+		case "json":
 			err = writeJSON(cmd.OutOrStdout(), x)
-		} else {
+		case "ndjson":
+			err = writeLines(cmd.OutOrStdout(), []any{x})
+		default:
 			printExplanation(cmd.OutOrStdout(), x, events)
 		}
 		if err != nil {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +17,7 @@ import (
 
 func attestQuoteCommand() *cobra.Command {
 	var device, nonceHex, state, out string
+	var format *string
 	var opts tpm.CollectOptions
 	cmd := &cobra.Command{
 		Use:   "quote",
@@ -29,7 +32,7 @@ The attestation key is derived in the TPM; the file of --ak-state tells which
 one, holds nothing secret, and is made on first use.`,
 		Example: `  plumbline attest quote --nonce 00112233445566778899aabbccddeeff --out evidence.json
   plumbline attest quote --tpm /run/swtpm/data.sock --ak-state ak.json | plumbline attest explain -`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			nonce, err := parseNonce(nonceHex)
 			if err != nil {
@@ -40,7 +43,7 @@ one, holds nothing secret, and is made on first use.`,
 				rand.Read(nonce)
 			}
 			opts.Nonce = nonce
-			return quote(cmd, device, state, out, opts)
+			return quote(cmd, device, state, out, *format, opts)
 		},
 	}
 	flags := cmd.Flags()
@@ -52,11 +55,11 @@ one, holds nothing secret, and is made on first use.`,
 	flags.StringVar(&opts.EventLog, "event-log", "", "firmware's event log `FILE`, - for none (default the kernel's copy; none with a socket)")
 	flags.StringVar(&opts.IMALog, "ima-log", "", "IMA list `FILE`, - for none (default the kernel's)")
 	flags.StringVar(&opts.UserLog, "user-log", "", "systemd's measurement log `FILE`, - for none (default the system's)")
-	outputFlag(cmd, "json")
+	format = outputFlag(cmd, "json", "ndjson")
 	return cmd
 }
 
-func quote(cmd *cobra.Command, device, state, out string, opts tpm.CollectOptions) error {
+func quote(cmd *cobra.Command, device, state, out, format string, opts tpm.CollectOptions) error {
 	dev, err := tpm.Open(device)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -87,6 +90,13 @@ func quote(cmd *cobra.Command, device, state, out string, opts tpm.CollectOption
 	data, err := ev.Encode()
 	if err != nil {
 		return fail(exitIO, err)
+	}
+	if format == "ndjson" {
+		var line bytes.Buffer
+		if err := json.Compact(&line, data); err != nil {
+			return fail(exitIO, err)
+		}
+		data = append(line.Bytes(), '\n')
 	}
 	if out == "" {
 		_, err = cmd.OutOrStdout().Write(data)

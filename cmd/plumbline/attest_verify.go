@@ -28,13 +28,13 @@ Exit codes: 0 all checks pass, 1 at least one fails, 40 none fails but not all
 ran; 17 the policy cannot be used, 24 the evidence is malformed.`,
 		Example: `  plumbline attest verify evidence.json --policy policy.toml --nonce 00112233445566778899aabbccddeeff --ak ak.json
   plumbline attest verify evidence.json --policy policy.toml -o json`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("EVIDENCE"),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&policyFile, "policy", "", "what the evidence must show, TOML `FILE`")
 	flags.StringVar(&nonceHex, "nonce", "", "the challenge that was given out, in `HEX`")
 	flags.StringVar(&akFile, "ak", "", "the machine's attestation key: its --ak-state `FILE`, or earlier evidence that is trusted")
-	format := outputFlag(cmd, "text", "json")
+	format := outputFlag(cmd, "text", "json", "ndjson")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if policyFile == "" {
 			return failHint(exitArgument, errors.New("no --policy"), "plumbline attest explain --write-policy makes one from a machine known to be good")
@@ -55,9 +55,12 @@ ran; 17 the policy cannot be used, 24 the evidence is malformed.`,
 		if err != nil {
 			return fail(exitConfig, err)
 		}
-		if *format == "json" {
+		switch *format {
+		case "json":
 			err = writeJSON(cmd.OutOrStdout(), result)
-		} else {
+		case "ndjson":
+			err = printAttested(cmd.OutOrStdout(), result)
+		default:
 			printResult(cmd.OutOrStdout(), result)
 		}
 		if err != nil {
@@ -90,14 +93,13 @@ func verifyOptions(cmd *cobra.Command, nonceHex, akFile string) (opts attest.Ver
 	return opts, err
 }
 
-func outcomeCode(o attest.Outcome) int {
-	switch o {
-	case attest.Pass:
-		return 0
-	case attest.Fail:
-		return exitFail
-	}
-	return exitIncomplete
+// printAttested prints one check a line, then the result without its checks.
+func printAttested(w io.Writer, r *attest.Result) error {
+	last := struct {
+		*attest.Result
+		Checks *struct{} `json:"checks,omitempty"`
+	}{Result: r}
+	return errors.Join(writeLines(w, r.Checks), writeLines(w, []any{last}))
 }
 
 func printResult(w io.Writer, r *attest.Result) {

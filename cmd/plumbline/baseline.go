@@ -78,8 +78,22 @@ type opened struct {
 
 func (o *opened) Close() { o.file.Close() }
 
-// openBaseline verifies a baseline. machine may be nil.
+// openBaseline verifies a baseline and that it is no older than one used before.
+// machine may be nil.
 func openBaseline(path string, k *keyFlags, machine *filewatch.Machine) (*opened, error) {
+	b, err := openSigned(path, k, machine)
+	if err != nil {
+		return nil, err
+	}
+	if err := notOlder(&b.Header); err != nil {
+		b.Close()
+		return nil, baselineError(path, err)
+	}
+	return b, nil
+}
+
+// openSigned verifies a baseline, which may be an old one.
+func openSigned(path string, k *keyFlags, machine *filewatch.Machine) (*opened, error) {
 	keys, err := k.keys()
 	if err != nil {
 		return nil, err
@@ -94,9 +108,6 @@ func openBaseline(path string, k *keyFlags, machine *filewatch.Machine) (*opened
 		return nil, fail(exitIO, err)
 	}
 	b, err := baseline.Open(f, info.Size(), &baseline.OpenOptions{Trusted: keys, Machine: machine})
-	if err == nil {
-		err = notOlder(&b.Header)
-	}
 	if err != nil {
 		f.Close()
 		return nil, baselineError(path, err)

@@ -48,7 +48,7 @@ no key and no reason. The exit code is 0 when they could be accepted, as always
   plumbline baseline accept --disk vm.img -f vm.baseline --package /var/cache/apt/archives --dry-run
   plumbline baseline accept --disk vm.img -f vm.baseline --package /var/cache/apt/archives --reason "security updates"
   plumbline baseline accept --disk vm.img -f vm.baseline --since 2026-11-23T02:00:00Z --until 2026-11-23T03:00:00Z --reason "nightly upgrade"`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBaselineAccept(cmd, &flags) },
 	}
 	flags.check.add(cmd)

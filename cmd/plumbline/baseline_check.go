@@ -50,7 +50,7 @@ something could not be compared; 14 and up for errors.`,
   plumbline baseline check --vm /run/vm/qmp.sock -f vm.baseline -o ndjson | jq .path
   plumbline baseline check --disk vm.img -f vm.baseline --package repository --keyring archive-keyring.gpg
   plumbline baseline check --disk vm.img -f vm.baseline --format aide | mail -s "AIDE report" root`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := format.valid(cmd); err != nil {
 				return err

@@ -35,7 +35,7 @@ func baselineCreateCommand() *cobra.Command {
 		Short: "Make a signed baseline of a machine's files",
 		Example: `  plumbline baseline create --disk vm.img -f vm.baseline
   plumbline baseline create --vm /run/vm/qmp.sock --rules server.toml -f vm.baseline`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := flags.format.valid(cmd); err != nil {
 				return err
@@ -111,10 +111,17 @@ func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *bas
 
 // replaceable refuses to overwrite what is not a baseline.
 func replaceable(path string) error {
-	f, err := os.Open(path)
+	if path == "-" {
+		return failHint(exitArgument, errors.New("a baseline is not written to standard output"), "name a file with -f; ./- is one of that name")
+	}
+	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err == nil && !info.Mode().IsRegular() { // a device would be replaced by a file
+		return failHint(exitArgument, fmt.Errorf("%s exists and is not a file", path), "choose another name with -f")
+	}
+	f, err := os.Open(path)
 	if err != nil {
 		return fail(exitIO, err)
 	}

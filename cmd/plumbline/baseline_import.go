@@ -20,7 +20,7 @@ run, attributes that are not kept, variables that such programs would define.`,
 		Example: `  plumbline baseline import /etc/aide/aide.conf > rules.toml
   /etc/aide/aide.conf.d/10_aide_hostname > outputs/10_aide_hostname; plumbline baseline import --aide-outputs outputs /etc/aide/aide.conf > rules.toml
   plumbline baseline import --aide-root copy copy/etc/aide/aide.conf > rules.toml`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("AIDE_CONF"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("hostname") {
 				o.Hostname, _ = os.Hostname() // "" matches no @@if hostname

@@ -158,7 +158,7 @@ With --create and --key tpm:FILE a key (ECDSA P-256) is made in the TPM first;
 FILE holds it encrypted, and only that TPM can use it.`,
 		Example: `  plumbline baseline key --key tpm:baseline.tss2 --create --out signer.pub
   plumbline baseline key --key ssh-agent:SHA256:Xf1... --out signer.pub`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if create {
 				if err := key.create(); err != nil {

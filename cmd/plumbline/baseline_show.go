@@ -80,20 +80,21 @@ func baselineDiffCommand() *cobra.Command {
 		Use:   "diff OLD NEW",
 		Short: "Compare two baselines",
 		Long: `Diff compares two baselines of one machine under the newer one's rules. The exit
-code is that of "check".`,
+code is that of "check". Both may be older than the newest that was used here: what
+they say is about themselves, not about a machine.`,
 		Example: `  plumbline baseline diff monday.baseline tuesday.baseline`,
-		Args:    cobra.ExactArgs(2),
+		Args:    arguments("OLD", "NEW"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			began := time.Now()
 			if err := format.valid(cmd); err != nil {
 				return err
 			}
-			old, err := openBaseline(args[0], &key, nil)
+			old, err := openSigned(args[0], &key, nil)
 			if err != nil {
 				return err
 			}
 			defer old.Close()
-			new, err := openBaseline(args[1], &key, &old.Header.Machine)
+			new, err := openSigned(args[1], &key, &old.Header.Machine)
 			if err != nil {
 				return err
 			}
@@ -207,7 +208,10 @@ func printHeader(w io.Writer, b *baseline.Baseline, format string) error {
 	h := b.Header
 	if format != "text" {
 		h.Body.Blocks = nil
-		return json.NewEncoder(w).Encode(&h)
+		return json.NewEncoder(w).Encode(&struct {
+			*baseline.Header
+			Signer string `json:"signer"`
+		}{&h, sign.KeyID(b.Signer)})
 	}
 	fmt.Fprintf(w, "good signature by %s\n", sign.KeyID(b.Signer))
 	fmt.Fprintf(w, "version %d, made %s by %s\n", h.Version, h.Created.Format("2006-01-02 15:04:05 UTC"), printable(h.Tool))

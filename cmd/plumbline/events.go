@@ -19,7 +19,7 @@ func eventsCommand() *cobra.Command {
 		Example: `  plumbline events --host vm1
   plumbline events --level protect --limit 20
   plumbline events -o ndjson | jq -r 'select(.verdict == "changed") | .path'`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := flags.client()
 			if err != nil {

@@ -53,15 +53,31 @@ func verdict(code int) error {
 	return &exitError{code: code}
 }
 
-// report prints err the way the command line promises and returns the exit code.
-func report(w io.Writer, err error) int {
+// outcomeCode is the exit code for what a scan or an appraisal came to: the words
+// are the same in each package that judges, and one that is unknown is no pass.
+func outcomeCode[O ~string](outcome O) int {
+	switch outcome {
+	case "pass":
+		return 0
+	case "fail":
+		return exitFail
+	}
+	return exitIncomplete
+}
+
+// helpHint sends whoever called a command wrongly to its help.
+func helpHint(command string) string { return "see " + command + " --help" }
+
+// report prints the error of a command the way the command line promises and
+// returns the exit code.
+func report(w io.Writer, command string, err error) int {
 	if err == nil {
 		return 0
 	}
 	var exit *exitError
 	if !errors.As(err, &exit) {
 		// cobra's own complaints: unknown command, missing argument.
-		exit = &exitError{code: exitArgument, err: err, hint: "see plumbline --help"}
+		exit = &exitError{code: exitArgument, err: err, hint: helpHint(command)}
 	}
 	if exit.err != nil {
 		fmt.Fprintf(w, "plumbline: %v\n", exit.err)

@@ -20,18 +20,24 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	root := rootCommand()
 	root.SetArgs(args)
-	return report(os.Stderr, root.ExecuteContext(ctx))
+	cmd, err := root.ExecuteContextC(ctx)
+	return report(os.Stderr, cmd.CommandPath(), err)
 }
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "plumbline",
-		Short:         "Check a hypervisor, its guests and their files from outside",
+		Use:     "plumbline",
+		Short:   "Check a hypervisor, its guests and their files from outside",
+		Version: version(),
+		Example: `  plumbline measure --vm /run/vm/qmp.sock --kernel /boot/vmlinuz-6.1.0-56-amd64
+  plumbline baseline create --disk vm.img -f vm.baseline
+  plumbline attest explain evidence.json`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return fail(exitArgument, err)
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return failHint(exitArgument, err, helpHint(cmd.CommandPath()))
 	})
 	root.AddCommand(
 		agentCommand(),

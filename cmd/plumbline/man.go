@@ -16,7 +16,7 @@ func manCommand() *cobra.Command {
 from the same text as --help, so they cannot disagree with it.`,
 		Example: `  plumbline man /usr/local/share/man/man1
   plumbline man . && man ./plumbline-measure.1`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return fail(exitIO, err)

@@ -76,16 +76,18 @@ Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
   plumbline measure --vm /run/vm/qmp.sock --compare inside.json
   plumbline measure --vm /run/xen/qmp.sock --kernel /boot/xen-4.17-amd64.gz
   plumbline measure --dump vm.elf --kernel /boot/vmlinuz-6.1.0-56-amd64`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			report, err := runMeasure(cmd.Context(), &flags)
+			if report != nil {
+				if err := printMeasure(cmd.OutOrStdout(), report, flags.output); err != nil {
+					return fail(exitIO, err)
+				}
+			}
 			if err != nil {
 				return measureError(err)
 			}
-			if err := printMeasure(cmd.OutOrStdout(), report, flags.output); err != nil {
-				return fail(exitIO, err)
-			}
-			return verdict(map[measure.Outcome]int{measure.Fail: exitFail, measure.Incomplete: exitIncomplete}[report.Outcome])
+			return verdict(outcomeCode(report.Outcome))
 		},
 	}
 	f := cmd.Flags()
@@ -107,7 +109,8 @@ Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
 	return cmd
 }
 
-// runMeasure scans and judges.
+// runMeasure scans and judges. A report comes with an error when it is whole and
+// only what was to be made of it failed.
 func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, error) {
 	switch flags.output {
 	case "text", "json", "ndjson":
@@ -146,11 +149,14 @@ func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, erro
 	refs.Pages = result.Pages
 	refs.Checks = flags.checks
 	report, err := check.Judge(result.Observations, &refs.References)
-	if err == nil && flags.writeReference != "" {
-		err = writeReference(flags.writeReference, report, result.Observations, &refs.References)
-	}
 	if err == nil && flags.compare != "" {
 		err = compareWith(flags.compare, result.Observations, report)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if flags.writeReference != "" {
+		err = writeReference(flags.writeReference, report, result.Observations, &refs.References)
 	}
 	return report, err
 }

@@ -26,7 +26,7 @@ func readReference(path string) (*check.Reference, error) {
 // writeReference writes the file of --write-reference after a scan that passed.
 func writeReference(path string, report *measure.Report, obs *measure.Observations, refs *check.References) error {
 	if report.Outcome != measure.Pass {
-		return failHint(exitFail, fmt.Errorf("the scan came to %q: no reference is written", report.Outcome),
+		return failHint(outcomeCode(report.Outcome), fmt.Errorf("the scan came to %q: no reference is written", report.Outcome),
 			"a reference is made of a machine on which every check passes")
 	}
 	r, err := check.NewReference(obs, refs)
@@ -40,8 +40,15 @@ func writeReference(path string, report *measure.Report, obs *measure.Observatio
 	return writeWhole(path, b)
 }
 
-// writeWhole writes a file for all to read: all of it or nothing.
+// writeWhole writes a file for all to read: all of it or nothing. What is there
+// and no regular file, such as /dev/stdout, is written to and not replaced.
 func writeWhole(path string, b []byte) error {
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			return fail(exitIO, err)
+		}
+		return nil
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".plumbline-*")
 	if err != nil {
 		return fail(exitIO, err)

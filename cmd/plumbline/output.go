@@ -34,6 +34,18 @@ func (v *formatValue) Set(s string) error {
 	return nil
 }
 
+// writeLines prints each of all as one line of JSON.
+func writeLines[T any](w io.Writer, all []T) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	for _, v := range all {
+		if err := enc.Encode(v); err != nil {
+			return fail(exitIO, err)
+		}
+	}
+	return nil
+}
+
 // writeJSON prints v as people can read it and programs parse it.
 func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)

@@ -52,7 +52,7 @@ func decideCommand(word, short string) *cobra.Command {
 		Use:     word + " ID --reason TEXT",
 		Short:   short,
 		Example: fmt.Sprintf("  plumbline review %s 5f1c2d9a00b1c2d3 --reason \"change 4711\"", word),
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if reason == "" {
 				return fail(exitArgument, errors.New("a decision needs a --reason, which is kept with it"))

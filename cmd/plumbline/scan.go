@@ -26,7 +26,7 @@ cannot be reached.`,
 		Example: `  plumbline scan vm1
   plumbline scan vm1 -o json | jq '.report.checks[] | select(.outcome != "pass")'
   plumbline scan vm1 --no-wait`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("HOST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := flags.client()
 			if err != nil {

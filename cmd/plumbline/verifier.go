@@ -47,7 +47,7 @@ version.`,
 		Example: `  plumbline verifier
   plumbline verifier --config /etc/plumbline/verifier.toml
   plumbline verifier --config verifier.toml --check`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return verifierError(runVerifier(cmd, &flags))
 		},

@@ -43,7 +43,7 @@ It needs the trap plugin in the machine's QEMU and ends at an interrupt, with th
 hooks taken away again.`,
 		Example: `  plumbline watch --vm /run/vm/qmp.sock --rules etc.toml
   plumbline watch --vm /run/vm/qmp.sock | jq -r '[.operation, .file.path, .actor.name] | @tsv'`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runWatch(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), &f)
 		},
