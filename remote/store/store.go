@@ -65,6 +65,10 @@ type Receipt struct {
 // Gap is a range of missing record numbers, both ends included.
 type Gap struct{ From, To uint64 }
 
+// PendingBytes bounds what one Pending reads: how large and how many the records
+// that wait are is for the agents to say, and one of them may be hostile.
+const PendingBytes = 64 << 20
+
 // Any as the Version of a Change applies it whatever is stored.
 const Any int64 = -1
 
@@ -101,7 +105,8 @@ type Store interface {
 	// Append stores the records of a stream that are new, in rising order.
 	Append(ctx context.Context, s Stream, received time.Time, records []remote.Record) (Receipt, error)
 	// Pending returns records of the given kinds that no Apply has marked as
-	// processed, in the order of their arrival.
+	// processed, in the order of their arrival: at least one if there is one,
+	// and otherwise no more than limit and PendingBytes of bodies.
 	Pending(ctx context.Context, limit int, kinds ...remote.Kind) ([]Record, error)
 	// Apply makes the changes and marks the records as processed, by ID.
 	Apply(ctx context.Context, processed []int64, changes ...Change) error

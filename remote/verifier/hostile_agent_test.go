@@ -1,10 +1,12 @@
 package verifier
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +14,8 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/baseline/sign"
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/store"
 )
@@ -78,6 +82,38 @@ func TestRecordThatAlwaysFailsIsGivenUp(t *testing.T) {
 	}
 	if count.spent(1, nil); count.spent(1, failed) {
 		t.Error("a record that was handled is still counted")
+	}
+}
+
+// A fault in judging what an agent sent ends that scan and not the verifier, which
+// would meet the same record after each restart.
+func TestPanicInJudgingEndsOneScan(t *testing.T) {
+	r := start(t, twoMachines)
+	r.judge = func(obs *measure.Observations, refs *check.References) (*measure.Report, error) {
+		if obs.Items[0].Check == "panic" {
+			panic("index out of range")
+		}
+		return judgeByName(obs, refs)
+	}
+	host := r.enrol(t, "host1", remote.RoleHost)
+	for i, want := range []remote.ScanState{remote.ScanFailed, remote.ScanJudged} {
+		fired, err := r.client.StartScan(t.Context(), "vm1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		nonce := r.rung(t, i+1)
+		host.send(remote.KindScan, host.scan("vm1", nonce, item([]string{"panic", "pass"}[i])))
+		eventually(t, "the scan to end", func() bool {
+			s, err := r.client.Scan(t.Context(), fired.ID, 1)
+			return err == nil && s.Done()
+		})
+		if s, err := r.client.Scan(t.Context(), fired.ID, 1); err != nil || s.State != want {
+			t.Errorf("scan %d: %+v, %v, want %s", i, s, err, want)
+		}
+	}
+	err := r.takeOrGiveUp(t.Context(), []store.Record{{ID: 1 << 40}}, func(context.Context, store.Record) error { panic("x") })
+	if err == nil || !strings.Contains(err.Error(), "internal error: x") {
+		t.Errorf("a record whose handling panics: %v", err)
 	}
 }
 

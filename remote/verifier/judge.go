@@ -179,7 +179,11 @@ func (v *Verifier) judgeScan(ctx context.Context, id string) error {
 		return err
 	}
 	accepted := v.refs.acceptedPages(ctx, v.store)
-	report, err := v.judge(obs, v.refs.of(s.V.Machine, storedPages{ctx, v.store}, accepted))
+	var report *measure.Report
+	err = v.guard(func() (err error) {
+		report, err = v.judge(obs, v.refs.of(s.V.Machine, storedPages{ctx, v.store}, accepted))
+		return err
+	})
 	var missing *check.MissingPagesError
 	switch {
 	case errors.As(err, &missing):

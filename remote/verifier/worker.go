@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -100,7 +101,7 @@ const maxTries = 8
 // others waiting. They are told of and marked as processed, which is itself
 // written to the store: while that is what fails, they stay.
 func (v *Verifier) takeOrGiveUp(ctx context.Context, run []store.Record, take func(context.Context, store.Record) error) error {
-	err := take(ctx, run[0])
+	err := v.guard(func() error { return take(ctx, run[0]) })
 	if !v.tries.spent(run[0].ID, err) || ctx.Err() != nil {
 		return err
 	}
@@ -112,6 +113,19 @@ func (v *Verifier) takeOrGiveUp(ctx context.Context, run []store.Record, take fu
 	}
 	v.tries.spent(run[0].ID, nil)
 	return nil
+}
+
+// guard turns a panic into an error. What agents send is hostile, and stays in the
+// store until it is handled: a panic is a bug, but one record must not end the
+// verifier again and again.
+func (v *Verifier) guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			v.log.Error("internal error", "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("internal error: %v", p)
+		}
+	}()
+	return f()
 }
 
 // tries counts in vain attempts by record.

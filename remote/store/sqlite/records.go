@@ -100,12 +100,16 @@ func (s *Store) Pending(ctx context.Context, limit int, kinds ...remote.Kind) ([
 	}
 	defer rows.Close()
 	var out []store.Record
+	total := 0
 	for rows.Next() {
 		var r store.Record
 		var seq, at, received int64
 		var body []byte
 		if err := rows.Scan(&r.ID, &r.Stream.Agent, &r.Stream.Spool, &seq, &r.Record.Kind, &at, &received, &body); err != nil {
 			return nil, fmt.Errorf("list pending records: %w", err)
+		}
+		if total += len(body); total > store.PendingBytes && len(out) > 0 {
+			break
 		}
 		r.Record.Seq, r.Record.Body = uint64(seq), body
 		r.Record.Time, r.Received = time.Unix(0, at).UTC(), time.Unix(0, received).UTC()

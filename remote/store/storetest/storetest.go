@@ -32,6 +32,7 @@ func Run(t *testing.T, create func(t *testing.T) (open func() store.Store)) {
 		{"AppendKeepsTheFirstContent", appendKeepsTheFirstContent},
 		{"StreamsAreApart", streamsAreApart},
 		{"PendingUntilApplied", pendingUntilApplied},
+		{"PendingIsBounded", pendingIsBounded},
 		{"ApplyIsAtomic", applyIsAtomic},
 		{"CompareAndSwap", compareAndSwap},
 		{"OneWinnerOfManyWriters", oneWinnerOfManyWriters},
@@ -178,6 +179,42 @@ func change(collection, key, machine string, version int64) store.Change {
 	return store.Change{Document: store.Document{
 		Collection: collection, Key: key, Machine: machine, Time: received, Version: version, Value: []byte(`"` + key + `"`),
 	}}
+}
+
+// An agent that leaves many large records waiting must not have all of them read
+// into memory at once.
+func pendingIsBounded(t *testing.T, open func() store.Store) {
+	s := open()
+	defer s.Close()
+	const each, waiting = store.PendingBytes / 4, 6
+	body := append(append([]byte{'"'}, bytes.Repeat([]byte{'x'}, each-2)...), '"')
+	for seq := range uint64(waiting) {
+		r := records(seq + 1)
+		r[0].Body = body
+		mustAppend(t, s, stream, r)
+	}
+	for _, n := range []int{4, 2, 0} {
+		pending, err := s.Pending(t.Context(), 100, remote.KindEvent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, "records at once", len(pending), n)
+		var ids []int64
+		for _, r := range pending {
+			ids = append(ids, r.ID)
+		}
+		if err := s.Apply(t.Context(), ids); err != nil {
+			t.Fatal(err)
+		}
+	}
+	huge := records(waiting + 1)
+	huge[0].Body = append(append([]byte{'"'}, bytes.Repeat([]byte{'x'}, store.PendingBytes)...), '"')
+	mustAppend(t, s, stream, huge)
+	pending, err := s.Pending(t.Context(), 100, remote.KindEvent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, "one that is larger than the bound", len(pending), 1)
 }
 
 func applyIsAtomic(t *testing.T, open func() store.Store) {
