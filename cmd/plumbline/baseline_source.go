@@ -11,6 +11,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/guest"
 	"github.com/plumbline-sec/plumbline/filewatch/tree"
 	"github.com/plumbline-sec/plumbline/remote/agent/vm"
@@ -85,8 +86,13 @@ func (s *sourceFlags) open(ctx context.Context, stderr io.Writer) (*source, erro
 
 // sourceError gives an error of disks its exit code and advice.
 func sourceError(err error) error {
-	if errors.Is(err, guest.ErrNoFileSystem) {
+	switch {
+	case errors.Is(err, guest.ErrNoFileSystem):
 		return failHint(exitIO, err, "ext2, ext3, ext4, XFS and FAT are read, alone or in partitions")
+	case errors.Is(err, disk.ErrOverlay):
+		return failHint(exitIO, err, "baseline check --template IMAGE reads it over the image you name, --vm as its running machine does; qemu-img convert makes one image of both")
+	case errors.Is(err, disk.ErrTwice):
+		return fail(exitArgument, err)
 	}
 	return fail(exitIO, err)
 }

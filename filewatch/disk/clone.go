@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,8 +44,8 @@ func (s *Set) openClone(ctx context.Context, path, template string) error {
 	if err != nil {
 		return err
 	}
-	if err := selfContained(belowFormat, below); err != nil {
-		return err
+	if err := errors.Join(selfContained(belowFormat, below), whole(belowFormat, below)); err != nil {
+		return fmt.Errorf("template: %w", err)
 	}
 	if template, err = filepath.Abs(template); err != nil {
 		return err

@@ -53,8 +53,14 @@ func (s *Set) Close() error {
 	return errors.Join(errs...)
 }
 
+// ErrTwice: one image is named as two disks, whose files would all be there twice.
+var ErrTwice = errors.New("the same disk is named twice")
+
 // OpenImages opens image files and block devices as the disks of one machine.
 func OpenImages(ctx context.Context, paths []string) (*Set, error) {
+	if err := different(paths); err != nil {
+		return nil, err
+	}
 	s := &Set{}
 	for _, path := range paths {
 		if err := s.openImage(ctx, path); err != nil {
@@ -63,6 +69,23 @@ func OpenImages(ctx context.Context, paths []string) (*Set, error) {
 		}
 	}
 	return s, nil
+}
+
+// different refuses two names of one file. What cannot be looked at is for
+// openImage to complain about.
+func different(paths []string) error {
+	var seen []os.FileInfo
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			continue
+		}
+		if slices.ContainsFunc(seen, func(other os.FileInfo) bool { return os.SameFile(info, other) }) {
+			return fmt.Errorf("open disk %s: %w", path, ErrTwice)
+		}
+		seen = append(seen, info)
+	}
+	return nil
 }
 
 func (s *Set) openImage(ctx context.Context, path string) error {

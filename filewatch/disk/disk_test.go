@@ -76,6 +76,60 @@ func TestImagesThatReferToOtherFiles(t *testing.T) {
 	}
 }
 
+// An overlay without what is below it reads as zeros where it holds nothing:
+// files would seem to be gone. OpenClone is how to read one.
+func TestOverlaysAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	below, overlay, upper := dir+"/below.qcow2", dir+"/overlay.qcow2", dir+"/upper.qcow2"
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", below, "1M")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", overlay)
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", overlay, "-F", "qcow2", upper)
+	ctx := context.Background()
+	for name, open := range map[string]func() (*Set, error){
+		"alone":           func() (*Set, error) { return OpenImages(ctx, []string{overlay}) },
+		"below another":   func() (*Set, error) { return OpenClone(ctx, upper, overlay) },
+		"beside its base": func() (*Set, error) { return OpenImages(ctx, []string{below, overlay}) },
+	} {
+		if set, err := open(); !errors.Is(err, ErrOverlay) {
+			t.Errorf("%s: got %v, want ErrOverlay", name, err)
+			if err == nil {
+				set.Close()
+			}
+		}
+	}
+	set, err := OpenClone(ctx, overlay, below)
+	if err != nil {
+		t.Fatalf("over its base: %v", err)
+	}
+	set.Close()
+}
+
+// One disk under two names would have all its files twice.
+func TestOneDiskTwice(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a.img", "b.img"} {
+		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("a.img", dir+"/link.img"); err != nil {
+		t.Fatal(err)
+	}
+	for _, pair := range [][2]string{{"a.img", "a.img"}, {"a.img", "link.img"}, {"link.img", "./a.img"}} {
+		if set, err := OpenImages(context.Background(), []string{dir + "/" + pair[0], dir + "/" + pair[1]}); !errors.Is(err, ErrTwice) {
+			t.Errorf("%v: got %v, want ErrTwice", pair, err)
+			if err == nil {
+				set.Close()
+			}
+		}
+	}
+	set, err := OpenImages(context.Background(), []string{dir + "/a.img", dir + "/b.img"})
+	if err != nil {
+		t.Fatalf("two disks alike: %v", err)
+	}
+	set.Close()
+}
+
 func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	for _, path := range []string{dir, dir + "/none"} {

@@ -19,7 +19,7 @@ import (
 // disk is the guest.
 func (s *Set) openForeign(ctx context.Context, path, format string, head []byte) error {
 	fail := func(err error) error { return fmt.Errorf("open disk %s (%s): %w", path, format, err) }
-	if err := selfContained(format, head); err != nil {
+	if err := errors.Join(selfContained(format, head), whole(format, head)); err != nil {
 		return fail(err)
 	}
 	client, err := s.serve(ctx, path, format, "backing=", nil)
@@ -95,6 +95,24 @@ func selfContained(format string, head []byte) error {
 		if capacity := c.U64(); head[0] == '#' || c.Err() != nil || capacity == 0 {
 			return ErrRefersElsewhere
 		}
+	}
+	return nil
+}
+
+// ErrOverlay: the image holds only what differs from another one, which it names.
+var ErrOverlay = errors.New("the image is an overlay over another one, which is not followed: a guest may have written its name")
+
+// whole refuses an image that is an overlay: without what is below it, what it
+// does not hold itself would read as zeros.
+func whole(format string, head []byte) error {
+	if format != "qcow2" {
+		return nil
+	}
+	// backing_file_offset at 0x08, 0 without one (QEMU docs/interop/qcow2.txt).
+	c := bin.Big(head)
+	c.Seek(8)
+	if at := c.U64(); c.Err() == nil && at != 0 {
+		return ErrOverlay
 	}
 	return nil
 }
