@@ -130,15 +130,17 @@ func (c *console) events(r *http.Request, _ *Session) (*view, error) {
 }
 
 func (c *console) review(r *http.Request, _ *Session) (*view, error) {
-	all, err := c.Reviews(r.Context(), "")
+	open, err := c.Reviews(r.Context(), "open")
 	if err != nil {
 		return nil, err
 	}
-	var open, closed []remote.Review
-	for _, item := range all {
-		if item.State == "open" {
-			open = append(open, item)
-		} else if len(closed) < shownEvents {
+	recent, err := c.Reviews(r.Context(), "")
+	if err != nil {
+		return nil, err
+	}
+	var closed []remote.Review
+	for _, item := range recent {
+		if item.State != "open" && len(closed) < shownEvents {
 			closed = append(closed, item)
 		}
 	}

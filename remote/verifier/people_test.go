@@ -3,6 +3,7 @@ package verifier
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -12,8 +13,10 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/store"
 )
 
 // person is a browser without scripts.
@@ -187,6 +190,32 @@ func TestAPINeedsAToken(t *testing.T) {
 		if resp, _ := p.do("GET", path, nil, nil); resp.StatusCode != 401 {
 			t.Errorf("GET %s without a token: %s", path, resp.Status)
 		}
+	}
+}
+
+// A guest that changes many files and puts them back must not push the one that
+// it did not put back out of the queue.
+func TestOpenReviewsAreNotPushedOut(t *testing.T) {
+	r := start(t, twoMachines)
+	at := r.now().Add(-time.Hour)
+	entry := func(id string, state string) store.Change {
+		at = at.Add(time.Millisecond)
+		return create(inReviews, id, "vm1", at, reviewEntry{Review: remote.Review{ID: id, Kind: reviewFile, Machine: "vm1", Subject: "/usr/sbin/" + id, State: state}})
+	}
+	changes := []store.Change{entry("sshd", reviewOpen)}
+	for i := range maxReviews + 1 {
+		changes = append(changes, entry(fmt.Sprintf("noise-%d", i), reviewRestored))
+	}
+	if err := r.store.Apply(t.Context(), nil, changes...); err != nil {
+		t.Fatal(err)
+	}
+	if items, err := r.client.Reviews(t.Context(), reviewOpen); err != nil || len(items) != 1 || items[0].ID != "sshd" {
+		t.Errorf("open items: %+v, %v", items, err)
+	}
+	p := r.person(t)
+	p.login(password)
+	if _, body := p.do("GET", "/review", nil, nil); !strings.Contains(body, "/usr/sbin/sshd") {
+		t.Error("the console does not show it")
 	}
 }
 

@@ -130,15 +130,23 @@ func (v *Verifier) Reviews(ctx context.Context, state string) ([]remote.Review, 
 	return v.reviews(ctx, "", state)
 }
 
+// reviews reads on until it has enough of a state: what a guest changed and put
+// back since must not hide an open item behind it.
 func (v *Verifier) reviews(ctx context.Context, machine, state string) ([]remote.Review, error) {
-	docs, err := list[reviewEntry](ctx, v.store, store.Query{Collection: inReviews, Machine: machine, Limit: maxReviews})
-	if err != nil {
-		return nil, err
-	}
-	out := make([]remote.Review, 0, len(docs))
-	for _, d := range docs {
-		if state == "" || d.V.State == state {
-			out = append(out, d.V.Review)
+	out := []remote.Review{}
+	before := ""
+	for len(out) < maxReviews {
+		docs, err := list[reviewEntry](ctx, v.store, store.Query{Collection: inReviews, Machine: machine, Before: before, Limit: maxReviews})
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range docs {
+			if before = d.Key; (state == "" || d.V.State == state) && len(out) < maxReviews {
+				out = append(out, d.V.Review)
+			}
+		}
+		if len(docs) < maxReviews {
+			break
 		}
 	}
 	return out, nil
