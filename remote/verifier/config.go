@@ -66,6 +66,9 @@ type Reference struct {
 	// explain changes; only those signed by a key of Keyrings (OpenPGP) count.
 	Packages []string `toml:"packages"`
 	Keyrings []string `toml:"keyrings"`
+	// Diversions is a file in the form of dpkg's /var/lib/dpkg/diversions: files of
+	// Packages may be where it puts them, on the word of whoever keeps it here.
+	Diversions string `toml:"diversions"`
 
 	AttestEvery Duration `toml:"attest_every"` // default 10m
 	ScanEvery   Duration `toml:"scan_every"`   // default 15m; needs a BMC
@@ -173,6 +176,7 @@ func (c *Config) resolve(dir string) {
 	reference := func(r *Reference) {
 		one(&r.Policy)
 		one(&r.Rules)
+		one(&r.Diversions)
 		all(r.Kernels)
 		all(r.Modules)
 		all(r.Packages)
@@ -325,6 +329,9 @@ func (r *Reference) inherit(from *Reference) {
 	}
 	if len(r.Packages) == 0 {
 		r.Packages, r.Keyrings = from.Packages, from.Keyrings
+	}
+	if r.Diversions == "" {
+		r.Diversions = from.Diversions
 	}
 	if len(r.Modules) == 0 {
 		r.Modules = from.Modules

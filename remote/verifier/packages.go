@@ -17,8 +17,12 @@ import (
 	"github.com/plumbline-sec/plumbline/baseline/pkgdb"
 )
 
-// errNoKeyring: packages that nothing vouches for would explain anything.
-var errNoKeyring = errors.New("packages without keyrings: name the OpenPGP keys that sign them")
+var (
+	// errNoKeyring: packages that nothing vouches for would explain anything.
+	errNoKeyring = errors.New("packages without keyrings: name the OpenPGP keys that sign them")
+	// errNoPackages: a list of diversions says where files of packages are.
+	errNoPackages = errors.New("diversions without packages: name the packages whose files they divert")
+)
 
 // packagesEvery is how often it is looked whether packages changed.
 const packagesEvery = time.Minute
@@ -26,6 +30,7 @@ const packagesEvery = time.Minute
 // heldPackages are signed packages that explain changes of one machine or several.
 type heldPackages struct {
 	paths, keyrings []string
+	diversions      string // file, "" for none
 	now             atomic.Pointer[pkgdb.Packages]
 	read            string // stamp of the files as they were read
 	seen            string // and as they were last seen
@@ -38,12 +43,12 @@ func (v *Verifier) readPackages(h Host) error {
 		return errNoKeyring
 	}
 	for _, other := range v.packages {
-		if slices.Equal(other.paths, h.Packages) && slices.Equal(other.keyrings, h.Keyrings) {
+		if slices.Equal(other.paths, h.Packages) && slices.Equal(other.keyrings, h.Keyrings) && other.diversions == h.Diversions {
 			v.packages[h.Name] = other
 			return nil
 		}
 	}
-	held := &heldPackages{paths: h.Packages, keyrings: h.Keyrings}
+	held := &heldPackages{paths: h.Packages, keyrings: h.Keyrings, diversions: h.Diversions}
 	if err := held.open(v.log); err != nil {
 		return err
 	}
@@ -54,7 +59,7 @@ func (v *Verifier) readPackages(h Host) error {
 // open reads the packages. After an error those that were there stay in use.
 func (p *heldPackages) open(log *slog.Logger) error {
 	var err error
-	if p.read, err = stampOf(slices.Concat(p.paths, p.keyrings)); err != nil {
+	if p.read, err = stampOf(p.files()); err != nil {
 		return err
 	}
 	p.seen = p.read
@@ -71,8 +76,24 @@ func (p *heldPackages) open(log *slog.Logger) error {
 			log.Warn("package not used", slog.Any("packages", p.paths), slog.Any("error", unused))
 		}
 	}
+	if p.diversions != "" {
+		d, err := pkgdb.OpenDiversions(p.diversions)
+		if err != nil {
+			return err
+		}
+		fresh.Divert(d, pkgdb.OperatorsWord)
+	}
 	p.now.Store(fresh)
 	return nil
+}
+
+// files are all that is read.
+func (p *heldPackages) files() []string {
+	files := slices.Concat(p.paths, p.keyrings)
+	if p.diversions != "" {
+		files = append(files, p.diversions)
+	}
+	return files
 }
 
 // stampOf changes with the names, sizes and times of files and of all files in
@@ -120,7 +141,7 @@ func (v *Verifier) renewPackages() {
 			continue
 		}
 		done[p] = true
-		stamp, err := stampOf(slices.Concat(p.paths, p.keyrings))
+		stamp, err := stampOf(p.files())
 		was := p.seen
 		p.seen = stamp
 		if err == nil && (stamp == p.read || stamp != was) {

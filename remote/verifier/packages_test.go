@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/plumbline-sec/plumbline/baseline/pkgdb"
 	"github.com/plumbline-sec/plumbline/baseline/pkgdb/pkgdbtest"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/remote"
@@ -40,6 +41,62 @@ func TestSignedPackageExplainsAChange(t *testing.T) {
 	r.violations(t, 1)
 }
 
+// What a list of diversions that the verifier holds puts elsewhere is told and does
+// not count; the same signed file in any other place does, whatever the machine's
+// own list says.
+func TestHeldDiversionsExplainAChange(t *testing.T) {
+	g, list := pkgdbtest.NewGPG(t, "ed25519"), t.TempDir()+"/diversions"
+	if err := os.WriteFile(list, []byte("/usr/bin/tool\n/opt/real/tool\nwrapper\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	packages := fmt.Sprintf("packages = [%q]\nkeyrings = [%q]\n", pkgdbtest.Repository(t, g), g.Public)
+	for _, c := range []struct {
+		held, path string
+		verdict    string // of the last write, which leaves what the package has
+		want       int
+	}{
+		{"", "/opt/real/tool", remote.VerdictChanged, 1},
+		{list, "/opt/real/tool", remote.VerdictRecorded, 0},
+		{list, "/usr/sbin/auditd", remote.VerdictChanged, 1},
+	} {
+		t.Run(fmt.Sprintf("%s %v", c.path, c.held != ""), func(t *testing.T) {
+			r := start(t, fmt.Sprintf("%s\n[[group]]\nname = \"default\"\n%sdiversions = %q\n", twoMachines, packages, c.held))
+			w := newWatch(t, r.enrol(t, "host1", remote.RoleHost), "vm1")
+			program := func(content string) *diskFile {
+				f := file(c.path, 1, content)
+				f.Mode = 0o755
+				return f
+			}
+			w.capture(0, program("the version before\n"))
+			r.said(t, "vm1", "a baseline of vm1 was taken")
+			w.settle(w.event(filewatch.OpWrite, program("x")), program("trojan"))
+			r.violations(t, 1)
+			w.settle(w.event(filewatch.OpWrite, program("x")), program("#!/bin/sh\n"))
+			eventually(t, "the verdict on the second write", func() bool {
+				events := r.machine(t, "vm1").Events
+				return len(events) == 2 && events[0].Verdict == c.verdict
+			})
+			r.violations(t, c.want)
+		})
+	}
+}
+
+// Diversions are of packages' files, and a list that cannot be read is no list.
+func TestHeldDiversionsAreRefused(t *testing.T) {
+	g, bad := pkgdbtest.NewGPG(t, "ed25519"), t.TempDir()+"/diversions"
+	if err := os.WriteFile(bad, []byte("/usr/bin/tool\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	packages := []string{pkgdbtest.Repository(t, g)}
+	v := &Verifier{config: &Config{}, packages: map[string]*heldPackages{}}
+	if err := v.readPackages(Host{Reference: Reference{Packages: packages, Keyrings: []string{g.Public}, Diversions: bad}}); !errors.Is(err, pkgdb.ErrDiversions) {
+		t.Errorf("no list: %v", err)
+	}
+	if err := v.readHost(Host{Reference: Reference{Diversions: bad}}); !errors.Is(err, errNoPackages) {
+		t.Errorf("without packages: %v", err)
+	}
+}
+
 // Packages that come while the verifier runs are used once they stand still; what
 // is not signed never is.
 func TestPackagesAreReadAgain(t *testing.T) {
@@ -55,8 +112,12 @@ func TestPackagesAreReadAgain(t *testing.T) {
 		}
 	}
 	put(pkgdbtest.Repository(t, g))
+	list := t.TempDir() + "/diversions"
+	if err := os.WriteFile(list, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	v := &Verifier{config: &Config{Hosts: []Host{{Name: host}}}, packages: map[string]*heldPackages{}, log: slog.New(slog.DiscardHandler)}
-	if err := v.readPackages(Host{Name: host, Reference: Reference{Packages: []string{dir}, Keyrings: []string{g.Public}}}); err != nil {
+	if err := v.readPackages(Host{Name: host, Reference: Reference{Packages: []string{dir}, Keyrings: []string{g.Public}, Diversions: list}}); err != nil {
 		t.Fatal(err)
 	}
 	first := v.packages[host].now.Load()
@@ -76,6 +137,11 @@ func TestPackagesAreReadAgain(t *testing.T) {
 	look(false, "changed back, just now")
 	look(true, "changed back, and stands still")
 	look(false, "nothing changed since")
+	if err := os.WriteFile(list, []byte("/usr/bin/tool\n/opt/real/tool\n:\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	look(false, "the list of diversions just changed")
+	look(true, "the list of diversions changed, and stands still")
 	if v.packages[host].now.Load() == first {
 		t.Error("the first packages are in use")
 	}

@@ -150,6 +150,9 @@ func (v *Verifier) readHost(h Host) error {
 			return fmt.Errorf("%s: %w", h.Rules, err)
 		}
 	}
+	if len(h.Packages) == 0 && h.Diversions != "" {
+		return fmt.Errorf("host %s: %w", h.Name, errNoPackages)
+	}
 	if len(h.Packages) > 0 {
 		if err := v.readPackages(h); err != nil {
 			return err
