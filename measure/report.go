@@ -1,6 +1,9 @@
 package measure
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Outcome is what a check or a report comes to.
 type Outcome string
@@ -65,14 +68,24 @@ type Check struct {
 	Outcome  Outcome   `json:"outcome"`          // Pass, Fail or NotMeasured
 	Reason   string    `json:"reason,omitempty"` // why not measured; a remark otherwise
 	Coverage Coverage  `json:"coverage"`
-	Findings []Finding `json:"findings,omitempty"`
+	Findings []Finding `json:"findings"`
 	Notes    []Finding `json:"notes,omitempty"` // legitimate changes worth telling, such as ftrace switched on
+}
+
+// MarshalJSON writes a check that found nothing with an empty list: scripts go
+// through the findings of all checks without asking which have any.
+func (c Check) MarshalJSON() ([]byte, error) {
+	type plain Check
+	if c.Findings == nil {
+		c.Findings = []Finding{}
+	}
+	return json.Marshal(plain(c))
 }
 
 // Coverage is how much a check looked at.
 type Coverage struct {
-	Bytes   int64 `json:"bytes,omitempty"`
-	Objects int64 `json:"objects,omitempty"`
+	Bytes   int64 `json:"bytes"`
+	Objects int64 `json:"objects"`
 	// Total is the number of objects known to exist, where the check can tell:
 	// Objects of Total were looked at. Zero where it cannot.
 	Total int64 `json:"total,omitempty"`
