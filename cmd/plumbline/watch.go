@@ -25,6 +25,7 @@ type watchFlags struct {
 	disks                        []string
 	enforce                      bool
 	key                          keyFlags
+	output                       *string
 }
 
 func watchCommand() *cobra.Command {
@@ -38,6 +39,9 @@ key "alert", something about the watch itself: a gap in the sequence numbers, a
 reset of the machine. A changed object of level verify or protect is read from
 the disk once it is there, which gives a second event with the key "follows";
 with a baseline both are judged by it.
+
+Without an end there is no one object to print, so -o json is as -o ndjson; -o text
+is a line for people.
 
 It needs the trap plugin in the machine's QEMU and ends at an interrupt, with the
 hooks taken away again.`,
@@ -55,6 +59,7 @@ hooks taken away again.`,
 	cmd.Flags().StringSliceVar(&f.disks, "disk", nil, "the machine's disk `IMAGE`s, for content; default: those that QEMU has open")
 	cmd.Flags().BoolVar(&f.enforce, "enforce", false, "refuse, in the guest, operations on paths of level protect")
 	cmd.Flags().StringVar(&f.target, "target", "", "`NAME` of the machine in the events; default: the name of the socket's directory")
+	f.output = outputFlag(cmd, "ndjson", "json", "text")
 	cmd.MarkFlagRequired("vm")
 	cmd.MarkFlagFilename("rules", "toml")
 	return cmd
@@ -68,7 +73,7 @@ func runWatch(ctx context.Context, stdout, stderr io.Writer, f *watchFlags) erro
 	if f.target == "" {
 		f.target = targetName(f.qmp)
 	}
-	out := &lineWriter{w: stdout}
+	out := &lineWriter{w: stdout, text: *f.output == "text"}
 	w := &vm.Watcher{
 		Target: f.target, QMP: f.qmp, Rules: rules, Images: f.disks, Enforce: f.enforce, Profiles: new(kernel.Cache),
 		Alert: func(a trap.Alert) { out.print(a) },
@@ -136,14 +141,16 @@ func watchError(err error) error {
 	return fail(exitIO, err)
 }
 
-// lineWriter prints one JSON object a line, each in one write.
+// lineWriter prints one JSON object a line, or one line of text for it, each in
+// one write.
 type lineWriter struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu   sync.Mutex
+	w    io.Writer
+	text bool
 }
 
 func (l *lineWriter) print(v any) error {
-	line, err := json.Marshal(v)
+	line, err := l.line(v)
 	if err != nil {
 		return err
 	}
@@ -151,4 +158,16 @@ func (l *lineWriter) print(v any) error {
 	defer l.mu.Unlock()
 	_, err = l.w.Write(append(line, '\n'))
 	return err
+}
+
+func (l *lineWriter) line(v any) ([]byte, error) {
+	if l.text {
+		switch v := v.(type) {
+		case *filewatch.Event:
+			return []byte(eventLine(v)), nil
+		case trap.Alert:
+			return []byte(alertLine(v)), nil
+		}
+	}
+	return json.Marshal(v)
 }
