@@ -138,7 +138,7 @@ func (d Duration) or(otherwise time.Duration) time.Duration {
 func LoadConfig(path string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read %w", err)
+		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	return ParseConfig(data, filepath.Dir(path))
 }
