@@ -140,9 +140,9 @@ func TestBenchFiles(t *testing.T) {
 		line("files.ceiling.create", create.best.wall.Seconds()/most.best.wall.Seconds(), "x what reading and SHA-256 alone take")
 	}
 	compare(t, "files.create", create, aideInit, "aide")
-	compare(t, "files.create", create, aideInitAll, "aide with one worker per core")
+	compare(t, "files.create.workers", create, aideInitAll, "aide with one worker per core")
 	compare(t, "files.check", check, aideCheck, "aide")
-	compare(t, "files.check", check, aideCheckAll, "aide with one worker per core")
+	compare(t, "files.check.workers", check, aideCheckAll, "aide with one worker per core")
 	compare(t, "files.hash", hash, b3sum, "b3sum")
 	hash.best, b3sum.best = measured{}, measured{}
 	inTurn(2, func() { dropCaches(t, tree, image) }, hash, b3sum)
