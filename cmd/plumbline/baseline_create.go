@@ -103,6 +103,10 @@ func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *bas
 	if err != nil {
 		return fail(exitIO, err)
 	}
+	if header.Objects == 0 { // rules about what must not be there are of use all the same
+		fmt.Fprintln(stderr, "plumbline: the rules select nothing that is there: only what is added will be noticed")
+		fmt.Fprintln(stderr, "hint: an object that no rule matches is ignored; end with path = \"**\" to take the rest")
+	}
 	if !snap.Incomplete() {
 		return nil
 	}
