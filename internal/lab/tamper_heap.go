@@ -82,6 +82,11 @@ var heapTampers = []Tamper{
 		apply: hookTracepoint,
 	},
 	{
+		Name: "module-tracepoints-hidden", Check: "linux.objects",
+		Doc:   "have kvm say that it has no tracepoints",
+		apply: hideTracepoints,
+	},
+	{
 		Name: "netfilter-hook", Check: "linux.objects",
 		Doc:   "give forwarded packets a forged list of netfilter hooks",
 		apply: plantNetfilter,
@@ -260,6 +265,28 @@ func hookTracepoint(ctx context.Context, c *change) error {
 		return err
 	}
 	return c.write(ctx, at[0]+iterator, word(at[1]))
+}
+
+// hideTracepoints clears kvm's number of tracepoints, which nothing reads until
+// the module goes.
+func hideTracepoints(ctx context.Context, c *change) error {
+	head, named, err := c.moduleNamed(ctx, "kvm")
+	if err != nil {
+		return err
+	}
+	list, err := c.offset(ctx, "module", "list")
+	if err != nil {
+		return err
+	}
+	count, err := c.offset(ctx, "module", "num_tracepoints")
+	if err != nil {
+		return err
+	}
+	entry, err := c.entry(ctx, head, named)
+	if err != nil {
+		return err
+	}
+	return c.write(ctx, entry-list+count, make([]byte, 4))
 }
 
 // plantNetfilter gives hooks to a stage that has none: whether there are any is

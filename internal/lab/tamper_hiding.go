@@ -41,23 +41,33 @@ func hideModule(ctx context.Context, c *change) error {
 	if err != nil {
 		return err
 	}
-	at, err := c.symbols(ctx, "modules")
+	head, named, err := c.moduleNamed(ctx, "veth")
 	if err != nil {
 		return err
+	}
+	return c.unlink(ctx, head, named)
+}
+
+// moduleNamed returns the head of the list of modules, and what tells one by its
+// name.
+func (c *change) moduleNamed(ctx context.Context, want string) (head uint64, matches func(entry uint64) (bool, error), err error) {
+	at, err := c.symbols(ctx, "modules")
+	if err != nil {
+		return 0, nil, err
 	}
 	list, err := c.offset(ctx, "module", "list")
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	name, err := c.offset(ctx, "module", "name")
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
-	return c.unlink(ctx, at[0], func(entry uint64) (bool, error) {
-		text := make([]byte, 5)
+	return at[0], func(entry uint64) (bool, error) {
+		text := make([]byte, len(want)+1)
 		err := c.mem.read(entry-list+name, text)
-		return string(text) == "veth\x00", err
-	})
+		return string(text) == want+"\x00", err
+	}, nil
 }
 
 // hideProcess hides a process that sleeps.
@@ -179,38 +189,44 @@ func hideNumber(ctx context.Context, c *change) error {
 // maxList bounds a walk along a list of the guest.
 const maxList = 1 << 16
 
-// unlink takes the entry that matches off a list (struct list_head: next, then
-// prev). The entry itself keeps pointing into the list.
-func (c *change) unlink(ctx context.Context, head uint64, matches func(entry uint64) (bool, error)) error {
+// entry finds what matches on a list (struct list_head: next, then prev).
+func (c *change) entry(ctx context.Context, head uint64, matches func(entry uint64) (bool, error)) (uint64, error) {
 	mem, err := c.memory(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	entry := head
 	for range maxList {
 		if entry, err = mem.readWord(entry); err != nil {
-			return err
+			return 0, err
 		}
 		if entry == head {
 			break
 		}
-		if found, err := matches(entry); err != nil {
-			return err
-		} else if !found {
-			continue
+		if found, err := matches(entry); err != nil || found {
+			return entry, err
 		}
-		next, err := mem.readWord(entry)
-		if err != nil {
-			return err
-		}
-		prev, err := mem.readWord(entry + 8)
-		if err != nil {
-			return err
-		}
-		if err := c.write(ctx, prev, word(next)); err != nil {
-			return err
-		}
-		return c.write(ctx, next+8, word(prev))
 	}
-	return fmt.Errorf("nothing on the list at %#x matches", head)
+	return 0, fmt.Errorf("nothing on the list at %#x matches", head)
+}
+
+// unlink takes the entry that matches off a list. The entry itself keeps pointing
+// into the list.
+func (c *change) unlink(ctx context.Context, head uint64, matches func(entry uint64) (bool, error)) error {
+	entry, err := c.entry(ctx, head, matches)
+	if err != nil {
+		return err
+	}
+	next, err := c.mem.readWord(entry)
+	if err != nil {
+		return err
+	}
+	prev, err := c.mem.readWord(entry + 8)
+	if err != nil {
+		return err
+	}
+	if err := c.write(ctx, prev, word(next)); err != nil {
+		return err
+	}
+	return c.write(ctx, next+8, word(prev))
 }

@@ -54,6 +54,9 @@ type moduleFact struct {
 	PerCPU   address       `json:"per_cpu,omitempty"` // offset of its per-CPU data
 	Areas    []areaFact    `json:"areas"`
 	Sections []sectionFact `json:"sections,omitempty"`
+	// Points is how many tracepoints it says it has, PointTable where their table is.
+	Points     uint32  `json:"tracepoints,omitempty"`
+	PointTable address `json:"tracepoint_table,omitempty"`
 }
 
 type areaFact struct {
@@ -193,7 +196,8 @@ func (c *collector) missingFromList(view moduleView) (map[address]hiddenFact, er
 }
 
 func factOf(m kernel.LoadedModule) moduleFact {
-	fact := moduleFact{Name: m.Name, At: address(m.At), BuildID: m.BuildID, Live: m.Live, PerCPU: address(m.PerCPU)}
+	fact := moduleFact{Name: m.Name, At: address(m.At), BuildID: m.BuildID, Live: m.Live, PerCPU: address(m.PerCPU),
+		Points: m.Tracepoints, PointTable: address(m.TracepointTable)}
 	for _, a := range m.Areas {
 		fact.Areas = append(fact.Areas, areaFact{a.Kind, address(a.Start), a.Size})
 	}

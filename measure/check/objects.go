@@ -54,6 +54,9 @@ type objectsData struct {
 	// did not have.
 	Loading   []string `json:"loading,omitempty"`
 	NotWalked []string `json:"not_walked,omitempty"`
+	// Unsettled are modules whose account of their tracepoints was another, or gone,
+	// when it was read again.
+	Unsettled []string `json:"unsettled,omitempty"`
 	// Limited says that there was more than a walk looks at.
 	Limited bool `json:"limited,omitempty"`
 }
@@ -153,10 +156,11 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 			out.Findings = append(out.Findings, j.finding(p.pointer(), "the code of a BPF program", problem))
 		}
 	}
+	points := j.moduleTracepoints(data.Unsettled, out)
 	if data.Limited {
 		return errors.New("there are more objects than a walk looks at: " + strings.Join(data.NotWalked, ", "))
 	}
-	out.Reason = data.remark(out.Coverage, j.trusts())
+	out.Reason = data.remark(out.Coverage, remarks(points, j.trusts()))
 	return nil
 }
 

@@ -48,8 +48,9 @@ type objectsReader struct {
 	tally map[graph.Place]*tallied
 
 	last           *graph.Result
-	wrong, loading map[uint64]bool // of last: values that look wrong; in modules loaded since
-	packs          error           // why Packs are not known
+	modulesThen    []kernel.LoadedModule // when that began
+	wrong, loading map[uint64]bool       // of last: values that look wrong; in modules loaded since
+	packs          error                 // why Packs are not known
 }
 
 type tallied struct {
@@ -63,6 +64,7 @@ func (o *objectsReader) read(left int) error {
 	if err != nil {
 		modules = o.modules
 	}
+	o.modulesThen = modules
 	o.last, err = graph.Walk(o.ctx, o.profile, modules, &graph.Suspicion{Among: o.among, Brief: brief(left), Breathe: o.breathe,
 		Wrong: func(functions, programs []graph.Pointer) map[uint64]bool {
 			o.wrong = o.look(modules, functions, programs)
@@ -182,6 +184,7 @@ func (c *collector) loadedSince(now []kernel.LoadedModule, at mem.Virt) (string,
 // What looked wrong and was not is left out: it was never there, or is no more.
 func (o *objectsReader) facts() {
 	d, r := o.data, o.last
+	d.Unsettled = unsettledTracepoints(o.modules, o.modulesThen)
 	for _, p := range r.Pointers {
 		if !o.wrong[p.Value] && !o.loading[p.Value] {
 			d.Targets = append(d.Targets, o.target(p))

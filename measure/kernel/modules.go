@@ -22,6 +22,10 @@ type LoadedModule struct {
 	PerCPU   mem.Virt // where its per-CPU data is, an offset like the kernel's own; 0 if it has none
 	Areas    []Area
 	Sections []ModuleSection // as /sys/module/NAME/sections has them; empty if the kernel does not keep them
+	// Tracepoints is how many it says it has, and TracepointTable where the table of
+	// them is; 0 if the kernel keeps neither.
+	Tracepoints     uint32
+	TracepointTable mem.Virt
 }
 
 // Area is a range of a module's memory that has one kind.
@@ -141,6 +145,7 @@ type moduleLayout struct {
 	buildID                     *uint64 // nil if the kernel has none (before 5.14, or without CONFIG_STACKTRACE_BUILD_ID)
 	sectAttrs                   *uint64
 	percpu                      *uint64
+	points, pointTable          *uint64 // nil without CONFIG_TRACEPOINTS
 	areas                       []areaLayout
 	attrsCounted                bool
 	attrsCount, attrsFirst      uint64 // in struct module_sect_attrs
@@ -169,6 +174,10 @@ func (p *Profile) moduleLayout() (*moduleLayout, error) {
 	}
 	if at, err := p.Types.Offset("module", "percpu"); err == nil {
 		l.percpu = &at
+	}
+	points, err1 := p.Types.Offset("module", "num_tracepoints")
+	if table, err2 := p.Types.Offset("module", "tracepoints_ptrs"); err1 == nil && err2 == nil {
+		l.points, l.pointTable = &points, &table
 	}
 	l.sections(p.Types)
 	l.areas, err = areaLayouts(p.Types)
@@ -222,6 +231,9 @@ func (p *Profile) module(l *moduleLayout, at mem.Virt) (*LoadedModule, error) {
 	}
 	if l.percpu != nil {
 		m.PerCPU = mem.Virt(u64(raw, *l.percpu))
+	}
+	if l.points != nil {
+		m.Tracepoints, m.TracepointTable = u32(raw, *l.points), mem.Virt(u64(raw, *l.pointTable))
 	}
 	for _, a := range l.areas {
 		areas, err := a.read(raw)

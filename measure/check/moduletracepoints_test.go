@@ -1,0 +1,93 @@
+package check
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+)
+
+const pointsAt = 0xffff_ffff_c040_1000
+
+func TestDetectsHiddenTracepoints(t *testing.T) {
+	file := kernel.TracepointTable{Count: 109, At: pointsAt, Compared: true}
+	tests := map[string]struct {
+		count uint32
+		table address
+		want  kernel.TracepointTable
+		says  string
+	}{
+		"none":                   {0, pointsAt, file, "hides some"},
+		"one less":               {108, pointsAt, file, "hides some"},
+		"one more":               {110, pointsAt, file, "makes some up"},
+		"another table":          {109, pointsAt + 4, file, "not the one of its file"},
+		"no table":               {109, 0, file, "not the one of its file"},
+		"a table of its own":     {109, 0x8000, kernel.TracepointTable{Count: 109, At: 0x8000}, "not in its read-only data"},
+		"some where none are":    {1, pointsAt, kernel.TracepointTable{}, "makes some up"},
+		"four billion of nobody": {1<<32 - 1, 0, kernel.TracepointTable{}, "makes some up"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			m := moduleFact{Name: "kvm", At: 0x1000, Points: tt.count, PointTable: tt.table}
+			f := m.tracepoints(tt.want)
+			if f == nil || !strings.Contains(f.Explanation, tt.says) {
+				t.Errorf("%+v, want %q", f, tt.says)
+			}
+		})
+	}
+}
+
+func TestAcceptsTracepointsOfFile(t *testing.T) {
+	for name, m := range map[string]moduleFact{
+		"some":         {Points: 109, PointTable: pointsAt},
+		"none":         {},
+		"an empty one": {PointTable: pointsAt}, // the loader gives sections without contents a place
+	} {
+		want := kernel.TracepointTable{Count: uint64(m.Points), At: pointsAt, Compared: true}
+		if f := m.tracepoints(want); f != nil {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
+}
+
+// Modules without a file, and those that come or go, are named.
+func TestTracepointsNotCompared(t *testing.T) {
+	j := &judging{refs: &References{}, text: &expectedText{}}
+	for i, live := range []bool{true, false, true, true} {
+		j.code.modules = append(j.code.modules, moduleFact{Name: string(rune('a' + i)), Live: live, Points: 3})
+	}
+	var out measure.Check
+	got := j.moduleTracepoints([]string{"c"}, &out)
+	if !strings.Contains(got, "2 modules have is their own word") || !strings.HasSuffix(got, "in b, c") || len(out.Findings) > 0 {
+		t.Errorf("%q, %+v", got, out.Findings)
+	}
+	j.code.modules = nil
+	if got := j.moduleTracepoints(nil, &out); got != "" {
+		t.Errorf("no modules: %q", got)
+	}
+}
+
+func TestUnsettledTracepoints(t *testing.T) {
+	one := kernel.LoadedModule{Name: "kvm", At: 0x1000, Live: true, Tracepoints: 109, TracepointTable: pointsAt}
+	change := func(f func(*kernel.LoadedModule)) kernel.LoadedModule {
+		m := one
+		f(&m)
+		return m
+	}
+	for name, tt := range map[string]struct {
+		then []kernel.LoadedModule
+		want bool
+	}{
+		"the same":      {[]kernel.LoadedModule{{Name: "new"}, one}, false},
+		"gone":          {nil, true},
+		"another place": {[]kernel.LoadedModule{change(func(m *kernel.LoadedModule) { m.At++ })}, true},
+		"going":         {[]kernel.LoadedModule{change(func(m *kernel.LoadedModule) { m.Live = false })}, true},
+		"other number":  {[]kernel.LoadedModule{change(func(m *kernel.LoadedModule) { m.Tracepoints = 0 })}, true},
+		"other table":   {[]kernel.LoadedModule{change(func(m *kernel.LoadedModule) { m.TracepointTable = 0 })}, true},
+	} {
+		if got := unsettledTracepoints([]kernel.LoadedModule{one}, tt.then); (len(got) == 1) != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
