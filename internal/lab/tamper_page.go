@@ -35,6 +35,11 @@ var pageTampers = []Tamper{
 		apply: addAlias,
 	},
 	{
+		Name: "page-espfix", Check: "linux.pagetables",
+		Doc:   "map the first GiB of memory a second time, writable, into the area of espfix stacks",
+		apply: mapEspfix,
+	},
+	{
 		Name: "kvm-page-writable", Check: "linux.pagetables",
 		Doc:   "make a page of kvm's code writable",
 		apply: changeRights("kvm_exit", 0, entryWritable, 0),
@@ -132,4 +137,28 @@ func addAlias(ctx context.Context, c *change) error {
 		address = address&^(1<<last.shift-1) + 1<<last.shift
 	}
 	return errors.New("no free page table entry near kvm's code")
+}
+
+// mapEspfix puts a page of 1 GiB into a free entry of the table of the area, which
+// maps the same few pages many times over (arch/x86/kernel/espfix_64.c).
+func mapEspfix(ctx context.Context, c *change) error {
+	at, err := c.symbols(ctx, "espfix_pud_page")
+	if err != nil {
+		return err
+	}
+	mem, err := c.memory(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range uint64(512) {
+		entry, err := mem.readWord(at[0] + 8*i)
+		if err != nil {
+			return err
+		}
+		if entry == 0 {
+			const large, accessed, dirty = 1 << 7, 1 << 5, 1 << 6
+			return c.write(ctx, at[0]+8*i, word(entryPresent|entryWritable|entryNoExecute|large|accessed|dirty))
+		}
+	}
+	return errors.New("the area of espfix stacks has no room")
 }

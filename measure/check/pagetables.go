@@ -34,13 +34,14 @@ func pageTablesCheck() check {
 
 // pageTablesData are the facts of linux.pagetables.
 type pageTablesData struct {
-	Pages      int64         `json:"pages"`                // mappings visited, of any size
-	Executable []mappedRange `json:"executable"`           // all that is executable
-	Writable   []mappedRange `json:"writable_executable"`  // those that are writable too
-	User       []mappedRange `json:"user"`                 // marked for user mode, whether or not upper levels are too
-	Aliases    []mappedRange `json:"aliases"`              // writable mappings of protected memory
-	Lost       []string      `json:"lost,omitempty"`       // tables that could not be read
-	Owners     []owner       `json:"owners"`               // accounts of executable memory
+	Pages      int64         `json:"pages"`               // mappings visited, of any size
+	Executable []mappedRange `json:"executable"`          // all that is executable
+	Writable   []mappedRange `json:"writable_executable"` // those that are writable too
+	User       []mappedRange `json:"user"`                // marked for user mode, whether or not upper levels are too
+	Aliases    []mappedRange `json:"aliases"`             // writable mappings of protected memory
+	Lost       []string      `json:"lost,omitempty"`      // tables that could not be read
+	Owners     []owner       `json:"owners"`              // accounts of executable memory
+	Espfix     espfixFacts   `json:"espfix"`
 	Foreign    []foreignRoot `json:"foreign,omitempty"`    // CPUs whose kernel half is not the kernel's
 	Incomplete string        `json:"incomplete,omitempty"` // why accounts may be missing
 	Starting   []string      `json:"starting,omitempty"`   // modules whose code for their start is there, and which no check compares
@@ -76,13 +77,9 @@ const maxRanges = 20_000
 
 var errTooManyRanges = errors.New("too many differently mapped ranges")
 
-// The area of espfix stacks maps the same few pages 65,536 times over
-// (arch/x86/kernel/espfix_64.c), read-only and not executable; it is left out.
-const (
-	espfixFirst mem.Virt = 0xffff_ff00_0000_0000
-	espfixLast  mem.Virt = 0xffff_ff7f_ffff_ffff
-	kernelFirst mem.Virt = 0xff00_0000_0000_0000 // with five levels; higher with four
-)
+// kernelFirst is the lowest address of the kernel's half with five levels; with
+// four it is higher.
+const kernelFirst mem.Virt = 0xff00_0000_0000_0000
 
 // collectPageTables walks the tables, and again while memory is executable that
 // has no account, or protected memory is not: it may be of a module that goes. A
@@ -92,7 +89,7 @@ func collectPageTables(c *collector) (any, measure.Coverage, error) {
 	for {
 		began := time.Now()
 		data, coverage, err := c.walkPageTables()
-		unsettled := len(unownedRanges(data.Executable, data.Owners)) > 0 || len(data.Aliases) > 0
+		unsettled := len(unownedRanges(data.Executable, data.Owners)) > 0 || len(data.Aliases) > 0 || data.Espfix.odd()
 		if err != nil || !unsettled && len(data.Starting) == 0 {
 			return data, coverage, err
 		}
@@ -118,6 +115,9 @@ func (c *collector) walkPageTables() (pageTablesData, measure.Coverage, error) {
 	err := space.Walk(kernelFirst, espfixFirst-1, w.visit, lost)
 	if err == nil && w.err == nil {
 		err = space.Walk(espfixLast+1, ^mem.Virt(0), w.visit, lost)
+	}
+	if err == nil && w.err == nil {
+		err = w.espfix(lost)
 	}
 	if err := errors.Join(err, w.err); err != nil {
 		return w.data, measure.Coverage{}, err
@@ -227,7 +227,8 @@ func (w *tableWalk) add(list *[]mappedRange, m paging.Mapping) {
 
 // finish names the ranges.
 func (w *tableWalk) finish() {
-	for _, list := range []*[]mappedRange{&w.data.Executable, &w.data.Writable, &w.data.User, &w.data.Aliases} {
+	d := &w.data
+	for _, list := range []*[]mappedRange{&d.Executable, &d.Writable, &d.User, &d.Aliases, &d.Espfix.Writable, &d.Espfix.Others} {
 		for i := range *list {
 			(*list)[i].Symbol = w.symbol(mem.Virt((*list)[i].Start))
 		}
@@ -307,6 +308,9 @@ func (c *collector) isolated(r mem.Registers, cpu *paging.Space, want []byte, di
 		same, err := c.mapsTheSame(cpu, from, min(to, max(from, espfixFirst-1)))
 		if err == nil && same && to > espfixLast {
 			same, err = c.mapsTheSame(cpu, max(from, espfixLast+1), to)
+		}
+		if err == nil && same && from <= espfixFirst && to >= espfixLast {
+			same, err = c.sameEspfix(cpu)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("CPU %d: %w", r.CPU, err)

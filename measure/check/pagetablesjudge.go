@@ -46,6 +46,12 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 			report(r, "memory in the kernel's half is marked for user mode")
 		}
 	}
+	for _, r := range data.Espfix.Writable {
+		report(r, "the area of espfix stacks, which is read-only, is writable")
+	}
+	for _, r := range data.Espfix.Others {
+		report(r, "the area of espfix stacks maps a page that is none of them")
+	}
 	for _, f := range data.Foreign {
 		out.Findings = append(out.Findings, measure.Finding{
 			Symbol:   fmt.Sprintf("top page table of CPU %d, entry %d", f.CPU, f.Index),
@@ -65,6 +71,9 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 	}
 	if len(data.Lost) > 0 {
 		return fmt.Errorf("%d page tables could not be read, first %s", len(data.Lost), data.Lost[0])
+	}
+	if data.Espfix.Unknown != "" {
+		return errors.New("which pages the area of espfix stacks should map is not known: " + data.Espfix.Unknown)
 	}
 	if err := data.Absent.unaccounted(); err != nil {
 		return err

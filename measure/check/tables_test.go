@@ -118,6 +118,8 @@ func TestDetectsPageTables(t *testing.T) {
 		"an alias of text":            {func(d *pageTablesData) { d.Aliases = append(d.Aliases, at) }, "writable mapping reaches"},
 		"kernel memory for user mode": {func(d *pageTablesData) { d.User = append(d.User, at) }, "marked for user mode"},
 		"a CPU on tables of its own":  {func(d *pageTablesData) { d.Foreign = []foreignRoot{{CPU: 1, Index: 511, Have: 3, Want: 1}} }, "other memory in the kernel's half"},
+		"writable espfix stacks":      {func(d *pageTablesData) { d.Espfix.Writable = []mappedRange{at} }, "is writable"},
+		"others than espfix stacks":   {func(d *pageTablesData) { d.Espfix.Others = []mappedRange{at} }, "none of them"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -137,6 +139,7 @@ func TestDetectsPageTables(t *testing.T) {
 func TestPageTablesNotMeasured(t *testing.T) {
 	tests := map[string]func(*pageTablesData){
 		"a table lost":     func(d *pageTablesData) { d.Lost = []string{"[0, 1]: gone"} },
+		"no espfix_pages":  func(d *pageTablesData) { d.Espfix.Unknown = errNoEspfix.Error() },
 		"accounts missing": func(d *pageTablesData) { d.Owners = d.Owners[:1]; d.Incomplete = "list broken" },
 	}
 	for name, change := range tests {

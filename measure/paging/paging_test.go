@@ -165,6 +165,64 @@ func TestWalkSurvivesLoops(t *testing.T) {
 	}
 }
 
+// WalkOnce visits a table that is mapped many times over once for each set of
+// permissions, wherever it is met, and a table that is in the range in part as
+// often as that is.
+func TestWalkOnceVisitsTablesOnce(t *testing.T) {
+	tb := newTables()
+	root, pdpt, pd, pt := tb.table(), tb.table(), tb.table(), tb.table()
+	tb.set(root, 510, uint64(pdpt)|present|rw)
+	for i := range 512 {
+		entry := uint64(pd) | present | nx
+		if i >= 500 {
+			entry |= rw
+		}
+		tb.set(pdpt, i, entry)
+		tb.set(pd, i, uint64(pt)|present|rw)
+	}
+	tb.set(pt, 3, 0x7000|present|rw)
+	tb.set(pt, 9, 0x8000|present)
+	const from, pdSize mem.Virt = 0xffff_ff00_0000_0000, 1 << 30
+	type page struct {
+		at       mem.Virt
+		phys     mem.Phys
+		writable bool
+	}
+	walk := func(from, to mem.Virt) (got []page) {
+		err := SpaceAt(tb, root, 4).WalkOnce(from, to, func(m Mapping) bool {
+			got = append(got, page{m.Virt, m.Phys, m.Flags&Writable != 0})
+			return true
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	want := []page{{from + 0x3000, 0x7000, false}, {from + 0x9000, 0x8000, false},
+		{from + 500*pdSize + 0x3000, 0x7000, true}, {from + 500*pdSize + 0x9000, 0x8000, false}}
+	if diff := cmp.Diff(want, walk(from, from+512*pdSize-1), cmp.AllowUnexported(page{})); diff != "" {
+		t.Error(diff)
+	}
+	// Of the first table only the second page, of the next both: it is seen whole there.
+	want = []page{{from + 0x9000, 0x8000, false}, {from + 2<<20 + 0x3000, 0x7000, false}, {from + 2<<20 + 0x9000, 0x8000, false}}
+	if diff := cmp.Diff(want, walk(from+0x4000, from+4<<20-1), cmp.AllowUnexported(page{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Tables that point at themselves are one for each level.
+func TestWalkOnceSurvivesLoops(t *testing.T) {
+	tb := newTables()
+	root := tb.table()
+	for i := range 512 {
+		tb.set(root, i, uint64(root)|present|rw)
+	}
+	n := 0
+	if err := SpaceAt(tb, root, 5).WalkOnce(0, ^mem.Virt(0), func(Mapping) bool { n++; return true }, nil); err != nil || n != 512 {
+		t.Errorf("%d pages, %v", n, err)
+	}
+}
+
 func TestWalkReportsLostTables(t *testing.T) {
 	tb := newTables()
 	root := tb.table()
@@ -241,6 +299,51 @@ func FuzzTranslate(f *testing.F) {
 		}
 		if err == nil && (mem.Virt(at) < m.Virt || at-uint64(m.Virt) >= m.Size) {
 			t.Fatalf("%#x is not in %+v", at, m)
+		}
+	})
+}
+
+// WalkOnce finds each page with each of its permissions that Walk finds, and
+// nothing else.
+func FuzzWalkOnce(f *testing.F) {
+	f.Add([]byte{1, 0, 2, 1, 3, 2, 4, 3}, false)
+	f.Add([]byte{1, 0, 1, 0x40, 2, 0x81, 2, 0xc1, 3, 0xff}, true)
+	f.Fuzz(func(t *testing.T, raw []byte, five bool) {
+		tb := newTables()
+		var all [5]mem.Phys
+		for i := range all {
+			all[i] = tb.table()
+		}
+		for i := 0; i+1 < len(raw) && i < 60; i += 2 { // which table, and what is in it
+			entry := uint64(all[raw[i+1]%5]) | uint64(raw[i+1]>>3&3)<<1 | present
+			if raw[i+1]&0x80 != 0 {
+				entry |= nx
+			}
+			if raw[i+1]&0x40 != 0 {
+				entry |= large
+			}
+			tb.set(all[raw[i]%5], 500+i%12, entry)
+		}
+		s := SpaceAt(tb, all[0], 4)
+		if five {
+			s = SpaceAt(tb, all[0], 5)
+		}
+		type page struct {
+			phys  mem.Phys
+			size  uint64
+			flags Flags
+		}
+		pages := func(walk func(from, to mem.Virt, visit func(Mapping) bool, lost func(from, to mem.Virt, err error)) error) (map[page]bool, error) {
+			out := make(map[page]bool)
+			return out, walk(0, ^mem.Virt(0), func(m Mapping) bool { out[page{m.Phys, m.Size, m.Flags}] = true; return true }, func(mem.Virt, mem.Virt, error) {})
+		}
+		want, err := pages(s.Walk)
+		if err != nil {
+			return // over its limit, which the other does not come to
+		}
+		got, err := pages(s.WalkOnce)
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(page{})); diff != "" || err != nil {
+			t.Errorf("%v %s", err, diff)
 		}
 	})
 }

@@ -21,14 +21,25 @@ const MaxTables = 1 << 16
 // nil lost ends the walk with the error instead.
 func (s *Space) Walk(from, to mem.Virt, visit func(Mapping) bool, lost func(from, to mem.Virt, err error)) error {
 	w := walk{space: s, from: from, to: to, visit: visit, lost: lost}
-	err := w.table(s.root, s.levels, 0, Writable|User)
-	if errors.Is(err, errStop) {
-		return nil
-	}
-	return err
+	return w.run()
+}
+
+// WalkOnce is [Space.Walk] of a range that maps the same tables many times over:
+// what is in a table is visited where it is met first, and again only with other
+// permissions from the levels above.
+func (s *Space) WalkOnce(from, to mem.Virt, visit func(Mapping) bool, lost func(from, to mem.Virt, err error)) error {
+	w := walk{space: s, from: from, to: to, visit: visit, lost: lost, seen: make(map[visited]bool)}
+	return w.run()
 }
 
 var errStop = errors.New("stop")
+
+// visited is a table with what decides the meaning of its entries.
+type visited struct {
+	at    mem.Phys
+	level int
+	flags Flags
+}
 
 type walk struct {
 	space    *Space
@@ -36,14 +47,30 @@ type walk struct {
 	visit    func(Mapping) bool
 	lost     func(from, to mem.Virt, err error)
 	tables   int
+	seen     map[visited]bool // whole tables, nil to visit each as often as it is met
+}
+
+func (w *walk) run() error {
+	err := w.table(w.space.root, w.space.levels, 0, Writable|User)
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return err
 }
 
 // table visits one table that covers addresses from base on.
 func (w *walk) table(at mem.Phys, level int, base mem.Virt, flags Flags) error {
+	shift := shiftOf(level)
+	if w.seen != nil && base >= w.from && base|(1<<(shift+9)-1) <= w.to {
+		v := visited{at, level, flags}
+		if w.seen[v] {
+			return nil
+		}
+		w.seen[v] = true
+	}
 	if w.tables++; w.tables > MaxTables {
 		return fmt.Errorf("walk page tables: %w", ErrTooManyTables)
 	}
-	shift := shiftOf(level)
 	var page [mem.PageSize]byte
 	if err := w.space.mem.ReadPhys(page[:], at); err != nil {
 		err = fmt.Errorf("read %s at %v: %w", levelName(level), at, err)
