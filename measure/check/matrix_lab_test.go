@@ -18,6 +18,7 @@ var matrixKinds = []struct {
 }{
 	{"two", 2, lab.DefaultCPU},
 	{"one-epyc", 1, "EPYC,+svm"},
+	{"two-intel", 2, "max,vendor=GenuineIntel"}, // with page-table isolation
 }
 
 // TestMatrix measures a machine for each kernel of Debian's suites and each kind

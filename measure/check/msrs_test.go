@@ -43,6 +43,7 @@ func TestDetectsSystemCallRegisters(t *testing.T) {
 		"SYSCALL to what claims the name":     {func(f *msrFact) { f.LSTAR = pointer{Value: hook.Value, Symbol: entry64} }, "LSTAR of CPU 1"},
 		"32-bit SYSCALL to a module":          {func(f *msrFact) { f.CSTAR = hook }, "CSTAR of CPU 1"},
 		"32-bit SYSCALL to the 64-bit entry":  {func(f *msrFact) { f.CSTAR = f.LSTAR }, "CSTAR of CPU 1"},
+		"32-bit SYSCALL to nowhere":           {func(f *msrFact) { f.CSTAR = pointer{} }, "CSTAR of CPU 1"},
 		"SYSENTER to a module":                {func(f *msrFact) { f.SysenterEIP = hook }, "SYSENTER_EIP of CPU 1"},
 		"SYSENTER on another stack":           {func(f *msrFact) { f.SysenterESP = 0xffff888000001000 }, "SYSENTER_ESP of CPU 1"},
 		"SYSENTER on another CPU's stack":     {func(f *msrFact) { f.SysenterESP = 0xfffffe0000003000 }, "SYSENTER_ESP of CPU 1"},
@@ -75,6 +76,12 @@ func TestAcceptsSystemCallRegisters(t *testing.T) {
 				f.CSTAR.Value, f.SysenterCS, f.SysenterESP, f.SysenterEIP = 0xffffffff81c00100, 0, 0, pointer{}
 			}
 		},
+		"Intel's, on which it is not written": func(d *msrsData) {
+			d.Vendor = vendorIntel
+			for i := range d.CPUs {
+				d.CPUs[i].CSTAR = pointer{}
+			}
+		},
 		"a processor that keeps 32 bits": func(d *msrsData) {
 			for i := range d.CPUs {
 				d.CPUs[i].SysenterEIP.Value &= 0xffffffff
@@ -91,6 +98,16 @@ func TestAcceptsSystemCallRegisters(t *testing.T) {
 			}
 		})
 	}
+}
+
+// On Intel's processors the register is not written, or has what it has elsewhere.
+func TestDetectsHookOnIntel(t *testing.T) {
+	obs := withMSRs(t)
+	edit(t, obs, msrsName, func(d *msrsData) {
+		d.Vendor = vendorIntel
+		d.CPUs[1].CSTAR = pointer{Value: 0xffffffffc0300000, Symbol: "rootkit:entry"}
+	})
+	requireFinding(t, judgeOne(t, obs, msrsName), "CSTAR of CPU 1", "")
 }
 
 // What was not observed is not measured, and never passes.
