@@ -114,6 +114,11 @@ func (v *Verifier) handleRecords(w http.ResponseWriter, r *http.Request) (any, e
 	if err != nil {
 		return nil, err
 	}
+	end, err := v.bulk.begin(agent.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	var req remote.RecordsRequest
 	if err := readJSON(w, r, remote.MaxRequestBytes, &req); err != nil {
 		return nil, err
@@ -225,9 +230,15 @@ func (v *Verifier) needed(ctx context.Context, records []remote.Record) ([]remot
 
 // handleBody is PUT /v1/agent/bodies/{digest}.
 func (v *Verifier) handleBody(w http.ResponseWriter, r *http.Request) (any, error) {
-	if _, err := v.agentOf(r); err != nil {
+	agent, err := v.agentOf(r)
+	if err != nil {
 		return nil, err
 	}
+	end, err := v.bulk.begin(agent.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	digest, err := remote.ParseDigest(r.PathValue("digest"))
 	if err != nil {
 		return nil, badRequest(err)
@@ -244,9 +255,15 @@ func (v *Verifier) handleBody(w http.ResponseWriter, r *http.Request) (any, erro
 
 // handleBundle is POST /v1/agent/bodies.
 func (v *Verifier) handleBundle(w http.ResponseWriter, r *http.Request) (any, error) {
-	if _, err := v.agentOf(r); err != nil {
+	agent, err := v.agentOf(r)
+	if err != nil {
 		return nil, err
 	}
+	end, err := v.bulk.begin(agent.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, remote.MaxBodyBytes+4*remote.MaxBundle))
 	if err != nil {
 		return nil, bodyError(err)

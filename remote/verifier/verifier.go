@@ -59,6 +59,7 @@ type Verifier struct {
 	fast, slow poke // wake the workers
 	tries      tries
 	firing     firing
+	bulk       bulk
 	background sync.WaitGroup
 	life       context.Context // of what goes on in the background; ended by work
 	end        context.CancelFunc
