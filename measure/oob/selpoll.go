@@ -37,6 +37,12 @@ type SELPoll struct {
 	Began func()
 	// Failed, if not nil, is told of a log that cannot be read.
 	Failed func(error)
+
+	// answered are the nonces that were acted on, or were old when Run began. The
+	// log is read from its beginning again after it was cleared, or could not be
+	// read once: none of them may be acted on twice, which the verifier would
+	// take for replays.
+	answered map[[wire.SELNonceSize]byte]bool
 }
 
 // Run polls until ctx ends. Records that are there when it begins are old: their
@@ -51,6 +57,7 @@ func (p *SELPoll) Run(ctx context.Context) error {
 		return fmt.Errorf("read system event log: %w", err)
 	}
 	last := lastOf(seen)
+	p.fresh(seen)
 	if p.Began != nil {
 		p.Began()
 	}
@@ -94,20 +101,34 @@ func (p *SELPoll) look(ctx context.Context, last mark) (mark, error) {
 	} else {
 		records = records[1:]
 	}
-	for _, r := range records {
-		if r.RecordType != types.SELRecordType(wire.SELRecordType) || r.OEMNonTimestamped == nil {
-			continue
-		}
-		nonce, err := wire.ParseSELRecord(r.OEMNonTimestamped.OEM[:])
-		if err != nil {
-			continue // another vendor's record of the same type
-		}
+	for _, nonce := range p.fresh(records) {
 		p.Scan(ctx, nonce)
 	}
 	if len(records) == 0 {
 		return last, nil
 	}
 	return lastOf(records), nil
+}
+
+// fresh are the nonces in records that were not there before; they count as
+// answered from now on.
+func (p *SELPoll) fresh(records []*types.SEL) [][wire.SELNonceSize]byte {
+	var out [][wire.SELNonceSize]byte
+	if p.answered == nil || len(p.answered) > maxRecords {
+		p.answered = make(map[[wire.SELNonceSize]byte]bool)
+	}
+	for _, r := range records {
+		if r.RecordType != types.SELRecordType(wire.SELRecordType) || r.OEMNonTimestamped == nil {
+			continue
+		}
+		nonce, err := wire.ParseSELRecord(r.OEMNonTimestamped.OEM[:])
+		if err != nil || p.answered[nonce] { // another vendor's record of the same type, or an old one
+			continue
+		}
+		p.answered[nonce] = true
+		out = append(out, nonce)
+	}
+	return out
 }
 
 // LocalLog reads the event log of the machine this program runs on, through the

@@ -3,7 +3,9 @@ package oob
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/bougou/go-ipmi/pkg/types"
 
@@ -60,6 +62,53 @@ func TestSELPollActsOnNewRecordsOnce(t *testing.T) {
 	*log = *newEventLog()
 	log.add(askFor(4))
 	look("\x02\x03\x04")
+}
+
+// unreadable is a log whose next answer is an error.
+type unreadable struct {
+	EventLog
+	once bool
+}
+
+func (u *unreadable) Entries(ctx context.Context, first uint16) ([]*types.SEL, error) {
+	if u.once {
+		u.once = false
+		return nil, errors.New("timeout")
+	}
+	return u.EventLog.Entries(ctx, first)
+}
+
+// A log that could not be read once is read from its beginning: what was there
+// before is not acted on again, nor is a record that a client sent twice.
+func TestSELPollActsOnNoRecordTwice(t *testing.T) {
+	log := newEventLog()
+	log.add(askFor(1)) // from before
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	source := &unreadable{EventLog: logOf{log}}
+	asked := make(chan byte, 100)
+	p := &SELPoll{Log: source, Every: time.Millisecond, Scan: func(_ context.Context, n [wire.SELNonceSize]byte) {
+		asked <- n[0]
+		if n[0] == 9 {
+			cancel()
+			return
+		}
+		source.once = true // at the next look
+		log.add(askFor(n[0]))
+		log.add(askFor(n[0] + 1))
+	}}
+	p.Began = func() { log.add(askFor(7)) }
+	if err := p.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	close(asked)
+	var all []byte
+	for n := range asked {
+		all = append(all, n)
+	}
+	if string(all) != "\x07\x08\x09" {
+		t.Errorf("asked %v, want 7, 8 and 9", all)
+	}
 }
 
 // A record as a BMC sends it has the whole of what it carries of a nonce.
