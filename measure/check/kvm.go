@@ -1,6 +1,7 @@
 package check
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -34,7 +35,10 @@ func kvmCheck() check {
 
 // kvmData are the facts of kvm.ops.
 type kvmData struct {
-	Vendor   string     `json:"vendor"` // "kvm_amd", "kvm_intel", or nothing: the target is no hypervisor
+	Vendor string `json:"vendor"` // "kvm_amd", "kvm_intel", or nothing: the target is no hypervisor
+	// State of the vendor's module at the pause: 0 is live (enum module_state,
+	// include/linux/module.h).
+	State    uint32     `json:"state,omitempty"`
 	Tables   []kvmTable `json:"tables"`
 	Pointers []pointer  `json:"pointers"` // all that are set
 }
@@ -86,7 +90,43 @@ func planKVM(c *collector) error {
 		}
 	}
 	c.kvm = ranges
-	return nil
+	state, name, err := c.kvmModule()
+	return errors.Join(err, c.want(state.at, state.size), c.want(name.at, name.size))
+}
+
+// kvmModule says where the state and the name of the vendor's module are: both
+// are read together with the tables, which its start fills and its end empties.
+func (c *collector) kvmModule() (state, name kvmRange, err error) {
+	vendor, err := c.kvmVendor()
+	if err != nil {
+		return state, name, err
+	}
+	m, err := c.module(vendor)
+	if err != nil {
+		return state, name, err
+	}
+	stateAt, err1 := c.profile.Types.Offset("module", "state")
+	nameAt, err2 := c.profile.Types.Offset("module", "name")
+	state = kvmRange{name: vendor, at: m.At + mem.Virt(stateAt), size: 4}
+	name = kvmRange{name: vendor, at: m.At + mem.Virt(nameAt), size: uint64(len(vendor)) + 1}
+	return state, name, errors.Join(err1, err2)
+}
+
+// kvmState is the state of the vendor's module at the pause.
+func (c *collector) kvmState() (uint32, error) {
+	state, name, err := c.kvmModule()
+	if err != nil {
+		return 0, err
+	}
+	word, err1 := c.wanted(state.at, state.size)
+	text, err2 := c.wanted(name.at, name.size)
+	if err := errors.Join(err1, err2); err != nil {
+		return 0, fmt.Errorf("struct module of %s: %w", name.name, err)
+	}
+	if string(text) != name.name+"\x00" {
+		return 0, fmt.Errorf("%s was unloaded while the scan ran", name.name)
+	}
+	return binary.LittleEndian.Uint32(word), nil
 }
 
 func (c *collector) kvmVendor() (string, error) {
@@ -249,6 +289,9 @@ func collectKVM(c *collector) (any, measure.Coverage, error) {
 		return nil, measure.Coverage{}, err
 	}
 	data := kvmData{Vendor: vendor}
+	if data.State, err = c.kvmState(); err != nil {
+		return nil, measure.Coverage{}, err
+	}
 	var coverage measure.Coverage
 	for _, r := range c.kvm {
 		raw, err := c.wanted(r.at, r.size)
