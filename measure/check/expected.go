@@ -140,8 +140,9 @@ func (m *moduleFact) loaded() *kernel.LoadedModule {
 }
 
 // explain judges the pages of a text. Pages that were accepted before, with the
-// same bytes and the same facts, need no bytes.
-func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check) error {
+// same bytes and the same facts, need no bytes. Differences for which doubted is
+// not nil and true are left out.
+func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check, doubted func(kernel.Difference) bool) error {
 	if err := r.validate(); err != nil {
 		return err
 	}
@@ -197,6 +198,9 @@ func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check) error {
 		if clean && len(x.Told) == 0 && len(x.Findings) == 0 && len(x.Notes) == 0 {
 			j.accept(whole)
 		}
+	}
+	if doubted != nil {
+		x.Findings = slices.DeleteFunc(x.Findings, doubted)
 	}
 	out.Findings = append(out.Findings, j.differences(x.Findings)...)
 	out.Notes = append(out.Notes, j.differences(x.Notes)...)

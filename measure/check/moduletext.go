@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -38,6 +39,8 @@ type moduleTextData struct {
 	Gone []string `json:"gone,omitempty"`
 	// Arrived are modules that came while the scan ran.
 	Arrived []string `json:"arrived,omitempty"`
+	// Patching is the digest of what the kernel patched by, after all were read.
+	Patching string `json:"patching,omitempty"`
 }
 
 func collectModuleText(c *collector) (any, measure.Coverage, error) {
@@ -76,7 +79,13 @@ func collectModuleText(c *collector) (any, measure.Coverage, error) {
 		}
 	}
 	coverage.Total = int64(len(c.modules))
-	return data, coverage, nil
+	data.Patching, err = digestOfPatching(c.patching())
+	return data, coverage, err
+}
+
+func digestOfPatching(d patchingData) (string, error) {
+	raw, err := json.Marshal(d)
+	return DigestOf(raw).String(), err
 }
 
 // goneModules names the modules that have left the list since the scan began. A
@@ -121,6 +130,17 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 	for i := range data.Modules {
 		regions[data.Modules[i].Name] = &data.Modules[i]
 	}
+	// The calls of modules follow what the kernel patched by when they were read,
+	// which need not be what it did when its own text was.
+	otherwise := sync.OnceValue(func() bool { return j.patchedOtherwise(data.Patching) })
+	doubts := 0
+	doubted := func(d kernel.Difference) bool {
+		if !d.Follows || !otherwise() {
+			return false
+		}
+		doubts++
+		return true
+	}
 	var problems []string
 	for _, m := range j.code.modules {
 		if slices.Contains(data.Gone, m.Name) {
@@ -134,7 +154,10 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 		case r == nil:
 			err = errors.New("its text was not read")
 		default:
-			err = j.explain(text, r, out)
+			doubts = 0
+			if err = j.explain(text, r, out, doubted); err == nil && doubts > 0 {
+				err = fmt.Errorf("%d calls go elsewhere than they were to when the kernel's text was read, and where they go changed while the scan ran", doubts)
+			}
 		}
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("%s: %v", m.Name, err))
@@ -147,6 +170,17 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 		return fmt.Errorf("%d of %d modules not measured: %s", len(problems), len(j.code.modules), strings.Join(problems, "; "))
 	}
 	return nil
+}
+
+// patchedOtherwise says whether the kernel patched by other facts when it was read
+// than when linux.text was. Where that is not known it did not.
+func (j *judging) patchedOtherwise(digest string) bool {
+	text, err := j.textData(j.expectedFrom(textName))
+	if err != nil || digest == "" {
+		return false
+	}
+	then, err := digestOfPatching(text.Patching)
+	return err == nil && then != digest
 }
 
 // listed says why it is not known which modules there are.

@@ -107,7 +107,7 @@ func judgeText(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if err := j.livepatched(&data.Patching, out); err != nil {
 		return err
 	}
-	return j.explain(want.env.Kernel(), &data.Text, out)
+	return j.explain(want.env.Kernel(), &data.Text, out, nil)
 }
 
 // read returns memory that lies in a region: nil if bytes are asked for, not ok

@@ -70,7 +70,7 @@ func judgeVDSO(j *judging, raw json.RawMessage, out *measure.Check) error {
 		if r == nil {
 			return fmt.Errorf("%s was not read", image.Name)
 		}
-		if err := j.explain(image.Text, r, out); err != nil {
+		if err := j.explain(image.Text, r, out, nil); err != nil {
 			return fmt.Errorf("%s: %w", image.Name, err)
 		}
 	}

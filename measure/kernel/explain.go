@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -12,6 +13,9 @@ type Difference struct {
 	Observed    []byte
 	Expected    []byte // the file's bytes, or of several allowed encodings the nearest
 	Explanation string
+	// Follows says that it is at a call that follows what the kernel patches by: a
+	// static call, its trampoline, or an entry that can be traced.
+	Follows bool
 }
 
 // Explanation is what came of comparing pages of text.
@@ -109,9 +113,18 @@ func (x *explainer) group(i, next, start, end, lo int, seen []byte) bool {
 	x.tell(start, end-start)
 	if !x.found[start] { // else the other page has said it
 		x.found[start] = true
-		x.find(runs(x.text.Start+mem.Virt(start), now, nearest, names(group)+": the bytes are none that the kernel writes here"))
+		differences := runs(x.text.Start+mem.Virt(start), now, nearest, names(group)+": the bytes are none that the kernel writes here")
+		for i := range differences {
+			differences[i].Follows = slices.ContainsFunc(group, site.follows)
+		}
+		x.find(differences)
 	}
 	return true
+}
+
+// follows says that what a site calls is not in the file.
+func (s site) follows() bool {
+	return s.kind == siteStaticCall || s.kind == siteTrampoline || s.kind == siteTrace
 }
 
 // quick recognizes the changes that make up nearly all: RET and NOP.

@@ -103,13 +103,17 @@ func TestAddModule(t *testing.T) {
 	if x := explain(); len(x.Findings) != 0 {
 		t.Errorf("as linked: %+v", x.Findings)
 	}
+	copy(want, branch(opCall, testModuleText, testModuleText+200))
+	if x := explain(); len(x.Findings) != 1 || !x.Findings[0].Follows {
+		t.Errorf("traced by nobody: %+v", x.Findings)
+	}
 	copy(want, nop(5))
 	if x := explain(); len(x.Findings) != 0 {
 		t.Errorf("with tracing off: %+v", x.Findings)
 	}
 	want[100] = 0x90
 	x := explain()
-	if len(x.Findings) != 1 || x.Findings[0].Addr != testModuleText+100 {
+	if len(x.Findings) != 1 || x.Findings[0].Addr != testModuleText+100 || x.Findings[0].Follows {
 		t.Errorf("a byte after the code: %+v", x.Findings)
 	}
 	if name, offset, _ := e.Lookup(testModuleText + 100); name != "test_module:module_function" || offset != 100 {

@@ -1,0 +1,82 @@
+//go:build lab
+
+package check_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/check"
+	"github.com/plumbline-sec/plumbline/measure/mem/qemu"
+)
+
+// TestModulesReadLater: the text of modules is not read at the same moment as what
+// the kernel patches by. When KVM is reloaded in between, its calls go elsewhere
+// than linux.text has it, which is no finding; they are one when nothing changed.
+func TestModulesReadLater(t *testing.T) {
+	m := sharedMachine(t)
+	s := newScanner(t, m)
+	vm, err := qemu.Open(t.Context(), m.QMP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Close()
+	checks := []string{"modules.text"}
+	result, err := check.Scan(t.Context(), vm, &check.Options{Target: vm.Target(), Profiles: &s.profiles, Checks: checks})
+	if err != nil {
+		t.Fatal(err)
+	}
+	obs := result.Observations
+	outcome := func() measure.Check {
+		return find(t, judge(t, obs, &check.References{Images: s, Modules: s, Pages: result.Pages, Checks: checks}), "modules.text")
+	}
+	if c := outcome(); c.Outcome != measure.Pass {
+		t.Fatalf("as it is: %s %s %+v", c.Outcome, c.Reason, c.Findings)
+	}
+	turnStaticCall(t, obs, m.ShellT(t, "grep -w __SCK__kvm_x86_vcpu_run /proc/kallsyms"))
+	if c := outcome(); c.Outcome != measure.NotMeasured || !strings.Contains(c.Reason, "changed while the scan ran") {
+		t.Errorf("read at another time: %s %s %+v", c.Outcome, c.Reason, c.Findings)
+	}
+	editItem(t, obs, "modules.text", func(data map[string]any) { delete(data, "patching") })
+	if c := outcome(); c.Outcome != measure.Fail || !strings.Contains(c.Findings[0].Explanation, "static call") {
+		t.Errorf("nothing says that it changed: %s %s %+v", c.Outcome, c.Reason, c.Findings)
+	}
+}
+
+// turnStaticCall has the facts of linux.text say that the static call of a line of
+// kallsyms goes where another of them does.
+func turnStaticCall(t *testing.T, obs *measure.Observations, line string) {
+	t.Helper()
+	key := "0x" + strings.Fields(line)[0]
+	editItem(t, obs, "linux.text", func(data map[string]any) {
+		calls := data["patching"].(map[string]any)["static_calls"].([]any)
+		for _, one := range calls {
+			if call := one.(map[string]any); call["key"] == key {
+				for _, other := range calls {
+					if to := other.(map[string]any)["func"]; to != call["func"] && to != "0x0" {
+						call["func"] = to
+						return
+					}
+				}
+			}
+		}
+		t.Fatalf("no static call of %s", line)
+	})
+}
+
+// editItem changes the data of one check's observation.
+func editItem(t *testing.T, obs *measure.Observations, name string, change func(map[string]any)) {
+	t.Helper()
+	item := obs.Item(name)
+	var data map[string]any
+	if err := json.Unmarshal(item.Data, &data); err != nil {
+		t.Fatal(err)
+	}
+	change(data)
+	var err error
+	if item.Data, err = json.Marshal(data); err != nil {
+		t.Fatal(err)
+	}
+}
