@@ -9,20 +9,27 @@ import (
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 )
 
-// unsettledTracepoints names the modules whose account of their tracepoints is not
-// the same in two lists: they may have gone, and come back, while one was read.
-func unsettledTracepoints(before, after []kernel.LoadedModule) []string {
-	var out []string
+// unsettledTracepoints names the modules that are not in both of two lists of live
+// modules: they may have gone, and come back, while one was read. Those that are,
+// with another account of their tracepoints, are changing: the loader writes it
+// before a module is live (find_module_sections, kernel/module/main.c, 6.12), and
+// nobody after it.
+func unsettledTracepoints(before, after []kernel.LoadedModule) (unsettled, changing []string) {
 	for _, m := range before {
-		same := func(now kernel.LoadedModule) bool {
-			return now.At == m.At && now.Name == m.Name && now.Live == m.Live &&
-				now.Tracepoints == m.Tracepoints && now.TracepointTable == m.TracepointTable
-		}
-		if !slices.ContainsFunc(after, same) {
-			out = append(out, m.Name)
+		i := slices.IndexFunc(after, func(now kernel.LoadedModule) bool {
+			return now.At == m.At && now.Name == m.Name && now.Live == m.Live
+		})
+		switch {
+		case i < 0:
+			unsettled = append(unsettled, m.Name)
+		case after[i].Tracepoints == m.Tracepoints && after[i].TracepointTable == m.TracepointTable:
+		case m.Live:
+			changing = append(changing, m.Name)
+		default:
+			unsettled = append(unsettled, m.Name)
 		}
 	}
-	return out
+	return unsettled, changing
 }
 
 // moduleTracepoints compares how many tracepoints each module says it has, and

@@ -54,9 +54,11 @@ type objectsData struct {
 	// did not have.
 	Loading   []string `json:"loading,omitempty"`
 	NotWalked []string `json:"not_walked,omitempty"`
-	// Unsettled are modules whose account of their tracepoints was another, or gone,
-	// when it was read again.
+	// Unsettled are modules that came or went while their account of their
+	// tracepoints was read; Changing those that were live all the time, and it was
+	// another when it was read again.
 	Unsettled []string `json:"unsettled,omitempty"`
+	Changing  []string `json:"changing,omitempty"`
 	// Limited says that there was more than a walk looks at.
 	Limited bool `json:"limited,omitempty"`
 }
@@ -159,6 +161,9 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 	points := j.moduleTracepoints(data.Unsettled, out)
 	if data.Limited {
 		return errors.New("there are more objects than a walk looks at: " + strings.Join(data.NotWalked, ", "))
+	}
+	if len(data.Changing) > 0 {
+		return errors.New("how many tracepoints they have changes while it is looked at, in modules " + strings.Join(data.Changing, ", "))
 	}
 	out.Reason = data.remark(out.Coverage, remarks(points, j.trusts()))
 	return nil

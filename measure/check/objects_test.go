@@ -137,6 +137,7 @@ func TestObjectsNotObserved(t *testing.T) {
 	for name, change := range map[string]func(*objectsData){
 		"nothing":         func(d *objectsData) { *d = objectsData{} },
 		"to a limit only": func(d *objectsData) { d.Limited = true },
+		"another account": func(d *objectsData) { d.Changing = []string{"kvm"} },
 	} {
 		if c := judgeOne(t, withObjects(t, change), objectsName); c.Outcome != measure.NotMeasured || c.Reason == "" {
 			t.Errorf("%s: %s %s", name, c.Outcome, c.Reason)

@@ -184,7 +184,7 @@ func (c *collector) loadedSince(now []kernel.LoadedModule, at mem.Virt) (string,
 // What looked wrong and was not is left out: it was never there, or is no more.
 func (o *objectsReader) facts() {
 	d, r := o.data, o.last
-	d.Unsettled = unsettledTracepoints(o.modules, o.modulesThen)
+	d.Unsettled, d.Changing = unsettledTracepoints(o.modules, o.modulesThen)
 	for _, p := range r.Pointers {
 		if !o.wrong[p.Value] && !o.loading[p.Value] {
 			d.Targets = append(d.Targets, o.target(p))
