@@ -88,7 +88,10 @@ func (m *areas) lies(at uint64, t *Type) (uint64, *Type, bool) {
 		return at, t, t != nil
 	}
 	start, c := s.slot(at), s.cache
-	if c.typ != nil && (t == nil && !c.merged || t != nil && m.has(c.typ, at-start, t)) {
+	// Where the allocator put several caches of one size together, an object may be
+	// of another cache's type, which begins like this one's: a socket of AF_UNIX
+	// lies in the cache called PING.
+	if c.typ != nil && (!c.merged && (t == nil || m.has(c.typ, at-start, t)) || c.typ == t && at == start) {
 		return start, c.typ, true
 	}
 	if t != nil && (c.typ != nil && !c.merged || at-start+t.end > c.size) {

@@ -176,6 +176,19 @@ var promotions = map[string][]promotion{
 		{"ktype", "class_ktype", "subsys_private.subsys.kobj"},
 		{"ktype", "module_ktype", "module_kobject.kobj"},
 	},
+	// Sockets whose caches have no type of their own, as others of their size are
+	// put together with them: net/ipv4/udp.c, udplite.c and ping.c, net/ipv6 the
+	// same, net/unix/af_unix.c (unix_proto up to 5.14).
+	"sock": {
+		{"__sk_common.skc_prot", "udp_prot", "udp_sock.inet.sk"},
+		{"__sk_common.skc_prot", "udplite_prot", "udp_sock.inet.sk"},
+		{"__sk_common.skc_prot", "udpv6_prot", "udp6_sock.udp.inet.sk"},
+		{"__sk_common.skc_prot", "udplitev6_prot", "udp6_sock.udp.inet.sk"},
+		{"__sk_common.skc_prot", "ping_prot", "inet_sock.sk"},
+		{"__sk_common.skc_prot", "unix_dgram_proto", "unix_sock.sk"},
+		{"__sk_common.skc_prot", "unix_stream_proto", "unix_sock.sk"},
+		{"__sk_common.skc_prot", "unix_proto", "unix_sock.sk"},
+	},
 	"timer_list": {
 		{"function", "delayed_work_timer_fn", "delayed_work.timer"},
 	},
