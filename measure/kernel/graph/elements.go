@@ -8,7 +8,8 @@ func (w *walker) contained(i int32, n *node, f *field) {
 	w.at, w.held = i, f
 	head := n.at + uint64(f.at)
 	visit := func(at uint64, index int) {
-		if w.steps++; w.steps <= maxSteps {
+		if w.steps++; !w.exhausted() {
+			w.tick()
 			w.element(i, n, f, at, index)
 		}
 	}
@@ -46,7 +47,7 @@ func (w *walker) contained(i int32, n *node, f *field) {
 }
 
 // exhausted reports whether the walk has looked at all the elements it may.
-func (w *walker) exhausted() bool { return w.steps > maxSteps }
+func (w *walker) exhausted() bool { return w.steps > w.limits.elements || w.err != nil }
 
 // cut notes that a container was not walked to its end, and which was the first.
 func (w *walker) cut(why string) {
@@ -59,7 +60,7 @@ func (w *walker) cut(why string) {
 // array in an object of the allocator ends with the object.
 func (w *walker) count(n *node, f *field, at, size uint64) uint64 {
 	count, err := w.u32(n.at + uint64(int64(f.at)+f.held.count))
-	if err != nil || count > maxElements || uint64(count)*size > w.areas.room(at) {
+	if err != nil || int(count) > w.limits.elements/2 || uint64(count)*size > w.areas.room(at) {
 		w.cut("arrays with an impossible number of elements")
 		return 0
 	}
@@ -74,7 +75,7 @@ func (w *walker) linked(head, end, mask, link uint64, visit func(uint64, int)) {
 	at &^= mask
 	slow := at // of Brent's search for a cycle
 	for k, power := 0, 1; err == nil && at != end && at != 0 && at&1 == 0; k++ {
-		if !high(at) || k == maxElements || w.exhausted() {
+		if !high(at) || k == w.limits.elements/2 || w.exhausted() {
 			w.cut("lists that were cut")
 			return
 		}

@@ -6,12 +6,8 @@ import (
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
-// Bounds of what a walk knows of pages. Those of an honest machine are the ones
-// that it reads, and some that pointers lead to.
-const (
-	maxFrames = 1 << 18
-	maxMarks  = 16 // types of objects in one page that are looked for one by one
-)
+// maxMarks is how many types of objects in one page are looked for one by one.
+const maxMarks = 16
 
 // frame is what a walk knows of one page of the target.
 type frame struct {
@@ -19,6 +15,7 @@ type frame struct {
 	bytes  *[mem.PageSize]byte // nil if it was not read, or cannot be
 	asked  bool                // for bytes
 	placed bool                // slab is known
+	pins   uint8               // how many look at bytes, and may read on
 	slab   *slab               // nil if the page is of none
 	marks  marks
 }
@@ -60,10 +57,13 @@ type frames struct {
 	all   pool[frame]
 	more  pool[marks]    // of pages with objects of several types
 	rest  map[visit]bool // of pages with objects of too many
+	limit int            // pages; those of an honest machine are what it reads, and some that pointers lead to
 	full  bool           // there were more pages
 }
 
-func newFrames() *frames { return &frames{slots: make([]*frame, 1<<15), rest: make(map[visit]bool)} }
+func newFrames() *frames {
+	return &frames{slots: make([]*frame, 1<<15), rest: make(map[visit]bool), limit: minFrames}
+}
 
 func (f *frames) clear() {
 	clear(f.slots)
@@ -92,7 +92,7 @@ func (f *frames) frame(at uint64) *frame {
 	if *slot != nil {
 		return *slot
 	}
-	if f.all.used == maxFrames {
+	if f.all.used == f.limit {
 		f.full = true
 		return &frame{number: number} // what is noted of it is forgotten
 	}

@@ -48,14 +48,14 @@ func TestFramesAreASet(t *testing.T) {
 // than there is.
 func TestFullFramesAreTold(t *testing.T) {
 	f, typ := newFrames(), &Type{}
-	for i := range uint64(maxFrames) {
+	for i := range uint64(minFrames) {
 		f.add(i*mem.PageSize, typ)
 	}
 	if f.full {
 		t.Fatal("full too early")
 	}
-	f.add(maxFrames*mem.PageSize, typ)
-	if !f.full || f.has(maxFrames*mem.PageSize, typ) || !f.has(0, typ) {
+	f.add(minFrames*mem.PageSize, typ)
+	if !f.full || f.has(minFrames*mem.PageSize, typ) || !f.has(0, typ) {
 		t.Error("one page more than the limit was not told, or took the place of another")
 	}
 }
@@ -64,11 +64,11 @@ func TestFullFramesAreTold(t *testing.T) {
 // so: what it did not read is not measured.
 func TestPagesOverTheLimitLimitTheWalk(t *testing.T) {
 	fixture := newFixture()
-	r := newReader(fixture.profile(t).Space, &scratch{frames: newFrames()})
+	r := newReader(fixture.profile(t).Space, &scratch{frames: newFrames()}, limitsFor(0))
 	if _, err := r.u64(heap); err != nil || r.full {
 		t.Fatalf("%v, full %v", err, r.full)
 	}
-	r.asked = maxPages
+	r.asked = r.limits.reads
 	if _, err := r.u64(heap + mem.PageSize); !errors.Is(err, errTooMuch) || !r.full {
 		t.Errorf("error %v, full %v", err, r.full)
 	}

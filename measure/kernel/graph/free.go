@@ -176,7 +176,7 @@ func (a *allocator) sheafHas(sheaf, want uint64) bool {
 
 // barnsHave reports whether an object is in one of the full sheaves of the nodes.
 func (a *allocator) barnsHave(s *slab, want uint64) bool {
-	for node := range uint64(maxNodes) {
+	for node := range uint64(maxNUMA) {
 		barn, err := a.u64(s.cache.at + a.freeLists.nodes + a.freeLists.stride*node)
 		if err != nil || !high(barn) {
 			break

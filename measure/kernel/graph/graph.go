@@ -88,7 +88,7 @@ func Walk(ctx context.Context, p *kernel.Profile, modules []kernel.LoadedModule,
 
 func newWalker(ctx context.Context, p *kernel.Profile, schema *Schema, memory *scratch, modules []kernel.LoadedModule) *walker {
 	w := &walker{
-		reader: newReader(p.Space, memory), ctx: ctx, profile: p, schema: schema,
+		reader: newReader(p.Space, memory, limitsFor(ramOf(p.Space.Memory()))), ctx: ctx, profile: p, schema: schema,
 		targets:  make(map[uint64]*target, 1<<13),
 		programs: make(map[uint64]*target), named: make(map[int32]prefix, 1<<12), stacks: make(map[uint64]bool),
 		breathe: func() {}, why: make(map[string]int64), example: make(map[string]string), badTables: make(map[uint64]bool),
@@ -153,7 +153,7 @@ func (w *walker) found(targets map[uint64]*target) []Pointer {
 
 // result fills in what a walk counted.
 func (w *walker) result(r *Result) {
-	r.Objects, r.Pages, r.Filled, r.Reached = int64(len(w.nodes)), int64(w.asked), w.filled, w.counts
+	r.Objects, r.Pages, r.Filled, r.Reached = w.visited, int64(w.asked), w.filled, w.counts
 	if n := w.areas.contradicted; n > 0 {
 		w.why["walked against the allocator: pointers to objects that it says are others"] = n
 	}

@@ -80,7 +80,7 @@ func (w *walker) chain(i int32) prefix {
 // label names an object that people know by more than its path.
 func (w *walker) label(n *node) string {
 	if n.parent < 0 {
-		return n.name
+		return w.rootNames[n.root]
 	}
 	if n.typ != w.task {
 		return ""

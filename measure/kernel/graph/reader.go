@@ -9,23 +9,23 @@ import (
 	"github.com/plumbline-sec/plumbline/measure/paging"
 )
 
-// maxPages bounds what one walk reads: 256 MiB.
-const maxPages = 1 << 16
-
 var errTooMuch = errors.New("walk reads too many pages")
 
-// reader reads each page of a target once.
+// reader reads each page of a target once, or again where it gave up its bytes for
+// those of others.
 type reader struct {
-	space *paging.Space
-	asked int    // pages
-	spill []byte // for what crosses a page
-	arena []byte // pages to hand out
-	chunk int    // the next of scratch's
+	space  *paging.Space
+	limits limits
+	asked  int    // pages
+	oldest int    // of held: the next to be given up
+	latest *frame // whose bytes page returned last
+	spill  []byte // for what crosses a page
 	*scratch
 }
 
-func newReader(space *paging.Space, s *scratch) *reader {
-	return &reader{space: space.Cached(), scratch: s}
+func newReader(space *paging.Space, s *scratch, l limits) *reader {
+	s.frames.limit = l.frames
+	return &reader{space: space.Cached(), limits: l, scratch: s}
 }
 
 // page returns the page that holds at, read when first asked for.
@@ -39,29 +39,56 @@ func (r *reader) page(at uint64) (*[mem.PageSize]byte, error) {
 	if f.bytes == nil {
 		return nil, fmt.Errorf("page at %#x: %w", at, mem.ErrNotMapped)
 	}
+	r.latest = f
 	return f.bytes, nil
 }
 
 // fetch reads a page.
 func (r *reader) fetch(f *frame) error {
-	if r.asked == maxPages {
+	if r.asked == r.limits.reads {
 		r.full = true
 		return errTooMuch
 	}
 	r.asked++
 	f.asked = true
-	if len(r.arena) < mem.PageSize {
-		if r.chunk == len(r.chunks) {
-			r.chunks = append(r.chunks, make([]byte, chunkSize))
-		}
-		r.arena = r.chunks[r.chunk]
-		r.chunk++
-	}
-	if r.space.Read(r.arena[:mem.PageSize], mem.Virt(f.number*mem.PageSize)) == nil {
-		f.bytes = (*[mem.PageSize]byte)(r.arena)
-		r.arena = r.arena[mem.PageSize:]
+	k := r.vacant()
+	bytes := r.bytes(k)
+	if r.space.Read(bytes[:], mem.Virt(f.number*mem.PageSize)) == nil {
+		f.bytes, r.held[k] = bytes, f
 	}
 	return nil
+}
+
+// vacant returns a place of held without a frame: the last, if there is one, else
+// a new one, or that of the page that was read first and nobody looks at.
+func (r *reader) vacant() int {
+	if n := len(r.held); n > 0 && r.held[n-1] == nil {
+		return n - 1
+	}
+	if len(r.held) < r.limits.held {
+		r.held = append(r.held, nil)
+		return len(r.held) - 1
+	}
+	for {
+		k := r.oldest
+		r.oldest = (k + 1) % len(r.held)
+		switch f := r.held[k]; {
+		case f == nil:
+			return k
+		case f.pins == 0:
+			f.bytes, f.asked, r.held[k] = nil, false, nil
+			return k
+		}
+	}
+}
+
+// bytes returns the memory of a place of held.
+func (r *reader) bytes(k int) *[mem.PageSize]byte {
+	const each = chunkSize / mem.PageSize
+	if k/each == len(r.chunks) {
+		r.chunks = append(r.chunks, make([]byte, chunkSize))
+	}
+	return (*[mem.PageSize]byte)(r.chunks[k/each][k%each*mem.PageSize:])
 }
 
 // read returns size bytes at an address, good until the next call.

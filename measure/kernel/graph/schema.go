@@ -50,6 +50,7 @@ type Type struct {
 
 	fields   []field
 	pointers int  // fields of kind code and table
+	codes    int  // of kind code
 	unions   int  // members of unions that are left out
 	isTable  bool // mostly functions
 	low, end uint64
@@ -262,7 +263,10 @@ func (s *Schema) fill(t *Type) (next []*Type) {
 	slices.SortStableFunc(t.fields, func(a, b field) int { return int(a.at) - int(b.at) })
 	for i := range t.fields {
 		switch t.fields[i].kind {
-		case code, table:
+		case code:
+			t.pointers++
+			t.codes++
+		case table:
 			t.pointers++
 		}
 		if to := t.fields[i].to; to != nil {

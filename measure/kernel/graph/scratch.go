@@ -7,13 +7,18 @@ import "github.com/plumbline-sec/plumbline/measure/mem"
 type scratch struct {
 	nodes []node
 	*frames
+	held   []*frame // whose bytes are in chunks, in order
 	chunks [][]byte // for pages
 }
 
 const chunkSize = 256 * mem.PageSize
 
-// maxKept bounds what is kept for the next walk, in chunks: 64 MiB.
-const maxKept = 64
+// Bounds of what is kept for the next walk, after one of a large target: some
+// 80 MiB, beside maxHeld pages.
+const (
+	maxKeptNodes  = 1 << 19
+	maxKeptFrames = 1 << 18
+)
 
 // borrow returns scratch memory; give returns it.
 func (s *Schema) borrow() *scratch {
@@ -29,10 +34,15 @@ func (s *Schema) borrow() *scratch {
 
 func (s *Schema) give(back *scratch) {
 	back.nodes = back.nodes[:0]
-	back.frames.clear()
-	if len(back.chunks) > maxKept {
-		back.chunks = back.chunks[:maxKept]
+	if cap(back.nodes) > maxKeptNodes {
+		back.nodes = make([]node, 0, 1<<16)
 	}
+	if back.all.used > maxKeptFrames || back.more.used > maxKeptFrames {
+		back.frames = newFrames()
+	}
+	back.frames.clear()
+	clear(back.held)
+	back.held = back.held[:0]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.spare) == 0 { // scans of one kernel at the same time are rare

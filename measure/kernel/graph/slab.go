@@ -13,8 +13,8 @@ import (
 // Limits on what the target may claim of its allocator.
 const (
 	maxCaches  = 4096
-	maxPartial = 1 << 14 // slabs on one list
-	maxNodes   = 64      // NUMA nodes; Debian's kernels are built for 1024
+	maxPartial = 1 << 22 // slabs on all lists of partly free ones
+	maxNUMA    = 64      // NUMA nodes; Debian's kernels are built for 1024
 )
 
 // cache is one of the allocator's (mm/slub.c, struct kmem_cache).
@@ -187,10 +187,11 @@ type counter struct {
 	total, partial, link uint64 // struct kmem_cache_node
 	counters             uint64 // inuse:16, objects:15, frozen:1 of a slab
 	known                bool
+	left                 int // slabs that may still be looked at
 }
 
 func newCounter(p *kernel.Profile) counter {
-	var c counter
+	c := counter{left: maxPartial}
 	owner := "slab"
 	if !p.Types.Has("slab", "slab_cache") {
 		owner = "page"
@@ -219,7 +220,7 @@ func (c *counter) live(r *reader, cache uint64) int64 {
 		return -1
 	}
 	var live int64
-	for i := range uint64(maxNodes) {
+	for i := range uint64(maxNUMA) {
 		node, err := r.u64(cache + c.nodes + c.stride*i)
 		if err != nil || !high(node) {
 			break
@@ -231,7 +232,7 @@ func (c *counter) live(r *reader, cache uint64) int64 {
 		live += int64(total)
 		head := node + c.partial
 		at, err := r.u64(head)
-		for n := 0; err == nil && at != head && n < maxPartial; n++ {
+		for ; err == nil && at != head && c.left > 0; c.left-- {
 			counters, err := r.u64(at - c.link + c.counters)
 			if err != nil {
 				break

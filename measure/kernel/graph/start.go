@@ -15,6 +15,7 @@ const maxRootSize = 1 << 16
 
 // start queues all roots.
 func (w *walker) start(modules []kernel.LoadedModule) {
+	w.findStacks()
 	for _, r := range roots {
 		err := w.global(r)
 		switch {
@@ -40,8 +41,8 @@ func (w *walker) start(modules []kernel.LoadedModule) {
 
 // root queues a root.
 func (w *walker) root(name string, at uint64, t *Type) {
-	w.perRoot = append(w.perRoot, 0)
-	w.push(node{at: at, typ: t, parent: -1, index: -1, root: int32(len(w.perRoot) - 1), name: name, typed: w.typed(at, t)})
+	w.perRoot, w.rootNames = append(w.perRoot, 0), append(w.rootNames, name)
+	w.push(node{at: at, typ: t, parent: -1, index: -1, root: int32(len(w.perRoot) - 1), typed: w.typed(at, t)})
 }
 
 var errNoRoot = errors.New("no such symbol")

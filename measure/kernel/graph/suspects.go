@@ -101,6 +101,7 @@ func (w *walker) suspect(s slot) {
 		return
 	}
 	w.suspects = append(w.suspects, s)
+	w.noted++
 }
 
 // collect finds where the functions that look wrong are stored, in what this walk
@@ -111,7 +112,7 @@ func (w *walker) collect(wrong map[uint64]bool) {
 	}
 	for i := range w.nodes {
 		n := &w.nodes[i]
-		if n.typ.pointers == 0 || !w.visits(n) {
+		if n.typ.codes == 0 || !w.visits(n) {
 			continue
 		}
 		raw, err := w.read(n.at+n.typ.low, n.typ.end-n.typ.low)

@@ -8,17 +8,6 @@ import (
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
-// Limits of one walk. A machine with 1 GiB that just booted has about 60,000
-// objects; each takes 48 bytes here.
-const (
-	maxObjects  = 1 << 20
-	maxRoot     = 1 << 19 // objects reached from one root
-	maxDepth    = 1 << 16 // of objects that lead to each other; lists by ->next count
-	maxElements = 1 << 20 // of one container
-	maxSteps    = 2 << 20 // elements of all containers, and nodes on the way to them
-	maxTargets  = 1 << 18 // distinct functions
-)
-
 // node is an object that was reached.
 type node struct {
 	at     uint64
@@ -28,8 +17,8 @@ type node struct {
 	index  int32  // in the container, -1 if it is none
 	depth  int32
 	root   int32
-	name   string // of a root
 	typed  *cache // whose slot it is
+	done   bool   // visited
 }
 
 // walker is one walk.
@@ -44,16 +33,23 @@ type walker struct {
 	targets  map[uint64]*target
 	programs map[uint64]*target
 	perRoot  []int32
+	visited  int64
 	why      map[string]int64 // what was not walked
 	lacks    []string         // roots that the kernel does not have
+
+	rootNames []string
 
 	at      int32 // whose container is being walked
 	held    *field
 	example map[string]string // by why: the path of the first
-	steps   int64
+	steps   int
 	limited bool // something was over a limit
 	brief   bool // and then the walk ends
 	breathe func()
+	ticks   int
+	err     error    // why the walk ends
+	nested  int      // objects that are being visited on the way to others
+	noted   int64    // that an object is spoken of
 	last    []uint64 // values, by the number of their field
 
 	counts int64 // fields that were counted
@@ -86,7 +82,7 @@ func (w *walker) push(n node) {
 	if n.typ == nil || len(n.typ.fields) == 0 || !high(n.at) || n.at&7 != 0 {
 		return
 	}
-	if len(w.nodes) >= maxObjects || n.depth > maxDepth || w.perRoot[n.root] >= maxRoot {
+	if w.visited >= int64(w.limits.objects) || len(w.nodes) >= w.limits.nodes || n.depth > maxDepth || int(w.perRoot[n.root]) >= w.limits.root {
 		const why = "objects over the limit of a walk"
 		if w.why[why]++; w.why[why] == 1 && n.parent >= 0 {
 			w.example[why] = w.path(n.parent, n.field.name)
@@ -98,29 +94,39 @@ func (w *walker) push(n node) {
 		return
 	}
 	w.perRoot[n.root]++
+	w.visited++
 	w.nodes = append(w.nodes, n)
+	if len(w.nodes) > w.limits.plain {
+		w.early(int32(len(w.nodes) - 1))
+	}
 }
 
 // over reports whether there is more than the walk looked at.
 func (w *walker) over() bool { return w.limited || w.exhausted() || w.full }
 
-// breath is how many objects are visited without a chance to breathe.
+// breath is how many objects are visited, or elements of containers looked at,
+// without a chance to breathe.
 const breath = 512
+
+func (w *walker) tick() {
+	if w.ticks++; w.ticks%breath == 0 && w.err == nil {
+		w.err = w.ctx.Err()
+		w.breathe()
+	}
+}
 
 // run visits all that was queued, breadth first.
 func (w *walker) run() error {
 	for i := 0; i < len(w.nodes) && !(w.brief && w.over()); i++ {
-		if i%breath == 0 {
-			if w.ctx.Err() != nil {
-				return w.ctx.Err()
-			}
-			w.breathe()
+		if w.tick(); w.err != nil {
+			return w.err
 		}
-		if w.visits(&w.nodes[i]) {
+		if n := &w.nodes[i]; !n.done && w.visits(n) {
+			n.done = true
 			w.object(int32(i))
 		}
 	}
-	return nil
+	return w.err
 }
 
 // object looks at the fields of one object.
@@ -128,17 +134,19 @@ func (w *walker) object(i int32) {
 	n := w.nodes[i]
 	t := n.typ
 	if t == w.task {
-		if stack, err := w.u64(n.at + w.stack); err == nil {
-			w.stacks[stack>>stackShift] = true
-		}
+		w.stackOf(n.at)
 	}
 	raw, err := w.read(n.at+t.low, t.end-t.low)
 	if err != nil {
 		w.why["objects in memory that could not be read"]++
 		return
 	}
+	// The walk reads on while it looks at them.
 	if uint64(len(raw)) > mem.PageSize-(n.at+t.low)%mem.PageSize {
-		raw = append([]byte(nil), raw...) // the walk reads on while it looks at them
+		raw = append([]byte(nil), raw...)
+	} else if page := w.latest; len(raw) > 0 {
+		page.pins++
+		defer func() { page.pins-- }()
 	}
 	for j := range t.fields {
 		f := &t.fields[j]
@@ -179,11 +187,6 @@ func (w *walker) again(f *field, value uint64) bool {
 	w.last[f.number] = value
 	return false
 }
-
-// stackShift is log2 of a kernel stack's size and alignment (arch/x86/include/
-// asm/page_64_types.h, THREAD_SIZE_ORDER). What a function keeps on its stack is
-// not cleared before: members that it did not set hold what others left there.
-const stackShift = 14
 
 // follow queues what a pointer leads to.
 func (w *walker) follow(i int32, n *node, f *field, value uint64) {
@@ -244,6 +247,7 @@ func (w *walker) function(i int32, n *node, f *field, at, value uint64) {
 		return
 	}
 	targets[value] = &target{1, i, f, at}
+	w.noted++
 }
 
 // counted notes a field for the coverage. An object of a typed cache is visited
