@@ -161,7 +161,7 @@ func (w *walker) result(r *Result) {
 	r.Known = r.Reached
 	if w.areas.slabs != nil {
 		for _, c := range w.areas.slabs.caches {
-			if c.typ == nil {
+			if c.typ == nil || c.merged {
 				r.Untyped += max(c.live, 0)
 				continue
 			}

@@ -207,12 +207,13 @@ func (w *walker) follow(i int32, n *node, f *field, value uint64) {
 	w.push(node{at: at, typ: t, field: f, parent: i, index: -1, depth: n.depth + 1, root: n.root, typed: w.typed(at, t)})
 }
 
-// typed returns the cache whose object at is, if it is of the cache's type.
+// typed returns the cache whose object at is, if it is of the cache's type and all
+// others are.
 func (w *walker) typed(at uint64, t *Type) *cache {
 	if w.areas.slabs == nil {
 		return nil
 	}
-	if s := w.areas.slabs.find(at); s != nil && s.cache.typ == t && at >= s.start && s.slot(at) == at {
+	if s := w.areas.slabs.find(at); s != nil && s.cache.typ == t && !s.cache.merged && at >= s.start && s.slot(at) == at {
 		return s.cache
 	}
 	return nil
@@ -253,7 +254,10 @@ func (w *walker) function(i int32, n *node, f *field, at, value uint64) {
 // counted notes a field for the coverage. An object of a typed cache is visited
 // once; others may lie in each other, so their fields are kept.
 func (w *walker) counted(n *node, at, value uint64) {
-	if n.typed == nil && w.add(at, anyType) {
+	if n.typed == nil {
+		if !w.add(at, anyType) {
+			return
+		}
 		w.counts++
 	}
 	if value != 0 {
