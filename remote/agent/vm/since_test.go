@@ -207,7 +207,7 @@ func TestSinceStaysIncrementalAfterAccept(t *testing.T) {
 		m.Become(t, 0, before, after)
 		before = after
 	}
-	kept := 0
+	kept, scans := 0, 0
 	for round := range 8 {
 		change(round)
 		report, _ := check(t, since)
@@ -225,6 +225,9 @@ func TestSinceStaysIncrementalAfterAccept(t *testing.T) {
 			if i%3 != round%3 && change.Kind != baseline.Unmeasured && !change.Partial {
 				chosen = append(chosen, change)
 			}
+		}
+		if len(chosen) == 0 { // so few changes that none is of those to choose
+			continue
 		}
 		var out bytes.Buffer
 		if _, err := baseline.Accept(since.Baseline, chosen, &baseline.Decision{Time: time.Now(), Author: "a", Reason: "r"}, &out, key); err != nil {
@@ -248,6 +251,7 @@ func TestSinceStaysIncrementalAfterAccept(t *testing.T) {
 			if how.Full != (refused != nil && again == 0) {
 				t.Errorf("round %d, scan %d after accepting: %+v, the state was refused: %v", round, again, how, refused)
 			}
+			scans++
 			if !how.Full {
 				kept++
 			}
@@ -257,8 +261,8 @@ func TestSinceStaysIncrementalAfterAccept(t *testing.T) {
 			change(round + 2)
 		}
 	}
-	if kept < 12 {
-		t.Errorf("%d of 16 scans were incremental", kept)
+	if scans == 0 || kept*4 < scans*3 {
+		t.Errorf("%d of %d scans were incremental", kept, scans)
 	}
 }
 
