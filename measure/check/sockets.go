@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -37,6 +38,9 @@ type socketsData struct {
 	Devices []deviceFact   `json:"devices"`
 	Hooks   []pointer      `json:"hooks"`
 	Blind   []string       `json:"blind,omitempty"` // views that could not be read, and why
+	// Arrived are modules that get packets and came while the scan ran: nothing says
+	// where their functions start.
+	Arrived []string `json:"arrived,omitempty"`
 }
 
 // socketFact is a socket that sees whole packets.
@@ -115,8 +119,15 @@ func (c *collector) compareSockets() (socketsData, map[hiddenSocket]bool, error)
 	for _, d := range devices {
 		data.Devices = append(data.Devices, deviceFact{d.Name, address(d.Net), d.Flags, d.Promiscuity})
 	}
+	modules := sync.OnceValue(func() []kernel.LoadedModule { list, _ := c.profile.Modules(); return list })
 	for _, h := range hooks {
 		p := c.pointer("packet_type.func", h.At, h.Func)
+		if p.Symbol == "" {
+			if name, ok := c.loadedSince(modules(), h.Func); ok {
+				data.Arrived = append(data.Arrived, name)
+				continue
+			}
+		}
 		data.Hooks = append(data.Hooks, p)
 		if slices.Contains(packetReceivers, p.Symbol) && !v.known[h.Private] {
 			v.hidden[hiddenSocket{socketFact{At: address(h.Private), Family: kernel.FamilyPacket}, "the hooks that get packets"}] = true
@@ -182,6 +193,9 @@ func judgeSockets(j *judging, raw json.RawMessage, out *measure.Check) error {
 		if problem := j.lands(p); problem != "" {
 			out.Findings = append(out.Findings, j.finding(p, "the start of a function", "who gets packets "+problem))
 		}
+	}
+	if len(data.Arrived) > 0 {
+		return fmt.Errorf("gets packets, and was loaded while the scan ran: %s", strings.Join(data.Arrived, ", "))
 	}
 	remarks := []string{}
 	if len(data.Blind) > 0 {
