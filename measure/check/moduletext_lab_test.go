@@ -3,7 +3,9 @@
 package check_test
 
 import (
+	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,5 +80,45 @@ func editItem(t *testing.T, obs *measure.Observations, name string, change func(
 	var err error
 	if item.Data, err = json.Marshal(data); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestCallsIntoUnloadedModule: KVM keeps its static calls when the module they go
+// to is unloaded. They are no finding as long as nothing can be executed there.
+func TestCallsIntoUnloadedModule(t *testing.T) {
+	m := sharedMachine(t)
+	s := newScanner(t, m)
+	m.ShellT(t, "modprobe kvm_amd && rmmod kvm_amd")
+	t.Cleanup(func() {
+		if _, err := m.Shell(context.Background(), "modprobe kvm_amd"); err != nil {
+			t.Error(err)
+		}
+	})
+	vm, err := qemu.Open(t.Context(), m.QMP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Close()
+	checks := []string{"modules.text"}
+	result, err := check.Scan(t.Context(), vm, &check.Options{Target: vm.Target(), Profiles: &s.profiles, Checks: checks})
+	if err != nil {
+		t.Fatal(err)
+	}
+	obs := result.Observations
+	outcome := func() measure.Check {
+		return find(t, judge(t, obs, &check.References{Images: s, Modules: s, Pages: result.Pages, Checks: checks}), "modules.text")
+	}
+	unloaded := func(n measure.Finding) bool { return strings.Contains(n.Explanation, "module that was unloaded") }
+	if c := outcome(); c.Outcome != measure.Pass || !slices.ContainsFunc(c.Notes, unloaded) {
+		t.Errorf("%s %s %+v, notes %+v", c.Outcome, c.Reason, c.Findings, c.Notes)
+	}
+	editItem(t, obs, "linux.text", func(data map[string]any) {
+		for _, call := range data["patching"].(map[string]any)["static_calls"].([]any) {
+			delete(call.(map[string]any), "gone")
+		}
+	})
+	editItem(t, obs, "modules.text", func(data map[string]any) { delete(data, "patching") })
+	if c := outcome(); c.Outcome != measure.Fail {
+		t.Errorf("with code there that is nobody's: %s %s", c.Outcome, c.Reason)
 	}
 }

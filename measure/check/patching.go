@@ -10,6 +10,7 @@ import (
 	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
+	"github.com/plumbline-sec/plumbline/measure/paging"
 )
 
 // patchingData are the facts from which a kernel patches its own text. See
@@ -35,6 +36,7 @@ type paravirtFact struct {
 type staticCallFact struct {
 	Key  address `json:"key"`
 	Func address `json:"func"`
+	Gone bool    `json:"gone,omitempty"` // see [kernel.PatchFacts]
 }
 
 type constantFact struct {
@@ -91,12 +93,15 @@ func (c *collector) patching() patchingData {
 // facts are the same in the form that explaining text takes.
 func (d *patchingData) facts() kernel.PatchFacts {
 	f := kernel.PatchFacts{Paravirt: make(map[uint64]uint64, len(d.Paravirt)), StaticCalls: make(map[uint64]uint64, len(d.StaticCalls)),
-		Constants: make(map[string]uint64, len(d.Constants))}
+		Gone: make(map[uint64]bool), Constants: make(map[string]uint64, len(d.Constants))}
 	for _, p := range d.Paravirt {
 		f.Paravirt[uint64(p.At)] = uint64(p.Func)
 	}
 	for _, s := range d.StaticCalls {
 		f.StaticCalls[uint64(s.Key)] = uint64(s.Func)
+		if s.Gone {
+			f.Gone[uint64(s.Func)] = true
+		}
 	}
 	for _, v := range d.Constants {
 		f.Constants[v.Name] = uint64(v.Value)
@@ -174,9 +179,19 @@ func (c *collector) staticCallKeys(d *patchingData) error {
 			errs = append(errs, err)
 			continue
 		}
-		d.StaticCalls = append(d.StaticCalls, staticCallFact{address(key), address(function)})
+		d.StaticCalls = append(d.StaticCalls, staticCallFact{address(key), address(function), c.gone(mem.Virt(function))})
 	}
 	return errors.Join(errs...)
+}
+
+// gone reports whether a function is in the area of modules and nothing that can
+// be executed is mapped there.
+func (c *collector) gone(function mem.Virt) bool {
+	if from, to := kernel.ModuleArea(); function < from || function >= to {
+		return false
+	}
+	mapping, err := c.profile.Space.Translate(function)
+	return errors.Is(err, paging.ErrNotPresent) || err == nil && mapping.Flags&paging.NoExecute != 0
 }
 
 // keysOf reads a table of struct static_call_site (two 32-bit distances, the

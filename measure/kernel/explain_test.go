@@ -76,6 +76,11 @@ func patches() map[string]patched {
 	calls := func(function uint64) PatchFacts {
 		return PatchFacts{StaticCalls: map[uint64]uint64{key + testSlide: function}}
 	}
+	gone := func(function uint64, is bool) PatchFacts {
+		f := calls(function)
+		f.Gone = map[uint64]bool{function: is}
+		return f
+	}
 	label := func(k *testKernel, at uint64) {
 		entry := append(relative(k.next, at, at+0x30), make([]byte, 8)...)
 		k.merged("__start___jump_table", "__stop___jump_table", entry)
@@ -158,6 +163,16 @@ func patches() map[string]patched {
 			explains: [][]byte{jump(at, fn(2))}, refuses: [][]byte{jump(at, fn(3)), {0xc3, 0xcc, 0xcc, 0xcc, 0xcc}, jump(at, fn(6))}},
 		"static call trampoline that is off": {file: jump(at, fn(1)), table: trampoline, facts: calls(0),
 			explains: [][]byte{{0xc3, 0xcc, 0xcc, 0xcc, 0xcc}, jump(at, fn(6))}, refuses: [][]byte{jump(at, fn(2))}},
+		"static call into a module that was unloaded": {file: call(at, fn(10)), table: staticCall, facts: gone(0xffffffffc0003000, true),
+			note:     "static call into a module that was unloaded: nothing is mapped there to be executed",
+			explains: [][]byte{call(at+testSlide, 0xffffffffc0003000)},
+			refuses:  [][]byte{jump(at+testSlide, 0xffffffffc0003000), call(at+testSlide, 0xffffffffc0003001), nop(5)}},
+		"static tail call into a module that was unloaded": {file: jump(at, fn(10)), table: staticCall, facts: gone(0xffffffffc0003000, true),
+			explains: [][]byte{jump(at+testSlide, 0xffffffffc0003000)}, refuses: [][]byte{call(at+testSlide, 0xffffffffc0003000)}},
+		"static call into memory of nobody": {file: call(at, fn(10)), table: staticCall, facts: gone(0xffffffffc0003000, false),
+			refuses: [][]byte{call(at+testSlide, 0xffffffffc0003000)}},
+		"static call into the middle of a function that is said to be gone": {file: call(at, fn(10)), table: staticCall, facts: gone(fn(2)+1+testSlide, true),
+			refuses: [][]byte{call(at, fn(2)+1)}},
 		"static call without its key": {file: call(at, fn(10)), table: staticCall,
 			explains: [][]byte{call(at, fn(1)), nop(5)}, refuses: [][]byte{call(at, fn(1)+1), call(at, testVars)}},
 		"static tail call": {file: jump(at, fn(10)), table: staticCall,
