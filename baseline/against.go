@@ -38,10 +38,7 @@ func (l *Last) Against(b *Baseline, rules *filewatch.Rules) error {
 // baseline, or that rules keep from being called equal unseen.
 func (l *Last) stillGrowing(diff *differing, rules *filewatch.Rules) (out []growing, err error) {
 	was := l.diff.olds()
-	known := map[filewatch.ID]growing{}
-	for _, g := range l.head.Growing {
-		known[g.ID] = g
-	}
+	known := l.prefixes()
 	here := diff.news()
 	o := &CaptureOptions{Rules: rules}
 	for _, encoded := range diff.old {
@@ -49,19 +46,18 @@ func (l *Last) stillGrowing(diff *differing, rules *filewatch.Rules) (out []grow
 		if err != nil {
 			return nil, err
 		}
-		g, ok := known[r.ID()]
-		switch {
-		case was[string(encoded)]:
-		case o.growth(r) == nil:
-			ok = false
+		g := growing{ID: r.ID(), Size: r.Size, Want: r.BLAKE3}
+		switch p := known.of(r); {
+		case was[string(encoded)] && p != nil:
+			g.Kept = p.kept
+		case was[string(encoded)], !o.grows(r):
+			continue
 		case here[string(encoded)]: // it is the baseline's own content
-			g, ok = growing{ID: r.ID(), Size: r.Size, Want: r.BLAKE3, Kept: true}, true
+			g.Kept = true
 		default:
 			return nil, fmt.Errorf("%w: %s has grown since", ErrLast, filewatch.EscapePath(r.Path()))
 		}
-		if ok {
-			out = append(out, g)
-		}
+		out = append(out, g)
 	}
 	return out, nil
 }

@@ -48,13 +48,13 @@ type CaptureOptions struct {
 	// and may wait: it throttles the capture.
 	Limit func(ctx context.Context, bytes int) error
 	// growing holds what to compare while content streams by.
-	growing map[filewatch.ID]*prefix
+	growing prefixes
 }
 
 // Follow prepares a capture that is compared with b: of files that only grow,
 // the old content is looked for while the new one is read.
 func (o *CaptureOptions) Follow(b *Baseline) error {
-	o.growing = map[filewatch.ID]*prefix{}
+	o.growing = prefixes{}
 	if !o.Rules.Asked().Has(filewatch.AttrGrowing) {
 		return nil
 	}
@@ -62,18 +62,11 @@ func (o *CaptureOptions) Follow(b *Baseline) error {
 		if err != nil {
 			return err
 		}
-		if p := o.growth(r); p != nil {
-			o.growing[r.ID()] = p
+		if o.grows(r) {
+			o.growing.add(r.ID(), r.Size, r.BLAKE3)
 		}
 	}
 	return nil
-}
-
-// prefix is the old content of a growing file.
-type prefix struct {
-	size int64
-	want Digest
-	kept bool // set during the capture: the old content is still there
 }
 
 // Snapshot is the state of a tree at one time: sorted records, not yet signed.
@@ -86,7 +79,7 @@ type Snapshot struct {
 	// Reused is what was taken over; see [CaptureResumed].
 	Reused  Reused
 	rules   *filewatch.Rules
-	growing map[filewatch.ID]*prefix
+	growing prefixes
 	sorter  *sorter
 }
 

@@ -98,7 +98,7 @@ func DiffUnder(rules *filewatch.Rules, old, new *Baseline) (*Report, error) {
 type comparer struct {
 	rules    *filewatch.Rules
 	changes  []*Change
-	prefixes map[filewatch.ID]*prefix
+	prefixes prefixes
 	blind    map[string]bool // volumes with gaps
 	// left are objects without a partner of the same path and identity.
 	left struct{ old, new []*Record }
@@ -217,7 +217,7 @@ func (c *comparer) pair(old, new *Record) {
 // prefix says whether new still begins with old, from what was seen during the
 // capture or, between two baselines, from what sizes and digests can tell.
 func (c *comparer) prefix(old, new *Record) PrefixState {
-	p := c.prefixes[old.ID()]
+	p := c.prefixes.of(old)
 	switch {
 	case new.Unread != "" || old.Type != filewatch.TypeFile:
 		return PrefixUnknown
@@ -313,7 +313,7 @@ func (c *comparer) moved(old, new *Record) {
 // is at the old path now is its successor. Both must be protected as the log was,
 // whatever its rule compares: rotation is no way to plant a setuid program.
 func (c *comparer) rotated(old, new *Record) bool {
-	p := c.prefixes[old.ID()]
+	p := c.prefixes.of(old)
 	if p == nil || !p.kept || !sameProtection(old, new) || path.Dir(old.Path()) != path.Dir(new.Path()) {
 		return false
 	}

@@ -54,10 +54,9 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, p *Progress, o 
 		return c.takeEarlier(id)
 	}
 	// What is void and not seen again has lost its old content.
-	kept := map[filewatch.ID]bool{}
 	for id, p := range options.growing {
-		if u.void.has(id.Volume, id.Inode) {
-			kept[id], p.kept = p.kept, false
+		for ; p != nil && u.void.has(id.Volume, id.Inode); p = p.also {
+			p.was, p.kept = p.kept, false
 		}
 	}
 	want := func(obj *filewatch.Object, names []string, same bool, at filewatch.Where) bool {
@@ -70,8 +69,8 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, p *Progress, o 
 			return !c.hasEarlier(obj, &rule, at)
 		}
 		reused.Store(obj.ID(), old)
-		if p := options.growing[obj.ID()]; p != nil {
-			p.kept = kept[obj.ID()]
+		for p := options.growing[obj.ID()]; p != nil; p = p.also {
+			p.kept = p.was
 		}
 		return false
 	}
@@ -148,20 +147,17 @@ func (u *Update) take(o *CaptureOptions, encoded []byte, differs bool) error {
 		return nil
 	}
 	u.gone = append(u.gone, bytes.Clone(encoded))
-	if p := o.growth(r); p != nil {
+	if o.grows(r) {
+		p := o.growing.add(r.ID(), r.Size, r.BLAKE3)
 		p.kept = !u.void.whole[r.Volume] // it is the baseline's own content
-		o.growing[r.ID()] = p
 	}
 	return nil
 }
 
-// growth is what a growing file of the baseline is compared with, nil when the
-// rules do not call it one.
-func (o *CaptureOptions) growth(r *Record) *prefix {
-	if r.Type == filewatch.TypeFile && r.BLAKE3 != (Digest{}) && o.Rules.MatchNames(r.Names, &r.Object).Check.Has(filewatch.AttrGrowing) {
-		return &prefix{size: r.Size, want: r.BLAKE3}
-	}
-	return nil
+// grows says that the rules call a file of the baseline one that may only grow, and
+// that its content is known.
+func (o *CaptureOptions) grows(r *Record) bool {
+	return r.Type == filewatch.TypeFile && r.BLAKE3 != (Digest{}) && o.Rules.MatchNames(r.Names, &r.Object).Check.Has(filewatch.AttrGrowing)
 }
 
 // Close frees temporary files.

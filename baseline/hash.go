@@ -195,13 +195,14 @@ func (h *hasher) Write(piece []byte) (int, error) {
 // comparePrefix looks whether what has been digested so far and the beginning
 // of piece are the old content.
 func (h *hasher) comparePrefix(piece []byte) {
-	old := h.old
-	if old == nil || !h.withBLAKE3 || old.kept || old.size < h.read || old.size > h.read+int64(len(piece)) {
-		return
+	for old := h.old; old != nil && h.withBLAKE3; old = old.also {
+		if old.kept || old.size < h.read || old.size > h.read+int64(len(piece)) {
+			continue
+		}
+		at := h.blake3.Clone()
+		at.Write(piece[:old.size-h.read])
+		var got Digest
+		at.Sum(got[:0])
+		old.kept = got == old.want
 	}
-	at := h.blake3.Clone()
-	at.Write(piece[:old.size-h.read])
-	var got Digest
-	at.Sum(got[:0])
-	old.kept = got == old.want
 }

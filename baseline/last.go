@@ -182,10 +182,10 @@ func (l *Last) Report(b *Header, rules *filewatch.Rules) (*Report, error) {
 }
 
 // prefixes are what is known of the growing files that differ from the baseline.
-func (l *Last) prefixes() map[filewatch.ID]*prefix {
-	out := map[filewatch.ID]*prefix{}
+func (l *Last) prefixes() prefixes {
+	out := prefixes{}
 	for _, g := range l.head.Growing {
-		out[g.ID] = &prefix{size: g.Size, want: g.Want, kept: g.Kept}
+		out.add(g.ID, g.Size, g.Want).kept = g.Kept
 	}
 	return out
 }

@@ -281,7 +281,7 @@ func (p *Progress) keep(encoded []byte) error {
 	if r.Unread != "" {
 		return nil
 	}
-	c := progressContent{record: *r, place: w.place, kept: w.kept != nil && w.kept.kept}
+	c := progressContent{record: *r, place: w.place, kept: w.kept != nil && w.kept.allKept()}
 	p.append(contentRecord, c.append(nil))
 	return nil
 }

@@ -118,7 +118,7 @@ func (l *Last) split(b *Baseline, rules *filewatch.Rules, each func(func(encoded
 }
 
 // growing keeps what is known of the growing files whose records differ.
-func (d *differing) growing(known map[filewatch.ID]*prefix) []growing {
+func (d *differing) growing(known prefixes) []growing {
 	var out []growing
 	if len(known) == 0 {
 		return nil
@@ -128,7 +128,7 @@ func (d *differing) growing(known map[filewatch.ID]*prefix) []growing {
 		if err != nil {
 			continue // the comparison will say so
 		}
-		if p := known[r.ID()]; p != nil {
+		if p := known.of(r); p != nil {
 			out = append(out, growing{r.ID(), p.size, p.want, p.kept})
 		}
 	}

@@ -56,7 +56,9 @@ func (c *capture) hasEarlier(obj *filewatch.Object, rule *filewatch.Rule, at fil
 		if !content.kept { // or nobody looked
 			return false
 		}
-		growing.kept = true
+		for p := growing; p != nil; p = p.also {
+			p.kept = true
+		}
 	}
 	c.earlier.Store(obj.ID(), &content.record)
 	return true

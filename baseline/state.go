@@ -14,13 +14,13 @@ type State struct {
 	// Rules are those the objects were chosen with, nil for everything.
 	Rules *filewatch.Rules
 
-	growing map[filewatch.ID]*prefix
+	growing prefixes
 }
 
 // Kept says that new, a file of the state, still begins with the content that old,
 // its record in the baseline that the scan followed, had.
 func (s *State) Kept(old, new *Record) bool {
-	p := s.growing[old.ID()]
+	p := s.growing.of(old)
 	return p != nil && p.kept || old.Size == 0 || old.BLAKE3 != Digest{} && old.BLAKE3 == new.BLAKE3
 }
 
