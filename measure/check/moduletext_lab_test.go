@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/plumbline-sec/plumbline/internal/lab"
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/measure/mem/qemu"
@@ -19,6 +20,24 @@ import (
 // than linux.text has it, which is no finding; they are one when nothing changed.
 func TestModulesReadLater(t *testing.T) {
 	m := sharedMachine(t)
+	obs, outcome := scanModuleText(t, m)
+	if c := outcome(); c.Outcome != measure.Pass {
+		t.Fatalf("as it is: %s %s %+v", c.Outcome, c.Reason, c.Findings)
+	}
+	turnStaticCall(t, obs, m.ShellT(t, "grep -w __SCK__kvm_x86_vcpu_run /proc/kallsyms"))
+	if c := outcome(); c.Outcome != measure.NotMeasured || !strings.Contains(c.Reason, "changed while the scan ran") {
+		t.Errorf("read at another time: %s %s %+v", c.Outcome, c.Reason, c.Findings)
+	}
+	editItem(t, obs, "modules.text", func(data map[string]any) { delete(data, "patching") })
+	if c := outcome(); c.Outcome != measure.Fail || !strings.Contains(c.Findings[0].Explanation, "static call") {
+		t.Errorf("nothing says that it changed: %s %s %+v", c.Outcome, c.Reason, c.Findings)
+	}
+}
+
+// scanModuleText scans for modules.text; outcome judges the observations as they
+// are then.
+func scanModuleText(t *testing.T, m *lab.Machine) (obs *measure.Observations, outcome func() measure.Check) {
+	t.Helper()
 	s := newScanner(t, m)
 	vm, err := qemu.Open(t.Context(), m.QMP)
 	if err != nil {
@@ -30,20 +49,8 @@ func TestModulesReadLater(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	obs := result.Observations
-	outcome := func() measure.Check {
-		return find(t, judge(t, obs, &check.References{Images: s, Modules: s, Pages: result.Pages, Checks: checks}), "modules.text")
-	}
-	if c := outcome(); c.Outcome != measure.Pass {
-		t.Fatalf("as it is: %s %s %+v", c.Outcome, c.Reason, c.Findings)
-	}
-	turnStaticCall(t, obs, m.ShellT(t, "grep -w __SCK__kvm_x86_vcpu_run /proc/kallsyms"))
-	if c := outcome(); c.Outcome != measure.NotMeasured || !strings.Contains(c.Reason, "changed while the scan ran") {
-		t.Errorf("read at another time: %s %s %+v", c.Outcome, c.Reason, c.Findings)
-	}
-	editItem(t, obs, "modules.text", func(data map[string]any) { delete(data, "patching") })
-	if c := outcome(); c.Outcome != measure.Fail || !strings.Contains(c.Findings[0].Explanation, "static call") {
-		t.Errorf("nothing says that it changed: %s %s %+v", c.Outcome, c.Reason, c.Findings)
+	return result.Observations, func() measure.Check {
+		return find(t, judge(t, result.Observations, &check.References{Images: s, Modules: s, Pages: result.Pages, Checks: checks}), "modules.text")
 	}
 }
 
@@ -87,27 +94,13 @@ func editItem(t *testing.T, obs *measure.Observations, name string, change func(
 // to is unloaded. They are no finding as long as nothing can be executed there.
 func TestCallsIntoUnloadedModule(t *testing.T) {
 	m := sharedMachine(t)
-	s := newScanner(t, m)
 	m.ShellT(t, "modprobe kvm_amd && rmmod kvm_amd")
 	t.Cleanup(func() {
 		if _, err := m.Shell(context.Background(), "modprobe kvm_amd"); err != nil {
 			t.Error(err)
 		}
 	})
-	vm, err := qemu.Open(t.Context(), m.QMP)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer vm.Close()
-	checks := []string{"modules.text"}
-	result, err := check.Scan(t.Context(), vm, &check.Options{Target: vm.Target(), Profiles: &s.profiles, Checks: checks})
-	if err != nil {
-		t.Fatal(err)
-	}
-	obs := result.Observations
-	outcome := func() measure.Check {
-		return find(t, judge(t, obs, &check.References{Images: s, Modules: s, Pages: result.Pages, Checks: checks}), "modules.text")
-	}
+	obs, outcome := scanModuleText(t, m)
 	unloaded := func(n measure.Finding) bool { return strings.Contains(n.Explanation, "module that was unloaded") }
 	if c := outcome(); c.Outcome != measure.Pass || !slices.ContainsFunc(c.Notes, unloaded) {
 		t.Errorf("%s %s %+v, notes %+v", c.Outcome, c.Reason, c.Findings, c.Notes)
