@@ -1,6 +1,7 @@
 package check
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -35,21 +36,26 @@ func unsettledTracepoints(before, after []kernel.LoadedModule) (unsettled, chang
 // moduleTracepoints compares how many tracepoints each module says it has, and
 // where it says their table is, with its file: linux.objects finds them by that.
 // What is in the table is for modules.rodata. It says of which modules it could
-// not.
-func (j *judging) moduleTracepoints(unsettled []string, out *measure.Check) string {
+// not. A module that is not live may have no account yet: one that differs is then
+// an error, for whoever set its state would else hide tracepoints by it.
+func (j *judging) moduleTracepoints(unsettled []string, out *measure.Check) (string, error) {
 	want, err := j.expected()
 	unknown := 0
-	var open []string
+	var open, starting []string
 	for i := range j.code.modules {
 		m := &j.code.modules[i]
 		switch {
-		case !m.Live || slices.Contains(unsettled, m.Name):
+		case slices.Contains(unsettled, m.Name):
 			open = append(open, m.Name)
 		case err != nil || want.modules[m.Name] == nil:
 			unknown++
 		default:
-			if f := m.tracepoints(want.modules[m.Name].Tracepoints()); f != nil {
+			switch f := m.tracepoints(want.modules[m.Name].Tracepoints()); {
+			case f == nil:
+			case m.Live:
 				out.Findings = append(out.Findings, *f)
+			default:
+				starting = append(starting, m.Name)
 			}
 		}
 	}
@@ -60,7 +66,10 @@ func (j *judging) moduleTracepoints(unsettled []string, out *measure.Check) stri
 	if len(open) > 0 {
 		moving = "not compared as they come or go, how many tracepoints there are in " + strings.Join(open, ", ")
 	}
-	return remarks(own, moving)
+	if len(starting) > 0 {
+		return "", errors.New("modules that are not live have other tracepoints than their files: " + strings.Join(starting, ", "))
+	}
+	return remarks(own, moving), nil
 }
 
 // tracepoints judges a module's account of its tracepoints.

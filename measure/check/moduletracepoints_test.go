@@ -51,20 +51,34 @@ func TestAcceptsTracepointsOfFile(t *testing.T) {
 	}
 }
 
-// Modules without a file, and those that come or go, are named.
+// Modules without a file, and those that come or go, are named. One that is not
+// live and has other tracepoints than its file is not measured: anybody can set its
+// state.
 func TestTracepointsNotCompared(t *testing.T) {
 	j := &judging{refs: &References{}, text: &expectedText{}}
 	for i, live := range []bool{true, false, true, true} {
 		j.code.modules = append(j.code.modules, moduleFact{Name: string(rune('a' + i)), Live: live, Points: 3})
 	}
 	var out measure.Check
-	got := j.moduleTracepoints([]string{"c"}, &out)
-	if !strings.Contains(got, "2 modules have is their own word") || !strings.HasSuffix(got, "in b, c") || len(out.Findings) > 0 {
-		t.Errorf("%q, %+v", got, out.Findings)
+	got, err := j.moduleTracepoints([]string{"c"}, &out)
+	if err != nil || !strings.Contains(got, "3 modules have is their own word") || !strings.HasSuffix(got, "in c") || len(out.Findings) > 0 {
+		t.Errorf("%q, %v, %+v", got, err, out.Findings)
+	}
+	j.text.modules = map[string]*kernel.Text{"b": {}} // whose file has no tracepoints
+	if got, err := j.moduleTracepoints(nil, &out); err == nil || len(out.Findings) > 0 {
+		t.Errorf("other tracepoints of a module that is not live: %q, %+v", got, out.Findings)
+	}
+	j.code.modules[1].Live = true
+	if _, err := j.moduleTracepoints(nil, &out); err != nil || len(out.Findings) != 1 {
+		t.Errorf("of one that is: %v, %+v", err, out.Findings)
+	}
+	j.code.modules[1].Points, j.code.modules[1].Live = 0, false
+	if _, err := j.moduleTracepoints(nil, &out); err != nil {
+		t.Errorf("the same tracepoints: %v", err)
 	}
 	j.code.modules = nil
-	if got := j.moduleTracepoints(nil, &out); got != "" {
-		t.Errorf("no modules: %q", got)
+	if got, err := j.moduleTracepoints(nil, &out); got != "" || err != nil {
+		t.Errorf("no modules: %q, %v", got, err)
 	}
 }
 

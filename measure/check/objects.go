@@ -158,7 +158,10 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 			out.Findings = append(out.Findings, j.finding(p.pointer(), "the code of a BPF program", problem))
 		}
 	}
-	points := j.moduleTracepoints(data.Unsettled, out)
+	points, err := j.moduleTracepoints(data.Unsettled, out)
+	if err != nil {
+		return err
+	}
 	if data.Limited {
 		return errors.New("there are more objects than a walk looks at: " + strings.Join(data.NotWalked, ", "))
 	}
