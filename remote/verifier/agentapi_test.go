@@ -20,7 +20,6 @@ import (
 
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/store"
-	"github.com/plumbline-sec/plumbline/remote/store/sqlite"
 )
 
 func status(state remote.AgentState) remote.Status { return remote.Status{State: state} }
@@ -123,16 +122,9 @@ func (h hangsUp) Append(ctx context.Context, s store.Stream, at time.Time, recor
 func TestLossIsToldToNobodyWhoWaits(t *testing.T) {
 	t.Parallel()
 	state := t.TempDir()
-	config, err := ParseConfig([]byte(twoMachines), state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writePassword(t, state)
-	db, err := sqlite.Open(filepath.Join(state, "verifier.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	config, db := prepared(t, state, twoMachines)
 	defer db.Close()
+	var err error
 	ctx, gone := context.WithCancel(t.Context())
 	defer gone()
 	r := &running{state: state}

@@ -63,7 +63,8 @@ func start(t *testing.T, config string) *running {
 	return startIn(t, t.TempDir(), config)
 }
 
-func startIn(t *testing.T, state, config string) *running {
+// prepared reads a configuration and opens the store in a state directory.
+func prepared(t *testing.T, state, config string) (*Config, *sqlite.Store) {
 	t.Helper()
 	parsed, err := ParseConfig([]byte(config), state)
 	if err != nil {
@@ -74,6 +75,13 @@ func startIn(t *testing.T, state, config string) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return parsed, db
+}
+
+func startIn(t *testing.T, state, config string) *running {
+	t.Helper()
+	parsed, db := prepared(t, state, config)
+	var err error
 	r := &running{state: state}
 	r.Verifier, err = New(Options{Config: parsed, Store: db, State: state, Trigger: r.ring})
 	if err != nil {

@@ -99,16 +99,9 @@ func TestKilledVerifierLosesNoAcknowledgedEvent(t *testing.T) {
 func enrolIn(t *testing.T, state string) (*tls.Certificate, remote.Trust) {
 	t.Helper()
 	r := &running{state: state}
-	config, err := ParseConfig([]byte(twoMachines), state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writePassword(t, state)
-	db, err := sqlite.Open(filepath.Join(state, "verifier.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	config, db := prepared(t, state, twoMachines)
 	defer db.Close()
+	var err error
 	if r.Verifier, err = New(Options{Config: config, Store: db, State: state}); err != nil {
 		t.Fatal(err)
 	}
