@@ -36,7 +36,7 @@ func dumpError(err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return failHint(exitData, err, "the dump was cut short; copy it again")
 	case errors.Is(err, dump.ErrFormat), errors.Is(err, dump.ErrNotSupported):
-		return failHint(exitData, err, "--dump takes what QEMU's dump-guest-memory or virsh dump --memory-only wrote")
+		return failHint(exitData, err, "--dump takes what virsh dump --memory-only or QEMU's dump-guest-memory without paging wrote")
 	}
 	return err
 }

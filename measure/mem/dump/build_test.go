@@ -80,6 +80,17 @@ func elfDump(notes []byte, areas []area) []byte {
 	return out
 }
 
+// countedElsewhere has a core file say in section header 0 how many program headers
+// it has.
+func countedElsewhere(file []byte, count uint32) []byte {
+	section := make([]byte, sectHeader)
+	put(section, 44, count)
+	out := slices.Concat(file, section)
+	put(out, 40, uint64(len(file)))
+	put(out, 56, uint16(manyHeaders))
+	return out
+}
+
 func limeDump(areas []area) []byte {
 	var out []byte
 	for _, a := range areas {

@@ -33,6 +33,7 @@ func TestDumpsConform(t *testing.T) {
 	files := map[string][]byte{
 		"elf":           elfDump(notes, ram()),
 		"elf, shuffled": elfDump(notes, shuffled),
+		"elf, counted":  countedElsewhere(elfDump(notes, ram()), uint32(1+len(ram()))),
 		"lime":          limeDump(shuffled),
 	}
 	for name, p := range packs {
@@ -135,6 +136,8 @@ func TestHostileFiles(t *testing.T) {
 		"elf: header size":          {edited(elf, 54, uint16(8)), ErrFormat},
 		"elf: more headers":         {edited(elf, 56, uint16(0xfffe)), io.ErrUnexpectedEOF},
 		"elf: headers in section 0": {edited(elf, 56, uint16(0xffff)), ErrFormat},
+		"elf: with paging":          {countedElsewhere(elf, maxRanges+1), ErrNotSupported},
+		"elf: cut off at a hole":    {edited(elf, load+40, uint64(0x10000)), ErrNotSupported},
 		"elf: sections far away":    {edited(edited(elf, 56, uint16(0xffff)), 40, ^uint64(0)), io.ErrUnexpectedEOF},
 		"elf: table far away":       {edited(elf, 32, ^uint64(0)-8), io.ErrUnexpectedEOF},
 		"elf: no RAM":               {elfDump(notes, nil), ErrFormat},
