@@ -74,7 +74,7 @@ ran; 17 the policy cannot be used, 24 the evidence is malformed.`,
 func readPolicy(path string) (*attest.Policy, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fail(exitIO, err)
+		return nil, fail(exitConfig, fmt.Errorf("policy: %w", err))
 	}
 	policy, err := attest.ParsePolicy(data)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -111,22 +110,6 @@ func (n namedSource) Machine() filewatch.Machine {
 	m := n.Source.Machine()
 	m.Name = n.name
 	return m
-}
-
-// readRules reads --rules; "" is nil, which takes everything.
-func readRules(path string) (*filewatch.Rules, error) {
-	if path == "" {
-		return nil, nil
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fail(exitConfig, fmt.Errorf("rules: %w", err))
-	}
-	rules, err := filewatch.ParseRules(text)
-	if err != nil {
-		return nil, fail(exitConfig, fmt.Errorf("%s: %w", path, err))
-	}
-	return rules, nil
 }
 
 // captureFunc reads a source.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -66,7 +65,7 @@ hooks taken away again.`,
 }
 
 func runWatch(ctx context.Context, stdout, stderr io.Writer, f *watchFlags) error {
-	rules, err := watchRules(f.rules)
+	rules, err := readRules(f.rules)
 	if err != nil {
 		return err
 	}
@@ -103,21 +102,6 @@ func runWatch(ctx context.Context, stdout, stderr io.Writer, f *watchFlags) erro
 		return nil // asked to end
 	}
 	return watchError(err)
-}
-
-func watchRules(path string) (*filewatch.Rules, error) {
-	if path == "" {
-		return nil, nil
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fail(exitIO, err)
-	}
-	rules, err := filewatch.ParseRules(text)
-	if err != nil {
-		return nil, fail(exitConfig, fmt.Errorf("%s: %w", path, err))
-	}
-	return rules, nil
 }
 
 // targetName is the directory a socket lies in: those who run several machines

@@ -93,11 +93,11 @@ type FilesConfig struct {
 	Resume bool `toml:"resume"`
 }
 
-// LoadConfig reads and checks the file at path.
+// LoadConfig reads and checks the file at path. Errors wrap [ErrConfig].
 func LoadConfig(path string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	c, err := ParseConfig(data, filepath.Dir(path))
 	if err != nil {

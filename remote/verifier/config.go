@@ -134,11 +134,12 @@ func (d Duration) or(otherwise time.Duration) time.Duration {
 	return otherwise
 }
 
-// LoadConfig reads a configuration file. An unknown key is an error.
+// LoadConfig reads a configuration file. An unknown key is an error. Errors wrap
+// ErrConfig.
 func LoadConfig(path string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	return ParseConfig(data, filepath.Dir(path))
 }
