@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -35,23 +36,32 @@ func statusCommand(dir *string) *cobra.Command {
 }
 
 func hvmCommand(dir *string) *cobra.Command {
-	return &cobra.Command{
+	var o lab.HVM
+	command := &cobra.Command{
 		Use:   "hvm",
 		Short: "Make a hardware-assisted domain in a machine that boots Xen",
-		Long: `Make a hardware-assisted domain, with one CPU and some memory, that is never run.
-The machine's files must have the program that makes it.`,
+		Long: `Make a hardware-assisted domain with some memory, and with --run let it compute and
+leave for Xen in turns; print its number. The machine's files must have the program
+that makes it.`,
 		Example: `  CGO_ENABLED=0 go build -o /tmp/files/ ./internal/lab/hvmdomain
   plumbline-lab up --dir /tmp/x1 --xen 4.17 --files /tmp/files
-  plumbline-lab hvm --dir /tmp/x1`,
+  plumbline-lab hvm --dir /tmp/x1 --cpus 2 --run`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			m, err := lab.Open(*dir)
 			if err != nil {
 				return err
 			}
-			return m.MakeHVM(command.Context())
+			domain, err := m.MakeHVM(command.Context(), o)
+			if err == nil {
+				fmt.Fprintln(command.OutOrStdout(), domain)
+			}
+			return err
 		},
 	}
+	command.Flags().IntVar(&o.CPUs, "cpus", 1, "CPUs of the domain")
+	command.Flags().BoolVar(&o.Run, "run", false, "let it run")
+	return command
 }
 
 func downCommand(dir *string) *cobra.Command {

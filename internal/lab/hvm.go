@@ -4,16 +4,42 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 )
 
 // HVMTool is the program that makes a hardware-assisted domain, which is built
 // of internal/lab/hvmdomain and must be among the files of the machine.
 const HVMTool = "hvmdomain"
 
-// MakeHVM makes a hardware-assisted domain in a machine that boots Xen, with one
-// CPU and some memory, that is never run. It stays until the machine ends. The
-// CPUs must have SVM.
-func (m *Machine) MakeHVM(ctx context.Context) error {
+// HVM is what a hardware-assisted domain is made with.
+type HVM struct {
+	CPUs int  // one if zero
+	Run  bool // else it stays as it is made
+}
+
+// MakeHVM makes a hardware-assisted domain in a machine that boots Xen and returns
+// its number. It stays until the machine ends or [Machine.EndHVM] is called. The
+// machine's CPUs must have SVM.
+func (m *Machine) MakeHVM(ctx context.Context, o HVM) (int, error) {
+	if err := m.loadPrivcmd(ctx); err != nil {
+		return 0, err
+	}
+	out, err := m.Shell(ctx, fmt.Sprintf("/opt/plumbline/%s -cpus %d -run=%t", HVMTool, max(o.CPUs, 1), o.Run))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(out))
+}
+
+// EndHVM ends a domain that MakeHVM made.
+func (m *Machine) EndHVM(ctx context.Context, domain int) error {
+	_, err := m.Shell(ctx, fmt.Sprintf("/opt/plumbline/%s -destroy %d", HVMTool, domain))
+	return err
+}
+
+// loadPrivcmd gives the first domain /dev/xen/privcmd.
+func (m *Machine) loadPrivcmd(ctx context.Context) error {
 	if m.Xen == "" {
 		return errors.New("the machine boots no Xen")
 	}
@@ -33,6 +59,6 @@ func (m *Machine) MakeHVM(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.Shell(ctx, "set -e; [ -e /dev/xen/privcmd ] || insmod "+inGuest+"; /opt/plumbline/"+HVMTool)
+	_, err = m.Shell(ctx, "set -e; [ -e /dev/xen/privcmd ] || insmod "+inGuest)
 	return err
 }

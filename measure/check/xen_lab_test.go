@@ -60,7 +60,7 @@ func TestXen(t *testing.T) {
 // each level. It is never run, so that nothing of it changes.
 func makeHVM(t *testing.T, s *scanner) {
 	t.Helper()
-	if err := s.machine.MakeHVM(t.Context()); err != nil {
+	if _, err := s.machine.MakeHVM(t.Context(), lab.HVM{}); err != nil {
 		t.Fatal(err)
 	}
 	r, _ := s.scan(t)

@@ -24,9 +24,11 @@ var abis = map[string]abi{
 const (
 	createDomain  = 1
 	destroyDomain = 2
+	unpauseDomain = 4
 	shadowOp      = 10
 	maxMemory     = 11
 	maxVCPUs      = 15
+	setHVMContext = 34
 
 	flagHVM, flagHAP = 1, 2
 	emulateLAPIC     = 1
@@ -42,13 +44,14 @@ const (
 	poolMiB    = 4 // for its nested page tables
 )
 
-// create makes a domain that is as a toolstack would have it before it runs.
-func (x *hypervisor) create() (uint16, error) {
+// create makes a domain that is as a toolstack would have it before it runs, and
+// may start it.
+func (x *hypervisor) create(cpus int, starts bool) (uint16, error) {
 	put := binary.LittleEndian.PutUint32
 	id, err := x.domctl(createDomain, 0, func(u []byte) {
 		copy(u[4:], "plumbline-hvm-00") // its handle
 		put(u[20:], flagHVM|flagHAP)
-		put(u[28:], 1)    // CPUs
+		put(u[28:], uint32(cpus))
 		put(u[32:], 1023) // event channels
 		put(u[36:], 4)    // frames of grants
 		put(u[40:], 4)    // and of what tracks them
@@ -60,20 +63,24 @@ func (x *hypervisor) create() (uint16, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := x.furnish(id); err != nil {
+	err = x.furnish(id, cpus)
+	if err == nil && starts {
+		err = x.start(id, cpus)
+	}
+	if err != nil {
 		return 0, errors.Join(err, x.destroy(id))
 	}
 	return id, nil
 }
 
-func (x *hypervisor) furnish(id uint16) error {
+func (x *hypervisor) furnish(id uint16, cpus int) error {
 	put := binary.LittleEndian.PutUint32
 	steps := []struct {
 		command uint32
 		fill    func([]byte)
 	}{
 		{maxMemory, func(u []byte) { binary.LittleEndian.PutUint64(u, 16<<10) }}, // KiB
-		{maxVCPUs, func(u []byte) { put(u, 1) }},                                 // without one there is no pool
+		{maxVCPUs, func(u []byte) { put(u, uint32(cpus)) }},                      // without one there is no pool
 		{shadowOp, func(u []byte) { put(u, setAllocation); put(u[8:], poolMiB) }},
 	}
 	for _, s := range steps {

@@ -68,7 +68,7 @@ func (x *hypervisor) at(offset int) uint64 { return uint64(uintptr(unsafe.Pointe
 // domctl makes an operation on a domain (include/public/domctl.h, struct
 // xen_domctl): a head of 16 bytes, then what the operation takes.
 func (x *hypervisor) domctl(command uint32, domain uint16, fill func(u []byte)) (uint16, error) {
-	clear(x.page)
+	clear(x.page[:pageSize]) // the second may hold what fill points to
 	binary.LittleEndian.PutUint32(x.page, command)
 	binary.LittleEndian.PutUint32(x.page[4:], x.abi.version)
 	binary.LittleEndian.PutUint16(x.page[8:], domain)
