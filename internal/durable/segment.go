@@ -64,9 +64,10 @@ func readRecord(f io.ReaderAt, off, size int64) (entry Entry, next int64, err er
 	return Entry{Seq: binary.LittleEndian.Uint64(head[8:]), Payload: payload}, off + recordHeader + length, nil
 }
 
-// walk calls visit for each whole record of the segment file and returns the
-// offset behind the last one.
-func walk(path string, visit func(e Entry, off int64) bool) (end int64, err error) {
+// walk calls visit for each whole record of a segment, whose numbers begin at
+// first, and returns the offset behind the last one. What is damaged is passed over:
+// it shows as a gap in the numbers.
+func walk(path string, first uint64, visit func(Entry) bool) (end int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return 0, err
@@ -76,18 +77,44 @@ func walk(path string, visit func(e Entry, off int64) bool) (end int64, err erro
 	if err != nil {
 		return 0, err
 	}
+	size := info.Size()
 	var off int64
 	for {
-		entry, next, err := readRecord(f, off, info.Size())
+		entry, next, err := readRecord(f, off, size)
+		if errors.Is(err, errTorn) {
+			entry, next, err = nextWhole(f, off, size, first)
+		}
 		if err == io.EOF {
-			return off, nil
+			return end, nil
 		}
 		if err != nil {
-			return off, fmt.Errorf("%s at %#x: %w", path, off, err)
+			return end, fmt.Errorf("%s at %#x: %w", path, off, err)
 		}
-		if !visit(entry, off) {
-			return off, nil
+		if !visit(entry) {
+			return end, nil
 		}
-		off = next
+		off, end, first = next, next, entry.Seq+1
 	}
+}
+
+// nextWhole finds the first whole record behind a damaged one at off. How long that
+// one was its length no longer says, so every byte is tried; a number that fits is
+// looked for first, since the checksum is dear: from least on, and not more than
+// there can be records in so many bytes. It returns io.EOF if there is none.
+func nextWhole(f io.ReaderAt, off, size int64, least uint64) (Entry, int64, error) {
+	rest := make([]byte, size-off)
+	if _, err := f.ReadAt(rest, off); err != nil {
+		return Entry{}, off, err
+	}
+	for i := 1; i+recordHeader <= len(rest); i++ {
+		seq := binary.LittleEndian.Uint64(rest[i+8:])
+		if seq < least || seq-least > uint64(len(rest)/recordHeader) {
+			continue
+		}
+		entry, next, err := readRecord(f, off+int64(i), size)
+		if !errors.Is(err, errTorn) {
+			return entry, next, err
+		}
+	}
+	return Entry{}, off, io.EOF
 }

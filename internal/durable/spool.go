@@ -44,8 +44,10 @@ type SpoolOptions struct {
 // it, in order, as often as asked; Ack makes it durable that all records up to a
 // number are done with, and then removes segments that hold no others. After a
 // crash the spool has every record whose Append returned, and perhaps some whose
-// Append did not. A damaged record in the middle of the spool is left out, which
-// shows as a gap in the numbers: never as an error that stops what follows.
+// Append did not. A damaged record is left out, which shows as a gap in the numbers:
+// never as an error that stops what follows, nor as a number that is given twice. One
+// at the very end cannot be told from what a crash left of an Append that never
+// returned: its number is given again.
 type Spool struct {
 	opt  SpoolOptions
 	dir  string
@@ -159,19 +161,19 @@ func (s *Spool) loadSegments() error {
 	return nil
 }
 
-// openActive finds the end of the last segment, cuts off a record that a crash
-// left torn, and goes on behind it.
+// openActive finds the last whole record, cuts off what a crash left torn behind
+// it, and goes on there.
 func (s *Spool) openActive() error {
 	if len(s.segments) == 0 {
 		return s.rotate()
 	}
 	last := &s.segments[len(s.segments)-1]
 	s.next = max(s.next, last.first)
-	end, err := walk(last.path, func(e Entry, _ int64) bool {
+	end, err := walk(last.path, last.first, func(e Entry) bool {
 		s.next = max(s.next, e.Seq+1)
 		return true
 	})
-	if err != nil && !errors.Is(err, errTorn) {
+	if err != nil {
 		return err
 	}
 	if s.active, err = os.OpenFile(last.path, os.O_RDWR, 0o600); err != nil {
@@ -277,7 +279,7 @@ func (s *Spool) Read(from uint64, maxRecords int, maxBytes int64) ([]Entry, erro
 			continue
 		}
 		done := false
-		_, err := walk(seg.path, func(e Entry, _ int64) bool {
+		_, err := walk(seg.path, seg.first, func(e Entry) bool {
 			if e.Seq < from {
 				return true
 			}
@@ -289,7 +291,7 @@ func (s *Spool) Read(from uint64, maxRecords int, maxBytes int64) ([]Entry, erro
 			out = append(out, e)
 			return true
 		})
-		if err != nil && !errors.Is(err, errTorn) && !errors.Is(err, os.ErrNotExist) {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return out, err
 		}
 		if done {

@@ -20,6 +20,7 @@ type outbox struct {
 	spool  *durable.Spool
 	bodies *bodyCache
 	log    *slog.Logger
+	told   uint64 // up to here it was logged which records the spool lost
 	// backoff bounds the wait between attempts; zero means 1 s to 1 min.
 	backoff, maxBackoff time.Duration
 }
@@ -99,6 +100,7 @@ func (o *outbox) deliver(ctx context.Context, client *remote.AgentClient) (int, 
 	if err != nil || len(entries) == 0 {
 		return 0, err
 	}
+	o.tellLost(entries)
 	records := make([]remote.Record, 0, len(entries))
 	for _, e := range entries {
 		var s spooled
@@ -132,6 +134,20 @@ func (o *outbox) deliver(ctx context.Context, client *remote.AgentClient) (int, 
 		}
 	}
 	return len(entries), nil
+}
+
+// tellLost logs the numbers that are missing before and between entries: what was
+// spooled there can no longer be read. The verifier sees the gap and has everything
+// measured anew. A batch that is sent again is not told again.
+func (o *outbox) tellLost(entries []durable.Entry) {
+	next := o.spool.Acked() + 1
+	for _, e := range entries {
+		if e.Seq > next && e.Seq > o.told {
+			o.log.Error("records in the spool are damaged and lost", "from", next, "to", e.Seq-1)
+		}
+		next = e.Seq + 1
+	}
+	o.told = max(o.told, next-1)
 }
 
 // errBodyGone: a body that the verifier asks for is no longer here.

@@ -1,22 +1,23 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"encoding/pem"
 
 	"github.com/plumbline-sec/plumbline/internal/durable"
 	"github.com/plumbline-sec/plumbline/measure/check"
@@ -178,6 +179,59 @@ func TestOutboxIsNotBlockedByOneRecord(t *testing.T) {
 	}
 	if !slices.Equal(r.seqs, []uint64{3}) || o.spool.Pending() != 0 {
 		t.Errorf("the verifier got %v, %d records pending", r.seqs, o.spool.Pending())
+	}
+}
+
+// TestOutboxTellsWhatTheSpoolLost: a record that is damaged on disk is a gap that the
+// verifier sees, and a line in the agent's log, once.
+func TestOutboxTellsWhatTheSpoolLost(t *testing.T) {
+	dir := t.TempDir()
+	o := newOutbox(t, dir)
+	for _, detail := range []string{"first", "second", "third"} {
+		if err := put(o, remote.KindStatus, remote.Status{Detail: detail}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	damage(t, dir, "second")
+	var log bytes.Buffer
+	o.log = slog.New(slog.NewTextHandler(&log, nil))
+	r, client := newReceiver(t)
+	r.away = true
+	for range 2 {
+		if _, err := o.deliver(t.Context(), client); err == nil {
+			t.Fatal("delivered to a verifier that is away")
+		}
+	}
+	r.away = false
+	if _, err := o.deliver(t.Context(), client); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(r.seqs, []uint64{1, 3}) {
+		t.Errorf("the verifier got %v", r.seqs)
+	}
+	if n := strings.Count(log.String(), "lost\" from=2 to=2"); n != 1 {
+		t.Errorf("told %d times:\n%s", n, &log)
+	}
+}
+
+// damage changes a byte of the spool's first segment where text is.
+func damage(t *testing.T, dir, text string) {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "*.seg"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("segments %q: %v", paths, err)
+	}
+	content, err := os.ReadFile(paths[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(content, []byte(text))
+	if at < 0 {
+		t.Fatalf("%s does not hold %q", paths[0], text)
+	}
+	content[at] ^= 1
+	if err := os.WriteFile(paths[0], content, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 

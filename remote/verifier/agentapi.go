@@ -135,6 +135,9 @@ func (v *Verifier) handleRecords(w http.ResponseWriter, r *http.Request) (any, e
 		return nil, err
 	}
 	v.metrics.records.Add(float64(receipt.Added))
+	for _, g := range receipt.Gaps {
+		v.metrics.lost.Add(float64(g.To - g.From + 1))
+	}
 	// What is stored is not told anew: who hangs up now must not keep a loss from
 	// being told. A verifier that dies here tells it when the records come again.
 	if err := v.noteReceipt(context.WithoutCancel(r.Context()), agent, stream, receipt); err != nil {

@@ -14,6 +14,7 @@ import (
 type metrics struct {
 	registry *prometheus.Registry
 	records  prometheus.Counter
+	lost     prometheus.Counter
 	bodies   prometheus.Counter
 	events   *prometheus.CounterVec // by level
 	scans    *prometheus.CounterVec // by outcome
@@ -31,17 +32,18 @@ func newMetrics(v *Verifier) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		records:  counter("records_total", "Records stored durably."),
+		lost:     counter("lost_records_total", "Records of agents that never arrived, by their numbers."),
 		bodies:   counter("bodies_total", "Bodies received."),
 		events:   vector("file_events_total", "File events judged, by level.", "level"),
 		scans:    vector("scans_total", "Scans ended, by outcome.", "outcome"),
 		refused:  vector("refused_total", "Requests and records refused, by what they were.", "what"),
 		alerts:   vector("alerts_total", "Alerts told, by result.", "result"),
 	}
-	m.registry.MustRegister(m.records, m.bodies, m.events, m.scans, m.refused, m.alerts, &machineMetrics{v})
+	m.registry.MustRegister(m.records, m.lost, m.bodies, m.events, m.scans, m.refused, m.alerts, &machineMetrics{v})
 	return m
 }
 
-// handler is GET /metrics, for the holder of the token.
+// getMetrics is GET /metrics, for the holder of the token.
 func (v *Verifier) getMetrics() http.Handler {
 	serve := promhttp.HandlerFor(v.metrics.registry, promhttp.HandlerOpts{})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

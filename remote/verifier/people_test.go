@@ -223,10 +223,12 @@ func TestMetrics(t *testing.T) {
 	r := start(t, twoMachines)
 	host := r.enrol(t, "host1", remote.RoleHost)
 	r.judged(t, 1, func(n remote.Nonce) { host.send(remote.KindScan, host.scan("vm1", n, item("pass"))) })
+	host.seq += 3
+	host.send(remote.KindStatus, status(remote.AgentRunning))
 	_, body := r.person(t).do("GET", "/metrics", nil, map[string]string{"Authorization": "Bearer " + r.token(t)})
 	for _, want := range []string{
 		`plumbline_machine_state{machine="vm1",state="trusted"} 1`, `plumbline_scans_total{outcome="pass"} 1`,
-		`plumbline_last_success_timestamp_seconds{duty="scan",machine="vm1"}`,
+		`plumbline_last_success_timestamp_seconds{duty="scan",machine="vm1"}`, "plumbline_lost_records_total 3",
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("metrics lack %s", want)
