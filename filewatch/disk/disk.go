@@ -4,6 +4,7 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/disk/nbd"
 )
 
 // ErrNotSupported: the disk is in a form that cannot be read here.
@@ -22,6 +24,20 @@ type Disk struct {
 	io.ReaderAt
 	Name string
 	Size int64
+}
+
+// ReadMany fills each of bufs from the offset beside it, at once where that saves
+// waiting. After an error any of bufs may hold anything.
+func (d *Disk) ReadMany(bufs [][]byte, offs []int64) error {
+	if c, ok := d.ReaderAt.(*nbd.Client); ok {
+		return c.ReadMany(bufs, offs)
+	}
+	for i, b := range bufs {
+		if n, err := d.ReadAt(b, offs[i]); n < len(b) {
+			return cmp.Or(err, io.ErrUnexpectedEOF)
+		}
+	}
+	return nil
 }
 
 // Set is the disks of one machine.

@@ -55,12 +55,9 @@ func (g *Guest) Follow(ctx context.Context, m *Memory, changed map[int][]filewat
 	return f, nil
 }
 
-// Contents that lie all over the disk are waited for more than they are worked on:
-// so many are read at once, so many objects handed out together.
-const (
-	someWorkers = 4
-	someBatch   = 64
-)
+// someBatch is how many objects are handed out together: the first contents are
+// read while the names of the next are looked up.
+const someBatch = 64
 
 // Touched is what no longer holds.
 func (f *Following) Touched() *filewatch.Touched { return &f.touched }
@@ -82,8 +79,8 @@ func (f *Following) ScanTouched(ctx context.Context, want func(o *filewatch.Obje
 			err = s.run(ctx, f.Workers)
 		} else if len(v.located) > 0 {
 			s.names = v.is
-			options := s.options(max(f.Workers, someWorkers))
-			options.Batch = someBatch
+			options := s.options(f.Workers)
+			options.Batch, options.Scattered = someBatch, true
 			options.Note = func(o *filewatch.Object, content filewatch.Content, _ error) error {
 				s.look(o, &content)
 				return nil

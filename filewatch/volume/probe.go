@@ -65,20 +65,29 @@ var signatures = []signature{
 	{"minix", 1024 + 24, "\x5a\x4d", "no reader for Minix", 0},
 }
 
-// head is the start of a device, read once for all signatures.
-const headSize = 0x100000 + 512
+// The start of a device has all signatures, the first few KiB those of nearly all
+// that is met.
+const (
+	headSize  = 0x100000 + 512
+	firstSize = 8 << 10
+)
 
 // kind recognizes what is on a device: the spelling of blkid, why it cannot be
 // read ("" when it can), and the UUID. kind is "" when nothing is recognized.
 func kind(r io.ReaderAt, size int64) (name, reason, uuid string, err error) {
-	head := make([]byte, min(headSize, size))
-	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
-		return "", "", "", fmt.Errorf("read the first %d bytes: %w", len(head), err)
+	head, err := headOf(r, min(firstSize, size))
+	if err != nil {
+		return "", "", "", err
 	}
 	if md, ok := mdAtEnd(r, size); ok {
 		return "linux_raid_member", "member of an MD RAID", md, nil
 	}
 	for _, s := range signatures {
+		if s.off+int64(len(s.magic)) > int64(len(head)) && len(head) == firstSize {
+			if head, err = headOf(r, min(headSize, size)); err != nil {
+				return "", "", "", err
+			}
+		}
 		if hasAt(head, s.off, s.magic) {
 			return s.kind, s.reason, uuidAt(head, s), nil
 		}
@@ -96,6 +105,14 @@ func kind(r io.ReaderAt, size int64) (name, reason, uuid string, err error) {
 		return "", "boot sector without a known file system", "", nil
 	}
 	return "", "no known file system", "", nil
+}
+
+func headOf(r io.ReaderAt, size int64) ([]byte, error) {
+	head := make([]byte, size)
+	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("read the first %d bytes: %w", len(head), err)
+	}
+	return head, nil
 }
 
 func hasAt(b []byte, off int64, magic string) bool {

@@ -14,6 +14,9 @@ import (
 type ScanOptions struct {
 	// Workers is how many contents are read at once; default: one per core.
 	Workers int
+	// Scattered has contents read many at a time, because they lie all over the
+	// volume and not behind each other.
+	Scattered bool
 	// Batch is how many objects are held and sorted at a time; default 8192.
 	Batch int
 	// Select says whose content is wanted; default: that of regular files. It
@@ -89,15 +92,17 @@ type scan struct {
 	note    ObjectFunc
 	workers int
 	batch   int
-	pending []scanItem
-	queue   chan []placed
+	// scattered is as in ScanOptions.
+	scattered bool
+	pending   []scanItem
+	queue     chan []placed
 }
 
 func newScan(r Reader, o *ScanOptions, visit VisitFunc) *scan {
 	if o == nil {
 		o = &ScanOptions{}
 	}
-	s := &scan{reader: r, visit: visit, choose: o.Select, note: o.Note, workers: o.Workers, batch: o.Batch}
+	s := &scan{reader: r, visit: visit, choose: o.Select, note: o.Note, workers: o.Workers, batch: o.Batch, scattered: o.Scattered}
 	if s.workers <= 0 {
 		s.workers = runtime.GOMAXPROCS(0)
 	}
@@ -137,7 +142,10 @@ func (s *scan) flush(ctx context.Context) error {
 	}
 	s.pending = make([]scanItem, 0, s.batch)
 	slices.SortFunc(items, func(a, b placed) int { return cmp.Compare(a.at, b.at) })
-	const most, enough = 256, 4 << 20
+	most, enough := 256, int64(4<<20)
+	if s.scattered {
+		enough = windowSize
+	}
 	for start, bytes, i := 0, int64(0), 0; i < len(items); i++ {
 		if items[i].read {
 			bytes += items[i].obj.Size
@@ -198,7 +206,11 @@ func (s *scan) work(ctx context.Context) error {
 			it := &items[i]
 			var c *Content
 			if it.read {
-				if it.at < w.start || it.at >= w.until {
+				switch {
+				case s.scattered && it.at >= 0 && w.gathered.at(it.at) == nil:
+					w.until = 0
+					w.gather(items[i:])
+				case !s.scattered && (it.at < w.start || it.at >= w.until):
 					w.until = cluster(items[i:])
 				}
 				c = content

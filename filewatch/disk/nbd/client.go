@@ -16,6 +16,7 @@ import (
 	"os"
 	"sort"
 	"sync"
+	"time"
 )
 
 var (
@@ -46,7 +47,9 @@ type Client struct {
 	least    int64 // the server's smallest block
 	contexts map[string]uint32
 
-	mu     sync.Mutex // guards what follows, and writing
+	write sync.Mutex // held while writing; the receiver never waits for it
+
+	mu     sync.Mutex // guards what follows
 	calls  map[uint64]*call
 	cookie uint64
 	err    error
@@ -63,7 +66,7 @@ type call struct {
 	context uint32 // of a block status
 	extents []Extent
 	err     error
-	done    chan struct{}
+	done    *sync.WaitGroup // counts the call until it is answered
 }
 
 // Dial connects to an export on a unix socket. contexts are metadata contexts
@@ -99,11 +102,16 @@ func NewClient(conn net.Conn, export string, contexts ...string) (*Client, error
 // Close ends the connection and waits for its reader.
 func (c *Client) Close() error {
 	c.mu.Lock()
-	if c.err == nil {
-		c.request(cmdDisc, 0, 0, 0) // politeness; the close below is what counts
+	open := c.err == nil
+	if open {
 		c.err = os.ErrClosed
 	}
 	c.mu.Unlock()
+	if open && c.write.TryLock() { // politeness; the close below is what counts
+		c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+		c.conn.Write(appendRequest(nil, cmdDisc, 0, 0, 0))
+		c.write.Unlock()
+	}
 	err := c.conn.Close()
 	<-c.done
 	return err
@@ -152,34 +160,58 @@ func (c *Client) read(b []byte, off int64) error {
 
 // do sends a request and waits for its answer.
 func (c *Client) do(op *call, command uint16, length int64) error {
-	op.done = make(chan struct{})
+	return c.together([]*call{op}, func(*call) (uint16, int64) { return command, length })
+}
+
+// together sends requests at once and waits for all answers.
+func (c *Client) together(ops []*call, what func(*call) (command uint16, length int64)) error {
+	var done sync.WaitGroup
+	done.Add(len(ops))
+	requests := make([]byte, 0, len(ops)*requestLen)
 	c.mu.Lock()
 	if c.err != nil {
 		defer c.mu.Unlock()
 		return c.err
 	}
-	c.cookie++
-	c.calls[c.cookie] = op
-	if err := c.request(command, c.cookie, op.off, uint32(length)); err != nil {
-		delete(c.calls, c.cookie)
-		c.mu.Unlock()
-		return err
+	for _, op := range ops {
+		op.done = &done
+		c.cookie++
+		c.calls[c.cookie] = op
+		command, length := what(op)
+		requests = appendRequest(requests, command, c.cookie, op.off, uint32(length))
 	}
 	c.mu.Unlock()
-	<-op.done
-	return op.err
+	if err := c.send(requests); err != nil {
+		c.conn.Close() // so that the receiver ends and answers what waits
+		done.Wait()
+		return err
+	}
+	done.Wait()
+	for _, op := range ops {
+		if op.err != nil {
+			return op.err
+		}
+	}
+	return nil
 }
 
-// request writes one request; c.mu is held.
-func (c *Client) request(command uint16, cookie uint64, off int64, length uint32) error {
-	b := binary.BigEndian.AppendUint32(nil, requestMagic)
+func (c *Client) send(requests []byte) error {
+	c.write.Lock()
+	defer c.write.Unlock()
+	_, err := c.conn.Write(requests)
+	return err
+}
+
+// requestLen is the length of a request in bytes.
+const requestLen = 28
+
+func appendRequest(b []byte, command uint16, cookie uint64, off int64, length uint32) []byte {
+	b = binary.BigEndian.AppendUint32(b, requestMagic)
 	b = binary.BigEndian.AppendUint16(b, 0)
 	b = binary.BigEndian.AppendUint16(b, command)
 	b = binary.BigEndian.AppendUint64(b, cookie)
 	b = binary.BigEndian.AppendUint64(b, uint64(off))
-	b = binary.BigEndian.AppendUint32(b, length)
-	_, err := c.conn.Write(b)
-	return err
+	return binary.BigEndian.AppendUint32(b, length)
 }
 
 // Extent is a run of an export with the flags of one metadata context.

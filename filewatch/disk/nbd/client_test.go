@@ -83,6 +83,7 @@ func TestAgainstQEMU(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	manyAgainst(t, c, f, size)
 	if off, err := c.NextData(0); off != 8<<20 || err != nil {
 		t.Errorf("first data at %d, %v", off, err)
 	}
@@ -94,6 +95,42 @@ func TestAgainstQEMU(t *testing.T) {
 	}
 	if _, err := c.Extents("qemu:dirty-bitmap:x", 0, 1); !errors.Is(err, ErrNoContext) {
 		t.Errorf("context that was not negotiated: %v", err)
+	}
+}
+
+// manyAgainst reads many pieces at once, of which some lie over each other and one
+// has nothing in it, while others read single ones.
+func manyAgainst(t *testing.T, c *Client, f io.ReaderAt, size int64) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 5 {
+				bufs, offs := [][]byte{nil}, []int64{size}
+				for range 3*maxMany + rand.IntN(9) {
+					bufs = append(bufs, make([]byte, rand.IntN(20_000)))
+					offs = append(offs, rand.Int64N(size-20_000))
+				}
+				if err := c.ReadMany(bufs, offs); err != nil {
+					t.Errorf("%d pieces: %v", len(bufs), err)
+					return
+				}
+				for i, b := range bufs {
+					want := make([]byte, len(b))
+					if _, err := f.ReadAt(want, offs[i]); len(b) > 0 && err != nil || !bytes.Equal(b, want) {
+						t.Errorf("piece %d, %d bytes at %d, is not what the file has (%v)", i, len(b), offs[i], err)
+						return
+					}
+				}
+				c.ReadAt(make([]byte, 4096), 8<<20)
+			}
+		})
+	}
+	wg.Wait()
+	for _, off := range []int64{-1, size - 10, size + 1} {
+		if err := c.ReadMany([][]byte{make([]byte, 20), make([]byte, 20)}, []int64{0, off}); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("20 bytes at %d of %d: %v", off, size, err)
+		}
 	}
 }
 
@@ -135,6 +172,7 @@ func FuzzServer(f *testing.F) {
 			return
 		}
 		c.ReadAt(make([]byte, 4096), 0)
+		c.ReadMany([][]byte{make([]byte, 512), make([]byte, 100)}, []int64{0, 3900})
 		c.NextData(0)
 		c.Close()
 	})

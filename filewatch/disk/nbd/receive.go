@@ -35,7 +35,7 @@ func (c *Client) receive() {
 	}
 	for cookie, op := range c.calls {
 		op.err = c.err
-		close(op.done)
+		op.done.Done()
 		delete(c.calls, cookie)
 	}
 }
@@ -201,7 +201,7 @@ func (c *Client) finish(cookie uint64, op *call) {
 	c.mu.Lock()
 	delete(c.calls, cookie)
 	c.mu.Unlock()
-	close(op.done)
+	op.done.Done()
 }
 
 func u32(r io.Reader) (uint32, error) {

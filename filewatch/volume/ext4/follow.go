@@ -125,33 +125,81 @@ func (v *Volume) changedInodes(was, now *marks, blocks []filewatch.Extent) []uin
 // Some implements volume.Follower.
 func (v *Volume) Some(ctx context.Context, inodes []uint64, skip func(inode uint64, raw []byte) bool, fn func(*filewatch.Object, filewatch.Content, error) error) error {
 	s := v.newScratch()
-	buf := make([]byte, tableChunk)
+	buf := make([]byte, someChunk)
+	var runs []tableRun
 	for len(inodes) > 0 {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		n, err := v.together(inodes, int64(len(buf)))
-		if err != nil {
+		var err error
+		if runs, inodes, err = v.nextRuns(inodes, buf, runs[:0]); err != nil {
 			return err
 		}
-		at := v.inodeAt(inodes[0])
-		b := buf[:v.inodeAt(inodes[n-1])+int64(v.s.inodeSize)-at]
-		if _, err := v.dev.ReadAt(b, at); err != nil {
-			return fmt.Errorf("read inodes %d to %d: %w", inodes[0], inodes[n-1], err)
+		if err := v.readRuns(runs); err != nil {
+			return err
 		}
-		for _, number := range inodes[:n] {
-			if v.neverUsed(number) {
-				continue
-			}
-			raw := b[v.inodeAt(number)-at:][:v.s.inodeSize]
-			if v.fast.inodes[uint32(number)] == nil && skip(number, raw) {
-				continue
-			}
-			if err := v.chunk(raw, number, v.inodeAt(number), s, v.report(fn)); err != nil {
+		for i := range runs {
+			if err := v.someOf(&runs[i], s, skip, fn); err != nil {
 				return err
 			}
 		}
-		inodes = inodes[n:]
+	}
+	return nil
+}
+
+// someChunk is how much of the inode tables is read at once, in pieces.
+const someChunk = 512 << 10
+
+// tableRun is a piece of an inode table and the inodes that are wanted of it.
+type tableRun struct {
+	inodes []uint64
+	at     int64
+	b      []byte
+}
+
+// nextRuns adds the runs of the first inodes for which buf has room, and gives the
+// inodes behind those.
+func (v *Volume) nextRuns(inodes []uint64, buf []byte, to []tableRun) (runs []tableRun, rest []uint64, err error) {
+	for len(inodes) > 0 {
+		n, err := v.together(inodes, someChunk)
+		if err != nil {
+			return nil, nil, err
+		}
+		at := v.inodeAt(inodes[0])
+		size := v.inodeAt(inodes[n-1]) + int64(v.s.inodeSize) - at
+		if size > int64(len(buf)) {
+			break // never with all of buf
+		}
+		to = append(to, tableRun{inodes[:n], at, buf[:size]})
+		inodes, buf = inodes[n:], buf[size:]
+	}
+	return to, inodes, nil
+}
+
+func (v *Volume) readRuns(runs []tableRun) error {
+	bufs, offs := make([][]byte, len(runs)), make([]int64, len(runs))
+	for i := range runs {
+		bufs[i], offs[i] = runs[i].b, runs[i].at
+	}
+	if err := v.dev.ReadMany(bufs, offs); err != nil {
+		return fmt.Errorf("read inodes %d to %d: %w", runs[0].inodes[0], runs[len(runs)-1].inodes[0], err)
+	}
+	return nil
+}
+
+// someOf gives the objects of a run.
+func (v *Volume) someOf(r *tableRun, s *scratch, skip func(inode uint64, raw []byte) bool, fn func(*filewatch.Object, filewatch.Content, error) error) error {
+	for _, number := range r.inodes {
+		if v.neverUsed(number) {
+			continue
+		}
+		raw := r.b[v.inodeAt(number)-r.at:][:v.s.inodeSize]
+		if v.fast.inodes[uint32(number)] == nil && skip(number, raw) {
+			continue
+		}
+		if err := v.chunk(raw, number, v.inodeAt(number), s, v.report(fn)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -165,7 +213,7 @@ func (v *Volume) neverUsed(n uint64) bool {
 
 // together is how many of the inodes, from the first on, are worth one read.
 func (v *Volume) together(inodes []uint64, most int64) (int, error) {
-	const gap = 64 << 10
+	const gap = 16 << 10
 	per := uint64(v.s.inodesPerGroup)
 	if inodes[0] == 0 || inodes[0] > v.s.inodes {
 		return 0, fmt.Errorf("inode %d of %d: %w", inodes[0], v.s.inodes, filewatch.ErrCorrupt)

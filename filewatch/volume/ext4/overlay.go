@@ -51,21 +51,38 @@ func (o *overlay) replace(m map[uint64]replaced) {
 // ReadAt implements [io.ReaderAt].
 func (o *overlay) ReadAt(b []byte, off int64) (int, error) {
 	n, err := o.dev.ReadAt(b, off)
+	if e := o.over(b[:n], off); e != nil {
+		return 0, e
+	}
+	return n, err
+}
+
+// ReadMany implements [span.Many].
+func (o *overlay) ReadMany(bufs [][]byte, offs []int64) error {
+	err := span.ReadMany(o.dev, bufs, offs)
+	for i := 0; err == nil && i < len(bufs); i++ {
+		err = o.over(bufs[i], offs[i])
+	}
+	return err
+}
+
+// over puts the replayed blocks over what was read at off.
+func (o *overlay) over(b []byte, off int64) error {
 	if len(o.blocks) == 0 || off < 0 {
-		return n, err
+		return nil
 	}
 	first := uint64(off / o.blockSize)
-	end := off + int64(n)
+	end := off + int64(len(b))
 	for i := o.find(first); i < len(o.blocks); i++ {
 		at := int64(o.blocks[i].block) * o.blockSize
 		if at >= end {
 			break
 		}
-		if err := o.patch(b[:n], off, at, o.blocks[i]); err != nil {
-			return 0, err
+		if err := o.patch(b, off, at, o.blocks[i]); err != nil {
+			return err
 		}
 	}
-	return n, err
+	return nil
 }
 
 // patch copies the part of a replaced block that overlaps b.

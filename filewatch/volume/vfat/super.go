@@ -133,6 +133,11 @@ func (v *Volume) readLabel() error {
 // ReadAt reads the volume.
 func (v *Volume) ReadAt(b []byte, off int64) (int, error) { return v.dev.ReadAt(b, off) }
 
+// ReadMany is ReadAt for many places at once, as span.Many has it.
+func (v *Volume) ReadMany(bufs [][]byte, offs []int64) error {
+	return span.ReadMany(v.dev, bufs, offs)
+}
+
 // NextData gives the first offset at or after off that may hold data.
 func (v *Volume) NextData(off int64) (int64, error) {
 	if v.sparse == nil {

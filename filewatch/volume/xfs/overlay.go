@@ -28,16 +28,30 @@ func newOverlay(dev io.ReaderAt) *overlay {
 // ReadAt implements [io.ReaderAt].
 func (o *overlay) ReadAt(b []byte, off int64) (int, error) {
 	n, err := o.dev.ReadAt(b, off)
-	if len(o.sectors) == 0 {
-		return n, err
+	o.over(b[:n], off)
+	return n, err
+}
+
+// ReadMany implements [span.Many].
+func (o *overlay) ReadMany(bufs [][]byte, offs []int64) error {
+	err := span.ReadMany(o.dev, bufs, offs)
+	for i := 0; err == nil && i < len(bufs); i++ {
+		o.over(bufs[i], offs[i])
 	}
-	end := off + int64(n)
+	return err
+}
+
+// over puts what the log changed over what was read at off.
+func (o *overlay) over(b []byte, off int64) {
+	if len(o.sectors) == 0 {
+		return
+	}
+	end := off + int64(len(b))
 	for i := o.find(off / 512); i < len(o.order) && o.order[i]*512 < end; i++ {
 		at := o.order[i] * 512
 		lo, hi := max(off, at), min(end, at+512)
 		copy(b[lo-off:hi-off], o.sectors[o.order[i]][lo-at:])
 	}
-	return n, err
 }
 
 // changed says whether the log changed any of a range, so that checksums over

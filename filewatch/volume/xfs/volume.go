@@ -67,6 +67,9 @@ func open(r io.ReaderAt, size int64) (*Volume, error) {
 // ReadAt reads the volume with its log replayed.
 func (v *Volume) ReadAt(b []byte, off int64) (int, error) { return v.dev.ReadAt(b, off) }
 
+// ReadMany is ReadAt for many places at once, as span.Many has it.
+func (v *Volume) ReadMany(bufs [][]byte, offs []int64) error { return v.dev.ReadMany(bufs, offs) }
+
 // NextData gives the first offset at or after off that may hold data.
 func (v *Volume) NextData(off int64) (int64, error) { return v.dev.NextData(off) }
 
