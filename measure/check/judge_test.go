@@ -150,6 +150,40 @@ func TestAcceptsUnusedGates(t *testing.T) {
 	}
 }
 
+// underKVM gives the gate of HYPERVISOR_CALLBACK_VECTOR the handler that it has in
+// a guest of KVM, seen with Debian's 6.1 and 6.12 under kvm_amd: the recorded
+// machine ran under TCG and has Hyper-V's or none.
+func underKVM(d *idtData) {
+	h := &d.Tables[0].Gates[hypervisorCallback].Handler
+	h.Value, h.Symbol = d.Tables[0].Gates[0xec].Handler.Value, "asm_sysvec_kvm_asyncpf_interrupt"
+}
+
+func TestAcceptsAsyncPageFaultsOfKVM(t *testing.T) {
+	obs := recorded(t)
+	edit(t, obs, idtName, underKVM)
+	if c := judgeOne(t, obs, idtName); c.Outcome != measure.Pass {
+		t.Errorf("%s %+v", c.Outcome, c.Findings)
+	}
+}
+
+func TestDetectsHookOfHypervisorCallback(t *testing.T) {
+	tests := map[string]func(*idtData){
+		"idt[0xf3]": func(d *idtData) { // another system vector's handler
+			d.Tables[0].Gates[hypervisorCallback].Handler.Symbol = "asm_sysvec_apic_timer_interrupt"
+		},
+		"idt[0xf2]": func(d *idtData) { // the handler at another vector
+			h := &d.Tables[0].Gates[0xf2].Handler
+			h.Value, h.Symbol = d.Tables[0].Gates[hypervisorCallback].Handler.Value, "asm_sysvec_kvm_asyncpf_interrupt"
+		},
+	}
+	for symbol, change := range tests {
+		obs := recorded(t)
+		edit(t, obs, idtName, underKVM)
+		edit(t, obs, idtName, change)
+		requireFinding(t, judgeOne(t, obs, idtName), symbol, "does not go to the kernel's handler")
+	}
+}
+
 func TestDetectsSyscallHook(t *testing.T) {
 	tests := map[string]struct {
 		change func(*syscallTable)

@@ -112,6 +112,7 @@ var skipped = map[string]string{
 	// point to is freed then.
 	"x86_platform_ops.realmode_reserve": "__init (arch/x86/kernel/x86_init.c)",
 	"x86_platform_ops.realmode_init":    "__init (arch/x86/kernel/x86_init.c)",
+	"x86_platform_ops.apic_post_init":   "__init under KVM and Hyper-V (kvm_apic_init, arch/x86/kernel/kvm.c)",
 	"smp_ops.smp_prepare_boot_cpu":      "__init (arch/x86/kernel/smp.c)",
 	"smp_ops.smp_prepare_cpus":          "__init (arch/x86/kernel/smp.c)",
 	"smp_ops.smp_cpus_done":             "__init (arch/x86/kernel/smp.c)",
