@@ -87,7 +87,7 @@ func (w *cpuWatch) absent(unstarted []mem.Registers) (out absentCPUs) {
 func (c *collector) leaveOut() {
 	if o, err := c.onlineCPUs(); err != nil {
 		return // then all are judged
-	} else if rest, _ := o.unstarted(c.registers); len(rest) > 0 {
+	} else if rest, _ := o.unstarted(c.registers, len(c.absent)); len(rest) > 0 {
 		c.lookAtCPUs()
 	}
 }
@@ -97,17 +97,17 @@ func (c *collector) leaveOut() {
 func (c *collector) lookAtCPUs() {
 	for {
 		before, err1 := c.onlineCPUs()
-		registers, err2 := c.machine.Registers(c.ctx)
+		registers, unread, err2 := c.readRegisters()
 		after, err3 := c.onlineCPUs()
 		if errors.Join(err1, err2, err3) != nil {
 			return
 		}
 		maps.Copy(after.online, before.online)
-		rest, ok := after.unstarted(registers)
+		rest, ok := after.unstarted(registers, len(unread))
 		if c.watch.note(rest, ok) || c.watch.looks >= cpuLooks {
-			c.absent = nil
+			c.absent = unread
 			if ok {
-				c.absent = c.watch.absent(rest)
+				c.absent = append(c.absent, c.watch.absent(rest)...)
 			}
 			c.registers = c.absent.without(registers)
 			return
@@ -126,6 +126,8 @@ type absentCPU struct {
 	CR0 uint64  `json:"cr0"`
 	GDT address `json:"gdt"`
 	RIP address `json:"rip"`
+	// Unread is set of one that is on line, whose own registers are not known.
+	Unread string `json:"unread,omitempty"`
 }
 
 // absentCPUs are facts of each check that judges what each CPU has.
@@ -143,6 +145,9 @@ func (a absentCPUs) without(registers []mem.Registers) []mem.Registers {
 // unaccounted is why what is said of each CPU is not known.
 func (a absentCPUs) unaccounted() error {
 	for _, c := range a {
+		if c.Unread != "" {
+			return fmt.Errorf("the registers of CPU %d are not known: %s", c.CPU, c.Unread)
+		}
 		if c.CR0&mem.CR0PG != 0 {
 			return fmt.Errorf("CPU %d is not on line by the kernel's word, yet has paging on, at %v with its descriptor table at %v, and stayed so",
 				c.CPU, c.RIP, c.GDT)

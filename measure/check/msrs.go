@@ -111,7 +111,7 @@ func planMSRs(c *collector) error {
 // (syscall_init) to the registers of a CPU that has started: it may just have come
 // on line, between two looks.
 func (c *collector) unwritten(s mem.SystemCalls) bool {
-	return !c.absent.has(s.CPU) && !c.fred() && (s.STAR == 0 || s.LSTAR == 0 || s.FMASK == 0)
+	return !c.absent.has(s.CPU) && s.Virtualization == nil && !c.fred() && (s.STAR == 0 || s.LSTAR == 0 || s.FMASK == 0)
 }
 
 // fred reports whether a CPU takes system calls by other means.
@@ -120,14 +120,14 @@ func (c *collector) fred() bool {
 }
 
 func collectMSRs(c *collector) (any, measure.Coverage, error) {
-	data := msrsData{Entries: make(map[string]address), Absent: c.absent, Vendor: c.vendor()}
+	data := msrsData{Entries: make(map[string]address), Absent: append(slices.Clone(c.absent), c.callsUnread()...), Vendor: c.vendor()}
 	for _, name := range []string{entry64, entryCompat, entrySysenter, entryIgnore, entryIgnore32} {
 		if at, ok := c.profile.Symbol(name); ok {
 			data.Entries[name] = address(at)
 		}
 	}
 	for _, s := range c.systemCalls {
-		if c.absent.has(s.CPU) {
+		if data.Absent.has(s.CPU) {
 			continue
 		}
 		f := msrFact{CPU: s.CPU, STAR: address(s.STAR), FMASK: address(s.FMASK),

@@ -61,12 +61,13 @@ func (c *collector) onlineCPUs() (*onlineCPUs, error) {
 }
 
 // unstarted returns which of the VMM's CPUs have not started, in order. ok is
-// false if one of those that are on line may be among them.
-func (o *onlineCPUs) unstarted(registers []mem.Registers) (rest []mem.Registers, ok bool) {
+// false if one of those that are on line may be among them. Besides these CPUs there
+// are some whose registers are not known, which run guests: they are on line.
+func (o *onlineCPUs) unstarted(registers []mem.Registers, unread int) (rest []mem.Registers, ok bool) {
 	started := make(map[int]bool)
 	for _, r := range registers {
 		n, own := o.tables[r.GDT.Base]
-		if !own || started[n] || r.CR0&mem.CR0PG == 0 || r.TR.Selector != taskSelector {
+		if !own || started[n] || r.CR0&mem.CR0PG == 0 || !r.InGuest() && r.TR.Selector != taskSelector {
 			rest = append(rest, r)
 			continue
 		}
@@ -74,8 +75,8 @@ func (o *onlineCPUs) unstarted(registers []mem.Registers) (rest []mem.Registers,
 	}
 	for n := range o.online {
 		if !started[n] {
-			return rest, false
+			unread--
 		}
 	}
-	return rest, true
+	return rest, unread >= 0
 }

@@ -252,10 +252,12 @@ func (c *collector) roots(data *pageTablesData) error {
 		if c.machine == nil {
 			return nil
 		}
-		if registers, err = c.machine.Registers(c.ctx); err != nil {
+		var unread absentCPUs
+		if registers, unread, err = c.readRegisters(); err != nil {
 			return err
 		}
-		registers = c.absent.without(registers)
+		data.Absent = append(c.absent.offline(), unread...)
+		registers = data.Absent.without(registers)
 	}
 	return nil
 }

@@ -244,10 +244,13 @@ func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cach
 	}
 	var err error
 	for range profileAttempts {
-		if c.registers, err = m.Registers(ctx); err != nil {
+		if err = c.seek(); err != nil && !elusive(err) {
 			return err
 		}
-		if err = guard(profile); !elusive(err) || len(c.registers) == 0 || ctx.Err() != nil {
+		if err == nil {
+			err = guard(profile)
+		}
+		if !elusive(err) || len(c.registers)+len(c.absent) == 0 || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -255,7 +258,7 @@ func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cach
 	if pauseErr != nil {
 		return errors.Join(err, pauseErr)
 	}
-	c.registers, err = m.Registers(ctx)
+	err = c.seek()
 	if err := errors.Join(err, resume()); err != nil {
 		return err
 	}
@@ -265,7 +268,7 @@ func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cach
 // elusive says that other registers may show what these did not.
 func elusive(err error) bool {
 	return errors.Is(err, kernel.ErrNoKernel) || errors.Is(err, kernel.ErrNoSymbols) ||
-		errors.Is(err, kernel.ErrNoTypes) || errors.Is(err, xen.ErrNotXen)
+		errors.Is(err, kernel.ErrNoTypes) || errors.Is(err, xen.ErrNotXen) || errors.Is(err, errAllUnread)
 }
 
 // atPause stops the target for as long as it takes to read what the checks

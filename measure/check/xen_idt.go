@@ -26,6 +26,9 @@ func xenIDTCheck() check {
 
 func collectXenIDT(c *collector) (any, measure.Coverage, error) {
 	var data idtData
+	if err := c.absent.unaccounted(); err != nil {
+		return nil, measure.Coverage{}, err
+	}
 	coverage, err := c.idts(&data)
 	return data, coverage, err
 }

@@ -47,6 +47,9 @@ const (
 
 func collectXenMSRs(c *collector) (any, measure.Coverage, error) {
 	var data []xenMSRs
+	if err := c.callsUnread().unaccounted(); err != nil {
+		return nil, measure.Coverage{}, err
+	}
 	for _, s := range c.systemCalls {
 		data = append(data, xenMSRs{s.CPU, address(s.STAR), address(s.LSTAR), address(s.CSTAR), address(s.FMASK),
 			address(s.SysenterCS), address(s.SysenterESP), address(s.SysenterEIP)})

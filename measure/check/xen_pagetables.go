@@ -65,7 +65,10 @@ func slotRange(first, end int) (from, to mem.Virt) {
 
 func collectXenPageTables(c *collector) (any, measure.Coverage, error) {
 	w := xenWalk{collector: c}
-	var err error
+	err := c.absent.unaccounted()
+	if err != nil {
+		return nil, measure.Coverage{}, err
+	}
 	if w.image, err = c.xen.Kept(); err != nil {
 		return nil, measure.Coverage{}, err
 	}
@@ -86,8 +89,9 @@ func collectXenPageTables(c *collector) (any, measure.Coverage, error) {
 			}
 			break
 		}
-		if registers, err = c.machine.Registers(c.ctx); err != nil {
-			return nil, measure.Coverage{}, err
+		var unread absentCPUs
+		if registers, unread, err = c.readRegisters(); errors.Join(err, unread.unaccounted()) != nil {
+			return nil, measure.Coverage{}, errors.Join(err, unread.unaccounted())
 		}
 	}
 	for _, list := range []*[]mappedRange{&w.data.Executable, &w.data.Writable, &w.data.User, &w.data.Aliases, &w.data.Guests} {

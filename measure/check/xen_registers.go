@@ -51,6 +51,9 @@ const (
 
 func collectXenRegisters(c *collector) (any, measure.Coverage, error) {
 	var data xenRegisters
+	if err := c.absent.unaccounted(); err != nil {
+		return nil, measure.Coverage{}, err
+	}
 	at, ok := c.xen.Symbol("boot_cpu_data")
 	if !ok {
 		return nil, measure.Coverage{}, fmt.Errorf("no boot_cpu_data")

@@ -17,6 +17,9 @@ type Registers struct {
 
 	// Missing names what the source does not tell, such as "EFER".
 	Missing []string
+
+	// Virtualization is nil where virtualization is off, or the source does not tell.
+	Virtualization *Virtualization
 }
 
 // Table is a descriptor table register (Intel SDM vol. 3A, 2.4).
@@ -40,6 +43,7 @@ const (
 	CR4PAE   = 1 << 5
 	CR4UMIP  = 1 << 11
 	CR4LA57  = 1 << 12
+	CR4VMXE  = 1 << 13
 	CR4SMEP  = 1 << 20
 	CR4SMAP  = 1 << 21
 	EFERSCE  = 1 << 0

@@ -13,4 +13,7 @@ type SystemCalls struct {
 	SysenterCS  uint64 // 0x174
 	SysenterESP uint64 // 0x175
 	SysenterEIP uint64 // 0x176
+
+	// Virtualization is as in [Registers]; if it has Unread, the others are zero.
+	Virtualization *Virtualization
 }

@@ -36,7 +36,13 @@ type cpuState struct {
 	regs  mem.Registers // only fields that equal and stable compare
 	calls mem.SystemCalls
 	pat   uint64
+
+	hflags, hflags2 uint32
+	hostState       mem.Phys // MSR VM_HSAVE_PA
 }
+
+// inGuest reports whether the CPU runs a guest of the target's, or may.
+func (s cpuState) inGuest() bool { return s.hflags&hfGuest != 0 || s.regs.Virtualizing() }
 
 // cpuName is the name of a CPU's section, with its length.
 var cpuName = []byte("\x03cpu")
@@ -89,16 +95,17 @@ func cpuSection(b []byte, at int) (instance uint32, state cpuState, ok bool) {
 	return instance, state, c.Err() == nil && bytes.Contains(b[at+c.Offset():], footer)
 }
 
-// cpuFields reads the fields of vmstate_x86_cpu, version 12, as far as the page
-// attribute table (QEMU 7.2, target/i386/machine.c; later ones add subsections only).
+// cpuFields reads the fields of vmstate_x86_cpu, version 12, as far as the
+// address of the host state page (QEMU 7.2, target/i386/machine.c; later ones add subsections only).
 func cpuFields(c *bin.Cursor) (s cpuState) {
 	r := &s.regs
 	c.Skip(4 * 8) // rax, rcx, rdx, rbx
 	r.RSP = c.U64()
 	c.Skip(11 * 8) // rbp, rsi, rdi, r8 to r15
 	r.RIP, r.RFLAGS = c.U64(), c.U64()
-	c.Skip(4 + 4*2 + 8*10) // hflags; FPU control, status, tags, format; 8 registers
-	c.Skip(segmentState)   // es
+	s.hflags = c.U32()
+	c.Skip(4*2 + 8*10)   // FPU control, status, tags, format; 8 registers
+	c.Skip(segmentState) // es
 	r.CS = segment(c)
 	c.Skip(2 * segmentState) // ss, ds
 	r.FSBase = segment(c).Base
@@ -117,6 +124,7 @@ func cpuFields(c *bin.Cursor) (s cpuState) {
 	s.calls.STAR, s.calls.LSTAR, s.calls.CSTAR, s.calls.FMASK = c.U64(), c.U64(), c.U64(), c.U64()
 	c.Skip(8 + 4) // kernelgsbase, smbase
 	s.pat = c.U64()
+	s.hflags2, s.hostState = c.U32(), mem.Phys(c.U64())
 	return s
 }
 
@@ -154,11 +162,31 @@ func (s *cpuState) differs(r *mem.Registers, sameStop bool) string {
 			return p.name
 		}
 	}
+	if why := flagsDiffer(s.hflags, &s.regs); why != "" {
+		return why
+	}
 	// What follows the registers wanted must make sense too: types of memory in
 	// the page attribute table (Intel SDM vol. 3A, table 12-10).
 	for _, kind := range binary.LittleEndian.AppendUint64(nil, s.pat) {
 		if kind > 7 || kind == 2 || kind == 3 {
 			return "PAT"
+		}
+	}
+	return ""
+}
+
+// flagsDiffer names a bit of hflags that is not as in the register that it is from
+// (target/i386/cpu.h; x86_update_hflags, target/i386/helper.c).
+func flagsDiffer(hflags uint32, r *mem.Registers) string {
+	for _, bit := range []struct {
+		name  string
+		flag  uint32
+		value bool
+	}{
+		{"PE", hfPE, r.CR0&cr0PE != 0}, {"LMA", hfLMA, r.EFER&mem.EFERLMA != 0}, {"OSFXSR", hfOSFXSR, r.CR4&cr4OSFXSR != 0},
+	} {
+		if (hflags&bit.flag != 0) != bit.value {
+			return "hflags." + bit.name
 		}
 	}
 	return ""

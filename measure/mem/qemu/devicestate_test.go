@@ -25,7 +25,7 @@ func cpuSectionOf(section uint32, version uint32, r *mem.Registers, calls *mem.S
 	}
 	segment := func(s mem.Segment) { put(uint32(s.Selector), uint64(s.Base), s.Limit, s.Flags|0xf) }
 	put(uint8(sectionFull), section, cpuName, uint32(r.CPU), version)
-	put([4]uint64{1, 2, 3, 4}, r.RSP, [11]uint64{}, r.RIP, r.RFLAGS, uint32(0), [4]uint16{}, [80]byte{})
+	put([4]uint64{1, 2, 3, 4}, r.RSP, [11]uint64{}, r.RIP, r.RFLAGS, hflagsOf(r), [4]uint16{}, [80]byte{})
 	for _, s := range []mem.Segment{{}, r.CS, {}, {}, {Base: r.FSBase}, {Base: r.GSBase}, r.LDT, r.TR} {
 		segment(s)
 	}
@@ -33,7 +33,7 @@ func cpuSectionOf(section uint32, version uint32, r *mem.Registers, calls *mem.S
 	segment(mem.Segment{Base: r.IDT.Base, Limit: r.IDT.Limit})
 	put(uint32(calls.SysenterCS), calls.SysenterESP, calls.SysenterEIP, r.CR0, r.CR2, r.CR3, r.CR4, r.DR)
 	put(int32(-1), uint32(0x1f80), [256]byte{}, r.EFER, calls.STAR, calls.LSTAR, calls.CSTAR, calls.FMASK)
-	put(uint64(0), uint32(0x30000), pat, [1200]byte{}, uint8(sectionFooter), section)
+	put(uint64(0), uint32(0x30000), pat, uint32(hf2GIF), uint64(hostStatePage), [1188]byte{}, uint8(sectionFooter), section)
 	return b.Bytes()
 }
 
@@ -63,8 +63,11 @@ func TestReadsSystemCallsFromDeviceState(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(want, callsOf(got)); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
+		}
+		if got[1].hostState != hostStatePage || got[1].hflags2 != hf2GIF || got[1].hflags != hflagsOf(&shown[1]) {
+			t.Errorf("%+v", got[1])
 		}
 	}
 	shown[1].CR3 += 0x1000 // another process runs by now

@@ -13,15 +13,21 @@ import (
 // after ctx has ended, and reconnects if the monitor went away. A machine that
 // was not running is left as it is.
 func (vm *VM) Pause(ctx context.Context) (resume func() error, err error) {
+	resume, _, err = vm.stop(ctx)
+	return resume, err
+}
+
+// stop is Pause, and tells whether the machine was running.
+func (vm *VM) stop(ctx context.Context) (resume func() error, running bool, err error) {
 	var status struct {
 		Running bool `json:"running"`
 	}
 	if err := vm.client.Execute(ctx, "query-status", nil, &status); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	vm.paused = 0
 	if !status.Running {
-		return func() error { return nil }, nil
+		return func() error { return nil }, false, nil
 	}
 	flush(vm.disks)
 	events := vm.client.Subscribe()
@@ -37,16 +43,16 @@ func (vm *VM) Pause(ctx context.Context) (resume func() error, err error) {
 	}
 	if err := vm.client.Execute(ctx, "stop", nil, nil); err != nil {
 		// The command may have been carried out although its answer is lost.
-		return nil, errors.Join(err, resume())
+		return nil, true, errors.Join(err, resume())
 	}
-	return resume, nil
+	return resume, true, nil
 }
 
 // PausedFor is how long the last pause lasted by the times of QEMU's own events.
 // The virtual CPUs stand still for a little longer: before STOP and after RESUME
 // QEMU takes down and sets up the notifiers of its devices, some tenths of a
-// millisecond for each. After [VM.SystemCalls] it is the longest of the stops that
-// took, none being 0.
+// millisecond for each. After [VM.Registers] and [VM.SystemCalls] it is the longest of
+// the stops that took, none being 0.
 func (vm *VM) PausedFor() time.Duration { return vm.paused }
 
 // between returns the time from STOP to RESUME as their events give it, which

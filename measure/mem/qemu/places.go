@@ -32,7 +32,7 @@ type Places struct {
 // CPUX86State; the order of members below is that of QEMU 2.0 to 11).
 type place struct {
 	cpu    int
-	tables uint64 // gdt.base: struct SegmentCache gdt, idt; u64 cr[5]
+	tables uint64 // gdt.base: struct SegmentCache gdt, idt; u64 cr[5]. Before: u32 hflags, hflags2; SegmentCache segs[6], ldt, tr
 	calls  uint64 // sysenter_cs: u32 and padding; u64 sysenter_esp, sysenter_eip, star, vm_hsave, lstar, cstar, fmask
 }
 
@@ -40,6 +40,16 @@ const (
 	tablesSize = 80
 	callsSize  = 64
 	lstarAt    = 40 // of calls
+	hsaveAt    = 32 // of calls
+
+	// SegmentCache has u32 selector and padding, u64 base, u32 limit, flags.
+	segmentCache = 24
+	beforeTables = 8 + 8*segmentCache + 8 // hflags to the GDT's selector
+	codeAt       = 8 + 1*segmentCache     // of hflags: R_CS
+	fsAt         = 8 + 4*segmentCache
+	gsAt         = 8 + 5*segmentCache
+	ldtAt        = 8 + 6*segmentCache
+	trAt         = 8 + 7*segmentCache
 
 	// maxBetween bounds how far calls is behind tables, in bytes: between them are
 	// the states of the FPU and the vector units, 6 KiB in QEMU 7.2.
@@ -62,6 +72,33 @@ func (vm *VM) Remember(places *Places) { vm.places = places }
 // monitor just showed must be beside them: that is the same CPU's, and current,
 // since to show it QEMU fetched all registers from KVM, if it has one.
 func (vm *VM) placed(ctx context.Context, shown []mem.Registers) ([]mem.SystemCalls, error) {
+	states, err := vm.readPlaces(ctx, shown)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range states {
+		if s.hflags&(hfGuest|hfSVME) != 0 {
+			return nil, fmt.Errorf("%w while CPU %d may run guests", errNoPlaces, s.regs.CPU)
+		}
+	}
+	return callsOf(states), nil
+}
+
+// statesPlaced reads them of a machine that stands still.
+func (vm *VM) statesPlaced(ctx context.Context, shown []mem.Registers) ([]cpuState, error) {
+	states, err := vm.readPlaces(ctx, shown)
+	if err != nil {
+		return nil, err
+	}
+	for i := range states {
+		if !states[i].sameStop(&shown[i]) {
+			return nil, fmt.Errorf("%w: CPU %d has others", errNoPlaces, shown[i].CPU)
+		}
+	}
+	return states, nil
+}
+
+func (vm *VM) readPlaces(ctx context.Context, shown []mem.Registers) ([]cpuState, error) {
 	if vm.places == nil {
 		return nil, errNoPlaces
 	}
@@ -79,31 +116,49 @@ func (vm *VM) placed(ctx context.Context, shown []mem.Registers) ([]mem.SystemCa
 		return nil, err
 	}
 	defer process.Close()
-	var out []mem.SystemCalls
+	var out []cpuState
 	for i := range shown {
 		k := slices.IndexFunc(vm.places.cpus, func(p place) bool { return p.cpu == shown[i].CPU })
 		if k < 0 {
 			return nil, errNoPlaces
 		}
-		calls, err := vm.places.cpus[k].read(process, &shown[i])
+		s, err := vm.places.cpus[k].read(process, &shown[i])
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, calls)
+		out = append(out, s)
 	}
 	return out, nil
 }
 
 // read reads the registers of a CPU in one piece.
-func (p place) read(process io.ReaderAt, shown *mem.Registers) (mem.SystemCalls, error) {
-	b := make([]byte, p.calls-p.tables+callsSize)
-	if _, err := process.ReadAt(b, int64(p.tables)); err != nil {
-		return mem.SystemCalls{}, err
+func (p place) read(process io.ReaderAt, shown *mem.Registers) (s cpuState, err error) {
+	b := make([]byte, beforeTables+p.calls-p.tables+callsSize)
+	if _, err := process.ReadAt(b, int64(p.tables-beforeTables)); err != nil {
+		return s, err
 	}
-	if !tablesAre(b, shown) {
-		return mem.SystemCalls{}, fmt.Errorf("%w: CPU %d has other tables", errNoPlaces, p.cpu)
+	if !tablesAre(b[beforeTables:], shown) {
+		return s, fmt.Errorf("%w: CPU %d has other tables", errNoPlaces, p.cpu)
 	}
-	return callsIn(b[p.calls-p.tables:], p.cpu), nil
+	u64 := func(at int) uint64 { return binary.LittleEndian.Uint64(b[at:]) }
+	u32 := func(at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
+	segment := func(at int) mem.Segment {
+		return mem.Segment{Selector: uint16(u32(at)), Base: mem.Virt(u64(at + 8)), Limit: u32(at + 16), Flags: u32(at+20) & shownFlags}
+	}
+	s.regs = mem.Registers{CPU: p.cpu, CS: segment(codeAt), LDT: segment(ldtAt), TR: segment(trAt),
+		FSBase: segment(fsAt).Base, GSBase: segment(gsAt).Base, CR3: u64(beforeTables + 64)}
+	s.hflags, s.hflags2 = u32(0), u32(4)
+	calls := b[beforeTables+p.calls-p.tables:]
+	s.calls = callsIn(calls, p.cpu)
+	s.hostState = mem.Phys(binary.LittleEndian.Uint64(calls[hsaveAt:]))
+	return s, nil
+}
+
+// sameStop reports whether what was read is, in all that is read, what the monitor
+// showed of a machine that stood still: then the layout is what it is taken for.
+func (s *cpuState) sameStop(r *mem.Registers) bool {
+	return flagsDiffer(s.hflags, r) == "" && s.regs.CS == r.CS && s.regs.LDT == r.LDT && s.regs.TR == r.TR &&
+		s.regs.FSBase == r.FSBase && s.regs.GSBase == r.GSBase && s.regs.CR3 == r.CR3
 }
 
 // tablesAre compares what the kernel sets once.

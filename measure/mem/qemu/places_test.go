@@ -17,6 +17,15 @@ import (
 func envAt(process []byte, at, between int, r *mem.Registers, c *mem.SystemCalls) {
 	u64 := func(at int, v uint64) { binary.LittleEndian.PutUint64(process[at:], v) }
 	u32 := func(at int, v uint32) { binary.LittleEndian.PutUint32(process[at:], v) }
+	for k, segment := range []mem.Segment{{}, r.CS, {}, {}, {Base: r.FSBase}, {Base: r.GSBase}, r.LDT, r.TR} {
+		cache := at - 8 - 8*segmentCache + k*segmentCache
+		u32(cache, uint32(segment.Selector))
+		u64(cache+8, uint64(segment.Base))
+		u32(cache+16, segment.Limit)
+		u32(cache+20, segment.Flags|0xf)
+	}
+	u32(at-beforeTables, hflagsOf(r))
+	u32(at-beforeTables+4, hf2GIF)
 	u64(at, uint64(r.GDT.Base))
 	u32(at+8, r.GDT.Limit)
 	u64(at+24, uint64(r.IDT.Base))
@@ -27,12 +36,29 @@ func envAt(process []byte, at, between int, r *mem.Registers, c *mem.SystemCalls
 	u64(at+72, r.CR4)
 	at += between
 	u32(at, uint32(c.SysenterCS))
-	for i, v := range []uint64{c.SysenterESP, c.SysenterEIP, c.STAR, 0x7700, c.LSTAR, c.CSTAR, c.FMASK} {
+	for i, v := range []uint64{c.SysenterESP, c.SysenterEIP, c.STAR, hostStatePage, c.LSTAR, c.CSTAR, c.FMASK} {
 		u64(at+8+8*i, v)
 	}
 }
 
-const envBetween = 6 << 10
+const (
+	envBetween    = 6 << 10
+	hostStatePage = 0x7000
+)
+
+// hflagsOf is what QEMU has for a CPU that runs no guest.
+func hflagsOf(r *mem.Registers) (flags uint32) {
+	if r.CR0&cr0PE != 0 {
+		flags |= hfPE
+	}
+	if r.EFER&mem.EFERLMA != 0 {
+		flags |= hfLMA
+	}
+	if r.CR4&cr4OSFXSR != 0 {
+		flags |= hfOSFXSR
+	}
+	return flags
+}
 
 // placesProcess is a process with the registers of two CPUs, the second across
 // the end of what is read at once.
@@ -60,8 +86,18 @@ func TestReadsSystemCallsWhereTheyAre(t *testing.T) {
 	envAt(process, int(places[1].tables), envBetween, &shown[places[1].cpu], &calls[places[1].cpu])
 	for _, p := range places {
 		got, err := p.read(memory, &shown[p.cpu])
-		if diff := cmp.Diff(calls[p.cpu], got); diff != "" || err != nil {
+		if diff := cmp.Diff(calls[p.cpu], got.calls); diff != "" || err != nil {
 			t.Errorf("CPU %d (-want +got): %v\n%s", p.cpu, err, diff)
+		}
+		if !got.sameStop(&shown[p.cpu]) || got.hostState != hostStatePage || got.hflags2 != hf2GIF {
+			t.Errorf("CPU %d: %+v", p.cpu, got)
+		}
+		for _, at := range []uint64{p.tables - beforeTables, p.tables - beforeTables + codeAt, p.tables - 8 - segmentCache} {
+			process[at] ^= 0x80
+			if got, err := p.read(memory, &shown[p.cpu]); err != nil || got.sameStop(&shown[p.cpu]) {
+				t.Errorf("CPU %d with another byte at %#x: %v", p.cpu, at, err)
+			}
+			process[at] ^= 0x80
 		}
 		other := shown[p.cpu]
 		other.CR4 ^= 1 << 20

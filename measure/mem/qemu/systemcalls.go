@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -28,52 +30,52 @@ var ErrNoDeviceState = errors.New("the registers of system calls are in QEMU's d
 // After [VM.Remember] the machine is stopped for that the first time only: then
 // they are read where QEMU keeps them, as long as that is the same process with the
 // same CPUs, and what the monitor shows of a CPU is beside them.
+//
+// Of a machine that may run guests of its own everything is read at one stop, and
+// so it is if the device state is not what the monitor shows: a CPU may have been in
+// system management mode.
 func (vm *VM) SystemCalls(ctx context.Context) ([]mem.SystemCalls, error) {
-	shown, err := vm.Registers(ctx)
+	shown, err := vm.shown(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if calls, err := vm.placed(ctx, shown); err == nil {
-		vm.paused = 0 // for this
-		return calls, nil
+	var earlier time.Duration
+	if !virtualizing(shown) {
+		if calls, err := vm.placed(ctx, shown); err == nil {
+			vm.paused = 0 // for this
+			return calls, nil
+		}
+		state, err := vm.deviceState(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if states, err := believed(state, shown, false); err == nil && !slices.ContainsFunc(states, cpuState.inGuest) {
+			_ = vm.learn(ctx, state) // else the machine is stopped again for the next scan
+			return callsOf(states), nil
+		}
+		earlier = vm.paused
 	}
-	state, err := vm.deviceState(ctx)
+	all, err := vm.looks(ctx)
+	vm.paused = max(vm.paused, earlier)
 	if err != nil {
 		return nil, err
 	}
-	calls, err := believed(state, shown, false)
-	if err == nil {
-		_ = vm.learn(ctx, state) // else the machine is stopped again for the next scan
-		return calls, nil
+	out := make([]mem.SystemCalls, len(all))
+	for i := range all {
+		out[i] = all[i].calls
 	}
-	return vm.systemCallsOfOneStop(ctx)
+	return out, nil
 }
 
-// systemCallsOfOneStop is for a CPU that changed what is set once, such as one
-// that was in system management mode or ran a guest of its own.
-func (vm *VM) systemCallsOfOneStop(ctx context.Context) (calls []mem.SystemCalls, err error) {
-	earlier := vm.paused
-	resume, err := vm.Pause(ctx)
-	if err != nil {
-		return nil, err
+func callsOf(states []cpuState) (out []mem.SystemCalls) {
+	for _, s := range states {
+		out = append(out, s.calls)
 	}
-	defer func() {
-		err = errors.Join(err, resume())
-		vm.paused = max(vm.paused, earlier)
-	}()
-	state, err := vm.deviceState(ctx)
-	if err != nil {
-		return nil, err
-	}
-	shown, err := vm.Registers(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return believed(state, shown, true)
+	return out
 }
 
-// believed returns the registers of each CPU that the monitor shows, or an error.
-func believed(state []byte, shown []mem.Registers, sameStop bool) ([]mem.SystemCalls, error) {
+// believed returns the state of each CPU that the monitor shows, or an error.
+func believed(state []byte, shown []mem.Registers, sameStop bool) ([]cpuState, error) {
 	cpus, err := parseDeviceState(state)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoDeviceState, err)
@@ -81,7 +83,7 @@ func believed(state []byte, shown []mem.Registers, sameStop bool) ([]mem.SystemC
 	if len(cpus) != len(shown) {
 		return nil, fmt.Errorf("%w: it has %d CPUs and the monitor %d", ErrNoDeviceState, len(cpus), len(shown))
 	}
-	var out []mem.SystemCalls
+	var out []cpuState
 	for i := range shown {
 		s, ok := cpus[uint32(shown[i].CPU)]
 		if !ok {
@@ -90,7 +92,7 @@ func believed(state []byte, shown []mem.Registers, sameStop bool) ([]mem.SystemC
 		if name := s.differs(&shown[i], sameStop); name != "" {
 			return nil, fmt.Errorf("%w: %s of CPU %d is not what the monitor shows", ErrNoDeviceState, name, shown[i].CPU)
 		}
-		out = append(out, s.calls)
+		out = append(out, s)
 	}
 	return out, nil
 }

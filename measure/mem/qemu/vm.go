@@ -75,8 +75,27 @@ func (vm *VM) Memory() mem.Reader { return vm.ram }
 // RAM is Memory with what only this source offers.
 func (vm *VM) RAM() *RAM { return vm.ram }
 
-// Registers reads the registers of all virtual CPUs, running or not.
+// Registers reads the registers of all virtual CPUs, running or not. If one may run
+// guests of its own, the machine is stopped for it: see [mem.Virtualization].
 func (vm *VM) Registers(ctx context.Context) ([]mem.Registers, error) {
+	vm.paused = 0
+	shown, err := vm.shown(ctx)
+	if err != nil || !virtualizing(shown) {
+		return shown, err
+	}
+	all, err := vm.looks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]mem.Registers, len(all))
+	for i := range all {
+		out[i] = all[i].regs
+	}
+	return out, nil
+}
+
+// shown is what the monitor shows: of a CPU that runs a guest, that guest's.
+func (vm *VM) shown(ctx context.Context) ([]mem.Registers, error) {
 	text, err := vm.client.HMP(ctx, "info registers -a")
 	if err != nil {
 		return nil, fmt.Errorf("read registers: %w", err)

@@ -1,0 +1,88 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// A target that runs guests of its own (KVM's, Xen's) has, at any moment, CPUs that
+// execute them. A source shows of such a CPU what it goes back to when it leaves
+// the guest, or that it cannot ([mem.Virtualization]): then what is said of each CPU
+// is not measured. Nothing that a guest of the target's has is ever judged as the
+// target's.
+
+// errAllUnread is elusive: at another moment a CPU may be outside.
+var errAllUnread = errors.New("of no CPU the target's own registers were read")
+
+// readRegisters reads all CPUs, counts what that stopped the target for, and keeps
+// apart those whose own registers are not known.
+func (c *collector) readRegisters() (known []mem.Registers, unread absentCPUs, err error) {
+	all, err := c.machine.Registers(c.ctx)
+	if clock, ok := c.machine.(pauseClock); ok && err == nil && clock.PausedFor() > 0 {
+		c.stopped(clock.PausedFor())
+	}
+	for _, r := range all {
+		if why := r.Unread(); why != "" {
+			unread = append(unread, absentCPU{CPU: r.CPU, Unread: why})
+			continue
+		}
+		known = append(known, r)
+	}
+	return known, unread, err
+}
+
+// seek has registers by which a kernel can be sought. Where only some are known, it
+// is sought by these.
+func (c *collector) seek() (err error) {
+	if c.registers, c.absent, err = c.readRegisters(); err != nil {
+		return err
+	}
+	if len(c.registers) == 0 && len(c.absent) > 0 {
+		return fmt.Errorf("%w: %w", errAllUnread, c.absent.unaccounted())
+	}
+	return nil
+}
+
+// offline are those of them that are not on line.
+func (a absentCPUs) offline() absentCPUs {
+	return slices.DeleteFunc(slices.Clone(a), func(c absentCPU) bool { return c.Unread != "" })
+}
+
+// callsUnread are CPUs whose registers of system calls are not known to be the
+// target's own.
+func (c *collector) callsUnread() (out absentCPUs) {
+	for _, s := range c.systemCalls {
+		switch v := s.Virtualization; {
+		case v == nil || c.absent.has(s.CPU):
+		case v.Unread != "":
+			out = append(out, absentCPU{CPU: s.CPU, Unread: v.Unread})
+		case v.Guest && !c.savesCalls():
+			out = append(out, absentCPU{CPU: s.CPU, Unread: "it ran a guest of the target, and its own registers of system calls are not where it left the rest"})
+		}
+	}
+	return out
+}
+
+// savesCalls reports whether this target puts TR, LDT, FS, GS and the registers of
+// system calls into the page that VMRUN saves the rest in: KVM does since 5.12 (VMSAVE
+// in svm_prepare_guest_switch, arch/x86/kvm/svm/svm.c, with struct vcpu_svm's
+// guest_state_loaded). Before, it has them in each vCPU, and they are the guest's
+// until the vCPU is put away.
+func (c *collector) savesCalls() bool {
+	if c.xen != nil {
+		return false
+	}
+	m, err := c.module("kvm_amd")
+	if err != nil {
+		return false
+	}
+	types, err := c.profile.ModuleTypes(m)
+	if err != nil {
+		return false
+	}
+	_, err = types.Offset("vcpu_svm", "guest_state_loaded")
+	return err == nil
+}
