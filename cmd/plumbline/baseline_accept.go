@@ -54,7 +54,7 @@ no key and no reason. The exit code is 0 when they could be accepted, as always
 	flags.check.add(cmd)
 	flags.output = outputFlag(cmd, "text", "json", "ndjson")
 	f := cmd.Flags()
-	f.StringSliceVar(&flags.paths, "path", nil, "changes of this path or `GLOB`")
+	f.StringArrayVar(&flags.paths, "path", nil, "changes of this path or `GLOB`")
 	f.BoolVar(&flags.all, "all", false, "every change")
 	f.StringVar(&flags.since, "since", "", "changes from `TIME` on")
 	f.StringVar(&flags.until, "until", "", "changes up to `TIME`")

@@ -45,6 +45,7 @@ func baselineCreateCommand() *cobra.Command {
 	}
 	flags.source.add(cmd)
 	flags.source.since.add(cmd)
+	flags.source.since.addTemplate(cmd, "the disk is an overlay (qcow2) over `IMAGE`, and both are read as one")
 	flags.key.sign(cmd)
 	fileFlag(cmd, &flags.file)
 	flags.output = outputFlag(cmd, "text", "json", "ndjson")

@@ -30,7 +30,7 @@ func (k *keyFlags) sign(cmd *cobra.Command) {
 }
 
 func (k *keyFlags) verify(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&k.trusted, "public-key", nil, "trust the key in `FILE` (PEM or OpenSSH); default: the signing key's own")
+	cmd.Flags().StringArrayVar(&k.trusted, "public-key", nil, "trust the key in `FILE` (PEM or OpenSSH); default: the signing key's own")
 	cmd.MarkFlagFilename("public-key")
 }
 

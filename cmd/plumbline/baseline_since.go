@@ -37,7 +37,11 @@ func (f *sinceFlags) addCheck(cmd *cobra.Command) {
 	f.add(cmd)
 	cmd.Flag("incremental").Usage = "look only at what changed since the last scan where that is certain, else at everything"
 	cmd.Flags().IntVar(&f.fullEvery, "full-every", 0, "with --incremental, look at everything every `N`th time")
-	cmd.Flags().StringVar(&f.template, "template", "", "the disk is a copy (qcow2) of the template `IMAGE`, which the baseline is of")
+	f.addTemplate(cmd, "the disk is a copy (qcow2) of the template `IMAGE`, which the baseline is of")
+}
+
+func (f *sinceFlags) addTemplate(cmd *cobra.Command, usage string) {
+	cmd.Flags().StringVar(&f.template, "template", "", usage)
 	cmd.MarkFlagFilename("template")
 }
 
@@ -136,6 +140,10 @@ func printHow(w io.Writer, how *vm.How) {
 func (s *sourceFlags) openFor(ctx context.Context, stderr io.Writer, file string, rules *filewatch.Rules) (*source, error) {
 	if err := s.since.valid(s); err != nil {
 		return nil, err
+	}
+	if s.since.template != "" && (s.since.incremental || s.since.resume) {
+		return nil, failHint(exitArgument, errors.New("create --template goes without --incremental and --resume"),
+			"a copy is checked against its template's baseline and state: check --template")
 	}
 	if !s.since.given() {
 		return s.open(ctx, stderr)

@@ -29,7 +29,7 @@ type sourceFlags struct {
 
 func (s *sourceFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringSliceVar(&s.disks, "disk", nil, "disk `IMAGE` or block device; several make one machine")
+	f.StringArrayVar(&s.disks, "disk", nil, "disk `IMAGE` or block device; several make one machine")
 	f.StringVar(&s.vm, "vm", "", "the disks of the running machine behind QEMU's QMP `SOCKET`")
 	f.StringVar(&s.root, "root", "", "mounted tree at `DIR`")
 	f.StringVar(&s.name, "target", "", "`NAME` of the machine, kept in the baseline")
@@ -89,7 +89,7 @@ func sourceError(err error) error {
 	case errors.Is(err, guest.ErrNoFileSystem):
 		return failHint(exitIO, err, "ext2, ext3, ext4, XFS and FAT are read, alone or in partitions")
 	case errors.Is(err, disk.ErrOverlay):
-		return failHint(exitIO, err, "baseline check --template IMAGE reads it over the image you name, --vm as its running machine does; qemu-img convert makes one image of both")
+		return failHint(exitIO, err, "create and check --template IMAGE read it over the image you name, --vm as its running machine does; qemu-img convert makes one image of both")
 	case errors.Is(err, disk.ErrTwice):
 		return fail(exitArgument, err)
 	}

@@ -55,7 +55,7 @@ hooks taken away again.`,
 	cmd.Flags().StringVar(&f.rules, "rules", "", "`FILE` of rules (TOML); default: those of the baseline, or everything")
 	fileFlag(cmd, &f.baseline)
 	f.key.verify(cmd)
-	cmd.Flags().StringSliceVar(&f.disks, "disk", nil, "the machine's disk `IMAGE`s, for content; default: those that QEMU has open")
+	cmd.Flags().StringArrayVar(&f.disks, "disk", nil, "the machine's disk `IMAGE`s, for content; default: those that QEMU has open")
 	cmd.Flags().BoolVar(&f.enforce, "enforce", false, "refuse, in the guest, operations on paths of level protect")
 	cmd.Flags().StringVar(&f.target, "target", "", "`NAME` of the machine in the events; default: the name of the socket's directory")
 	f.output = outputFlag(cmd, "ndjson", "json", "text")
