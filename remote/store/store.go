@@ -72,12 +72,13 @@ const PendingBytes = 64 << 20
 // Any as the Version of a Change applies it whatever is stored.
 const Any int64 = -1
 
-// Document is one thing that the verifier derived, as JSON. Machine and Time
-// are there to select by.
+// Document is one thing that the verifier derived, as JSON. Machine, State and
+// Time are there to select by.
 type Document struct {
 	Collection string
 	Key        string // unique in the collection
 	Machine    string // may be empty
+	State      string // one word; may be empty
 	Time       time.Time
 	Version    int64 // 1 when created, one more with each change
 	Value      []byte
@@ -94,6 +95,7 @@ type Change struct {
 type Query struct {
 	Collection string
 	Machine    string // empty: all
+	State      string // empty: all
 	Before     string // key of a document: only what follows it in the order
 	Limit      int    // 0: no limit
 	Bare       bool   // without values: to count, or to know the keys

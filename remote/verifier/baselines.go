@@ -326,13 +326,13 @@ func (v *Verifier) keepBaseline(ctx context.Context, m *machine, data []byte, ob
 
 // closeReviews ends the open file items of a machine.
 func (v *Verifier) closeReviews(ctx context.Context, m *machine) ([]store.Change, error) {
-	docs, err := list[reviewEntry](ctx, v.store, store.Query{Collection: inReviews, Machine: m.Name})
+	docs, err := list[reviewEntry](ctx, v.store, store.Query{Collection: inReviews, Machine: m.Name, State: reviewOpen})
 	if err != nil {
 		return nil, err
 	}
 	var changes []store.Change
 	for _, d := range docs {
-		if d.V.Kind == reviewFile && d.V.State == reviewOpen {
+		if d.V.Kind == reviewFile {
 			d.V.State, d.V.DecidedAt, d.V.Reason = reviewReplaced, v.now(), "a new baseline was taken"
 			changes = append(changes, d.change())
 		}
@@ -379,12 +379,12 @@ func (t *taking) rescan(report *baseline.Report) error {
 			return err
 		}
 	}
-	open, err := list[reviewEntry](t.ctx, t.v.store, store.Query{Collection: inReviews, Machine: t.m.Name})
+	open, err := list[reviewEntry](t.ctx, t.v.store, store.Query{Collection: inReviews, Machine: t.m.Name, State: reviewOpen})
 	if err != nil {
 		return err
 	}
 	for _, d := range open {
-		if d.V.Kind == reviewFile && d.V.State == reviewOpen && !seen[d.Key] {
+		if d.V.Kind == reviewFile && !seen[d.Key] {
 			if err := t.review(string(d.V.Path), f, nil); err != nil {
 				return err
 			}

@@ -27,6 +27,7 @@ const (
 	inAsked      = "asked"     // command id -> asked
 	inManifests  = "manifest"  // record id -> waitingManifest
 	inKeys       = "ek"        // SHA-256 of the EK -> name of the machine that it stands for
+	inHeldPages  = "held"      // scan id -> digests of the pages that it asked for
 	inPages      = "page"      // page key -> true: judged clean before
 )
 
@@ -92,16 +93,27 @@ func values[T any](docs []*doc[T]) []T {
 	return out
 }
 
+// stated is a value that is looked for by its state: the store keeps it beside the
+// value.
+type stated interface{ stateWord() string }
+
+func stateOf(value any) string {
+	if s, ok := value.(stated); ok {
+		return s.stateWord()
+	}
+	return ""
+}
+
 // change writes the document back, if nobody else did meanwhile.
 func (d *doc[T]) change() store.Change {
-	d.Value = encode(d.V)
+	d.Value, d.State = encode(d.V), stateOf(d.V)
 	return store.Change{Document: d.Document}
 }
 
 // create is a change that makes a document.
 func create(collection, key, machine string, at time.Time, value any) store.Change {
 	return store.Change{Document: store.Document{
-		Collection: collection, Key: key, Machine: machine, Time: at, Value: encode(value),
+		Collection: collection, Key: key, Machine: machine, State: stateOf(value), Time: at, Value: encode(value),
 	}}
 }
 

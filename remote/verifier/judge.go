@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/plumbline-sec/plumbline/attest"
 	"github.com/plumbline-sec/plumbline/measure"
@@ -16,9 +15,6 @@ import (
 
 // maxRounds bounds how often the agent is asked for pages of one scan.
 const maxRounds = 4
-
-// maxWaiting is how many of the newest scans are looked at for one that waits.
-const maxWaiting = 1000
 
 // takeScan checks that a scan's report is the answer to a nonce of ours, quoted
 // by the enrolled TPM of the machine that measures, and has it judged. A report
@@ -142,14 +138,11 @@ func (v *Verifier) useReport(ctx context.Context, r store.Record, s *remote.Scan
 
 // judgeWaiting judges the scans whose pages have all arrived.
 func (v *Verifier) judgeWaiting(ctx context.Context) error {
-	docs, err := list[scanEntry](ctx, v.store, store.Query{Collection: inScans, Limit: maxWaiting})
+	waiting, err := v.openScans(ctx, remote.ScanWaiting)
 	if err != nil {
 		return err
 	}
-	for _, s := range docs {
-		if s.V.State != remote.ScanWaiting {
-			continue
-		}
+	for _, s := range waiting {
 		missing, err := v.store.Missing(ctx, s.V.Need)
 		if err != nil {
 			return err
@@ -218,9 +211,12 @@ func (v *Verifier) askPages(ctx context.Context, id string, digests []check.Dige
 		if err != nil {
 			return err
 		}
-		s.V.Need, s.V.Pages = need, append(s.V.Pages, need...)
-		s.V.Command = commandID(command)
-		return v.apply(ctx, nil, append(command, s.change())...)
+		s.V.Need, s.V.Command = need, commandID(command)
+		held, err := v.holdPages(ctx, s.Key, s.V.Machine, need)
+		if err != nil {
+			return err
+		}
+		return v.apply(ctx, nil, append(command, s.change(), held)...)
 	})
 }
 
@@ -269,40 +265,18 @@ func (v *Verifier) momentOfScan(m *machine, s *remote.ScanEntry, report *measure
 
 // abandonScan ends the scan that waits for the pages of a failed command.
 func (v *Verifier) abandonScan(ctx context.Context, command uint64, why string) ([]store.Change, error) {
-	docs, err := list[scanEntry](ctx, v.store, store.Query{Collection: inScans, Limit: maxWaiting})
-	if err != nil || command == 0 {
+	if command == 0 {
+		return nil, nil
+	}
+	waiting, err := v.openScans(ctx, remote.ScanWaiting)
+	if err != nil {
 		return nil, err
 	}
-	for _, s := range docs {
-		if s.V.State == remote.ScanWaiting && s.V.Command == command {
+	for _, s := range waiting {
+		if s.V.Command == command {
 			s.V.State, s.V.Error = remote.ScanFailed, "the agent no longer has the pages to judge it: "+why
 			return []store.Change{s.change()}, nil
 		}
 	}
 	return nil, nil
-}
-
-// pagesKept is how long the pages of a scan are kept: a later scan of the same
-// boot may need them beside a page that changed.
-const pagesKept = 24 * time.Hour
-
-// forgetPages drops the pages of old scans.
-func (v *Verifier) forgetPages(ctx context.Context) error {
-	docs, err := list[scanEntry](ctx, v.store, store.Query{Collection: inScans, Limit: maxWaiting})
-	if err != nil {
-		return err
-	}
-	for _, s := range docs {
-		if len(s.V.Pages) == 0 || !s.V.Done() || v.now().Sub(s.V.FiredAt) < pagesKept {
-			continue
-		}
-		if err := v.store.DeleteBodies(ctx, s.V.Pages); err != nil {
-			return err
-		}
-		s.V.Pages = nil
-		if err := v.store.Apply(ctx, nil, s.change()); err != nil {
-			return err
-		}
-	}
-	return nil
 }

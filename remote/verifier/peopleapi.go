@@ -130,24 +130,15 @@ func (v *Verifier) Reviews(ctx context.Context, state string) ([]remote.Review, 
 	return v.reviews(ctx, "", state)
 }
 
-// reviews reads on until it has enough of a state: what a guest changed and put
-// back since must not hide an open item behind it.
+// reviews are the newest items in a state, of one machine or of all.
 func (v *Verifier) reviews(ctx context.Context, machine, state string) ([]remote.Review, error) {
-	out := []remote.Review{}
-	before := ""
-	for len(out) < maxReviews {
-		docs, err := list[reviewEntry](ctx, v.store, store.Query{Collection: inReviews, Machine: machine, Before: before, Limit: maxReviews})
-		if err != nil {
-			return nil, err
-		}
-		for _, d := range docs {
-			if before = d.Key; (state == "" || d.V.State == state) && len(out) < maxReviews {
-				out = append(out, d.V.Review)
-			}
-		}
-		if len(docs) < maxReviews {
-			break
-		}
+	docs, err := list[reviewEntry](ctx, v.store, store.Query{Collection: inReviews, Machine: machine, State: state, Limit: maxReviews})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]remote.Review, 0, len(docs))
+	for _, d := range docs {
+		out = append(out, d.V.Review)
 	}
 	return out, nil
 }

@@ -70,6 +70,8 @@ type reviewEntry struct {
 	Event  string           `json:"event,omitempty"`  // the last one
 }
 
+func (r reviewEntry) stateWord() string { return r.State }
+
 func fileReview(machine, subject string, now time.Time) reviewEntry {
 	return reviewEntry{Path: []byte(subject), Review: remote.Review{
 		ID: reviewID(machine, subject), Kind: reviewFile, Machine: machine, Subject: filewatch.PrintablePath(subject),

@@ -19,10 +19,25 @@ type scanEntry struct {
 	Expires time.Time       `json:"expires"` // of the nonce
 	Body    remote.Digest   `json:"body,omitzero"`
 	Need    []remote.Digest `json:"need,omitempty"`
-	Pages   []remote.Digest `json:"pages,omitempty"`   // every page that was ever asked for
 	Command uint64          `json:"command,omitempty"` // that asked for Need
 	Asked   int             `json:"asked,omitempty"`
 	Restart bool            `json:"restart,omitempty"` // the host's quote shows a boot that was not appraised
+}
+
+func (s scanEntry) stateWord() string { return string(s.State) }
+
+// openScans are the scans that are in a state before their end: as many as run, not
+// as many as there are.
+func (v *Verifier) openScans(ctx context.Context, states ...remote.ScanState) ([]*doc[scanEntry], error) {
+	var open []*doc[scanEntry]
+	for _, state := range states {
+		docs, err := list[scanEntry](ctx, v.store, store.Query{Collection: inScans, State: string(state)})
+		if err != nil {
+			return nil, err
+		}
+		open = append(open, docs...)
+	}
+	return open, nil
 }
 
 // firing keeps scans of one machine apart: its BMC takes one at a time.
@@ -170,13 +185,13 @@ func (v *Verifier) closeScan(ctx context.Context, id string, state remote.ScanSt
 
 // closeOrphans ends scans that an earlier process fired and did not see done.
 func (v *Verifier) closeOrphans(ctx context.Context) error {
-	docs, err := list[scanEntry](ctx, v.store, store.Query{Collection: inScans, Limit: 1000})
+	open, err := v.openScans(ctx, remote.ScanQueued, remote.ScanFired, remote.ScanWaiting)
 	if err != nil {
 		return err
 	}
-	for _, s := range docs {
+	for _, s := range open {
 		late := v.now().After(s.V.Expires.Add(time.Minute))
-		if !s.V.Done() && late && v.now().Sub(s.V.FiredAt) > time.Minute+v.config.host(s.V.Machine).scanTimeout() {
+		if late && v.now().Sub(s.V.FiredAt) > time.Minute+v.config.host(s.V.Machine).scanTimeout() {
 			v.closeScan(ctx, s.Key, remote.ScanNoReport, "no report came before the verifier was restarted")
 		}
 	}

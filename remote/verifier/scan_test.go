@@ -10,6 +10,7 @@ import (
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/store"
 )
 
 func containsFold(s, part string) bool {
@@ -156,6 +157,19 @@ func TestPagesAreAskedForOnce(t *testing.T) {
 	if scan.Outcome != remote.OutcomePass {
 		t.Errorf("second scan, whose page was judged before: %+v", scan)
 	}
+	later := &Verifier{store: r.store, now: func() time.Time { return r.now().Add(pagesKept) }}
+	for _, test := range []struct {
+		v    *Verifier
+		left int
+	}{{r.Verifier, 1}, {later, 0}} {
+		if err := test.v.forgetPages(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		missing, err := r.store.Missing(t.Context(), []remote.Digest{remote.DigestOf(page)})
+		if err != nil || 1-len(missing) != test.left {
+			t.Errorf("%d pages are kept, want %d (%v)", 1-len(missing), test.left, err)
+		}
+	}
 }
 
 func TestAgentWithoutThePagesEndsTheScan(t *testing.T) {
@@ -168,10 +182,24 @@ func TestAgentWithoutThePagesEndsTheScan(t *testing.T) {
 	scan := r.judged(t, 1, func(n remote.Nonce) {
 		host.send(remote.KindScan, host.scan("vm1", n, measure.Observation{Check: "pages", Data: digest}))
 		command := host.command(remote.CommandBodies)
+		r.buryScans(t)
 		host.send(remote.KindStatus, remote.Status{State: remote.CommandFailed, Command: command.ID, Detail: "restarted"})
 	})
 	if scan.State != remote.ScanFailed || scan.Outcome != "" {
 		t.Errorf("scan: %+v", scan)
+	}
+}
+
+// buryScans stores so many newer scans that nobody would look behind them.
+func (r *running) buryScans(t *testing.T) {
+	t.Helper()
+	var changes []store.Change
+	for range 2000 {
+		s := scanEntry{ScanEntry: remote.ScanEntry{ID: newID(), Machine: "other", State: remote.ScanJudged, FiredAt: r.now().Add(time.Hour)}}
+		changes = append(changes, create(inScans, s.ID, s.Machine, s.FiredAt, s))
+	}
+	if err := r.store.Apply(t.Context(), nil, changes...); err != nil {
+		t.Fatal(err)
 	}
 }
 

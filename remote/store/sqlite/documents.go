@@ -38,16 +38,17 @@ func apply(tx *sql.Tx, c *store.Change) error {
 	case c.Delete:
 		result, err = tx.Exec("DELETE FROM documents WHERE collection = ? AND key = ? AND version = ?", c.Collection, c.Key, c.Version)
 	case c.Version == store.Any:
-		_, err = tx.Exec(`INSERT INTO documents (collection, key, machine, time, version, value) VALUES (?, ?, ?, ?, 1, ?)
-			ON CONFLICT DO UPDATE SET machine = excluded.machine, time = excluded.time, value = excluded.value, version = version + 1`,
-			c.Collection, c.Key, c.Machine, at, c.Value)
+		_, err = tx.Exec(`INSERT INTO documents (collection, key, machine, state, time, version, value) VALUES (?, ?, ?, ?, ?, 1, ?)
+			ON CONFLICT DO UPDATE SET machine = excluded.machine, state = excluded.state, time = excluded.time,
+			value = excluded.value, version = version + 1`,
+			c.Collection, c.Key, c.Machine, c.State, at, c.Value)
 		return err
 	case c.Version == 0:
-		result, err = tx.Exec(`INSERT INTO documents (collection, key, machine, time, version, value) VALUES (?, ?, ?, ?, 1, ?)
-			ON CONFLICT DO NOTHING`, c.Collection, c.Key, c.Machine, at, c.Value)
+		result, err = tx.Exec(`INSERT INTO documents (collection, key, machine, state, time, version, value) VALUES (?, ?, ?, ?, ?, 1, ?)
+			ON CONFLICT DO NOTHING`, c.Collection, c.Key, c.Machine, c.State, at, c.Value)
 	default:
-		result, err = tx.Exec(`UPDATE documents SET machine = ?, time = ?, value = ?, version = version + 1
-			WHERE collection = ? AND key = ? AND version = ?`, c.Machine, at, c.Value, c.Collection, c.Key, c.Version)
+		result, err = tx.Exec(`UPDATE documents SET machine = ?, state = ?, time = ?, value = ?, version = version + 1
+			WHERE collection = ? AND key = ? AND version = ?`, c.Machine, c.State, at, c.Value, c.Collection, c.Key, c.Version)
 	}
 	if err != nil {
 		return err
@@ -81,6 +82,11 @@ func (s *Store) List(ctx context.Context, q store.Query) ([]store.Document, erro
 	if q.Machine != "" {
 		query, args = query+" AND machine = ?", append(args, q.Machine)
 	}
+	if q.State != "" {
+		// Said twice: the index of states has no empty ones, and is used only if
+		// the query says that it wants none.
+		query, args = query+" AND state = ? AND state <> ''", append(args, q.State)
+	}
 	if q.Before != "" {
 		query += " AND (time, key) < (SELECT time, key FROM documents WHERE collection = ? AND key = ?)"
 		args = append(args, q.Collection, q.Before)
@@ -106,14 +112,14 @@ func (s *Store) List(ctx context.Context, q store.Query) ([]store.Document, erro
 }
 
 const (
-	columns     = "collection, key, machine, time, version, value"
-	columnsBare = "collection, key, machine, time, version, NULL"
+	columns     = "collection, key, machine, state, time, version, value"
+	columnsBare = "collection, key, machine, state, time, version, NULL"
 )
 
 func scan(row interface{ Scan(...any) error }) (store.Document, error) {
 	var d store.Document
 	var at int64
-	err := row.Scan(&d.Collection, &d.Key, &d.Machine, &at, &d.Version, &d.Value)
+	err := row.Scan(&d.Collection, &d.Key, &d.Machine, &d.State, &at, &d.Version, &d.Value)
 	d.Time = time.Unix(0, at).UTC()
 	return d, err
 }

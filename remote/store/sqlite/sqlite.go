@@ -23,40 +23,6 @@ import (
 	"github.com/plumbline-sec/plumbline/remote/store"
 )
 
-// schemaVersion is kept in the file's user_version.
-const schemaVersion = 1
-
-const schema = `
-CREATE TABLE records (
-	id        INTEGER PRIMARY KEY AUTOINCREMENT,
-	agent     TEXT    NOT NULL,
-	spool     TEXT    NOT NULL,
-	seq       INTEGER NOT NULL,
-	kind      TEXT    NOT NULL,
-	time      INTEGER NOT NULL, -- nanoseconds since 1970, agent's clock
-	received  INTEGER NOT NULL, -- nanoseconds since 1970, our clock
-	processed INTEGER NOT NULL DEFAULT 0,
-	body      BLOB    NOT NULL,
-	UNIQUE (agent, spool, seq)
-);
-CREATE INDEX records_pending ON records (id) WHERE processed = 0;
-CREATE TABLE documents (
-	collection TEXT    NOT NULL,
-	key        TEXT    NOT NULL,
-	machine    TEXT    NOT NULL,
-	time       INTEGER NOT NULL, -- nanoseconds since 1970
-	version    INTEGER NOT NULL,
-	value      BLOB    NOT NULL,
-	PRIMARY KEY (collection, key)
-) WITHOUT ROWID;
-CREATE INDEX documents_time ON documents (collection, time, key);
-CREATE INDEX documents_machine ON documents (collection, machine, time, key);
-CREATE TABLE bodies (
-	digest BLOB PRIMARY KEY,
-	body   BLOB NOT NULL
-) WITHOUT ROWID;
-`
-
 // maxBatch bounds the calls that share one commit.
 const maxBatch = 500
 
@@ -98,31 +64,6 @@ func Open(path string) (*Store, error) {
 func dsn(path, lock string) string {
 	v := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"}, "_txlock": {lock}}
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + v.Encode()
-}
-
-func (s *Store) migrate() error {
-	var version int
-	if err := s.write.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
-		return err
-	}
-	switch {
-	case version == schemaVersion:
-		return nil
-	case version > schemaVersion:
-		return fmt.Errorf("schema %d, this program knows %d: %w", version, schemaVersion, store.ErrVersion)
-	}
-	tx, err := s.write.Begin()
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
-	if _, err := tx.Exec(schema); err != nil {
-		return fmt.Errorf("create tables: %w", err)
-	}
-	if _, err := tx.Exec(fmt.Sprintf("PRAGMA user_version = %d", schemaVersion)); err != nil {
-		return err
-	}
-	return tx.Commit()
 }
 
 // Close waits for the commit in progress. Calls that come later fail.

@@ -73,6 +73,44 @@ func TestRefusesNewerSchema(t *testing.T) {
 	}
 }
 
+// A file of the first schema, in which nothing could be asked for by its state.
+func TestTakesOverTheFirstSchema(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	document := func(collection, key, value string) store.Change {
+		return store.Change{Document: store.Document{Collection: collection, Key: key, Value: []byte(value)}}
+	}
+	s, err := sqlite.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Apply(t.Context(), nil, document("scan", "a", `{"state":"waiting"}`), document("scan", "b", `{"state":"judged"}`),
+		document("review", "c", `{"state":"open"}`), document("machine", "d", `{"state":"trusted"}`), document("scan", "e", `{}`))
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.Exec("DROP INDEX documents_state; ALTER TABLE documents DROP COLUMN state; PRAGMA user_version = 1")
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = sqlite.Open(path); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, q := range []store.Query{{Collection: "scan", State: "waiting"}, {Collection: "review", State: "open"}} {
+		docs, err := s.List(t.Context(), q)
+		if err != nil || len(docs) != 1 {
+			t.Errorf("%+v: %d documents, %v", q, len(docs), err)
+		}
+	}
+	if d, err := s.Get(t.Context(), "machine", "d"); err != nil || d.State != "" {
+		t.Errorf("a machine: %+v, %v", d, err)
+	}
+}
+
 // appendForEver is the child of TestKilledProcessKeepsWhatItAcknowledged: it
 // says on standard output what is durable, until it is killed.
 func appendForEver(path string) {

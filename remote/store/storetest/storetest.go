@@ -37,6 +37,7 @@ func Run(t *testing.T, create func(t *testing.T) (open func() store.Store)) {
 		{"CompareAndSwap", compareAndSwap},
 		{"OneWinnerOfManyWriters", oneWinnerOfManyWriters},
 		{"ListNewestFirst", listNewestFirst},
+		{"ListByState", listByState},
 		{"Bodies", bodies},
 		{"SurvivesReopening", survivesReopening},
 		{"CancelledCallChangesNothing", cancelledCall},
@@ -322,6 +323,47 @@ func listNewestFirst(t *testing.T, open func() store.Store) {
 		}
 		want(t, fmt.Sprintf("%+v", test.q), keys, test.keys)
 	}
+}
+
+// listByState: a document is found by the state it has now, and by no other.
+func listByState(t *testing.T, open func() store.Store) {
+	s := open()
+	defer s.Close()
+	var changes []store.Change
+	for i, key := range []string{"a", "b", "c", "d", "e"} {
+		c := change("c", key, "m", 0)
+		c.Time = received.Add(time.Duration(i) * time.Hour)
+		c.State = []string{"open", "done", "open", "", "open"}[i]
+		changes = append(changes, c)
+	}
+	if err := s.Apply(t.Context(), nil, changes...); err != nil {
+		t.Fatal(err)
+	}
+	list := func(q store.Query) (keys string) {
+		docs, err := s.List(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range docs {
+			keys += d.Key
+			want(t, "state of "+d.Key, d.State, q.State)
+		}
+		return keys
+	}
+	q := store.Query{Collection: "c", State: "open"}
+	want(t, "open", list(q), "eca")
+	want(t, "nobody's", list(store.Query{Collection: "c", Machine: "other", State: "open"}), "")
+	want(t, "a part", list(store.Query{Collection: "c", Machine: "m", State: "open", Before: "e", Limit: 1}), "c")
+	closed, put := change("c", "e", "m", 1), change("c", "d", "m", store.Any)
+	closed.State, put.State = "done", "open"
+	closed.Time, put.Time = received, received
+	if err := s.Apply(t.Context(), nil, closed, put); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "open after a change", list(q), "cda")
+	got, err := s.Get(t.Context(), "c", "e")
+	wantError(t, "get", err, nil)
+	want(t, "state", got.State, "done")
 }
 
 func bodies(t *testing.T, open func() store.Store) {
