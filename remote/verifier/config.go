@@ -74,7 +74,7 @@ type Reference struct {
 	ScanEvery   Duration `toml:"scan_every"`   // default 15m; needs a BMC
 	ScanJitter  Duration `toml:"scan_jitter"`  // default a quarter of ScanEvery, added at random
 	ScanTimeout Duration `toml:"scan_timeout"` // default 2m
-	// MeasuredBy = "trusted" makes a scan count only while the boot of the
+	// MeasuringHost = "trusted" makes a scan count only while the boot of the
 	// host that took it is trusted; the default "enrolled" asks only for its
 	// enrolled TPM, and shows the rest.
 	MeasuringHost string `toml:"measuring_host"`

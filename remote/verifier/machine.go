@@ -31,7 +31,7 @@ type machine struct {
 	// Off says that the machine was switched off through its BMC.
 	Off bool `json:"off,omitempty"`
 
-	// Streams maps the streams of file events to the last sequence seen.
+	// Stream is that of its file events, Sequence the last number seen in it.
 	Stream   string `json:"stream,omitempty"`
 	Sequence uint64 `json:"sequence,omitempty"`
 	// BaselineAsked is when the first baseline was last asked for.
