@@ -97,6 +97,20 @@ var benignChanges = []Tamper{
 			OnOneCPU(`echo 0 > /sys/kernel/tracing/events/kvm/enable`)),
 	},
 	{
+		Name: "tracepoint-twice", Benign: true,
+		Doc: "enable the modules' tracepoints for two tracers, so that each has two probes",
+		apply: script(OnOneCPU(`set -e
+			cd /sys/kernel/tracing
+			mkdir instances/lab_twice
+			echo 1 > events/module/enable
+			echo 1 > instances/lab_twice/events/module/enable`),
+			OnOneCPU(`cd /sys/kernel/tracing
+			echo 0 > events/module/enable
+			[ -e instances/lab_twice ] || exit 0
+			echo 0 > instances/lab_twice/events/module/enable
+			rmdir instances/lab_twice`)),
+	},
+	{
 		Name: "cpu-offline", Benign: true,
 		Doc: "take CPU 1 off line",
 		apply: script(`echo 0 > /sys/devices/system/cpu/cpu1/online`,

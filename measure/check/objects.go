@@ -57,8 +57,9 @@ type objectsData struct {
 	// Unsettled are modules that came or went while their account of their
 	// tracepoints was read; Changing those that were live all the time, and it was
 	// another when it was read again.
-	Unsettled []string `json:"unsettled,omitempty"`
-	Changing  []string `json:"changing,omitempty"`
+	Unsettled []string       `json:"unsettled,omitempty"`
+	Changing  []string       `json:"changing,omitempty"`
+	Calls     traceCallFacts `json:"calls"`
 	// Limited says that there was more than a walk looks at.
 	Limited bool `json:"limited,omitempty"`
 }
@@ -158,8 +159,9 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 			out.Findings = append(out.Findings, j.finding(p.pointer(), "the code of a BPF program", problem))
 		}
 	}
-	points, err := j.moduleTracepoints(data.Unsettled, out)
-	if err != nil {
+	unsettled := slices.Concat(data.Unsettled, data.Calls.Gone)
+	points, err := j.moduleTracepoints(unsettled, out)
+	if err := errors.Join(err, j.traceCalls(&data.Calls, unsettled, out)); err != nil {
 		return err
 	}
 	if data.Limited {

@@ -184,6 +184,7 @@ func (c *collector) loadedSince(now []kernel.LoadedModule, at mem.Virt) (string,
 // What looked wrong and was not is left out: it was never there, or is no more.
 func (o *objectsReader) facts() {
 	d, r := o.data, o.last
+	d.Calls = o.traceCalls()
 	d.Unsettled, d.Changing = unsettledTracepoints(o.modules, o.modulesThen)
 	for _, p := range r.Pointers {
 		if !o.wrong[p.Value] && !o.loading[p.Value] {

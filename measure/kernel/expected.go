@@ -111,6 +111,18 @@ func (t *Text) holds(addr uint64) bool {
 // Contains reports whether an address is in the text's pages.
 func (t *Text) Contains(at mem.Virt) bool { return t.holds(uint64(at)) }
 
+// Lookup names an address by the text's own symbols, data included.
+func (t *Text) Lookup(addr uint64) (name string, offset uint64, ok bool) {
+	name, start, ok := t.symbols.Lookup(addr - t.slide)
+	return name, addr - t.slide - start, ok
+}
+
+// Address returns where a symbol of the text's file is.
+func (t *Text) Address(name string) (uint64, bool) {
+	at, ok := t.symbols.Address(name)
+	return at + t.slide, ok
+}
+
 // approved reports whether a function of an expected text starts at addr.
 func (e *Expected) approved(addr uint64) bool {
 	t := e.textOf(addr)
