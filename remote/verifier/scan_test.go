@@ -190,6 +190,26 @@ func TestAgentWithoutThePagesEndsTheScan(t *testing.T) {
 	}
 }
 
+// What is due is fired though nobody asks.
+func TestDueScanIsFired(t *testing.T) {
+	r := start(t, twoMachines)
+	host := r.enrol(t, "host1", remote.RoleHost)
+	eventually(t, "a plan", func() bool { return !r.machine(t, "vm1").Scan.Next.IsZero() })
+	err := r.changeMachine(t.Context(), "vm1", nil, func(m *machine) ([]store.Change, error) {
+		m.Scan.Next = r.now().Add(-time.Second)
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.send(remote.KindScan, host.scan("vm1", r.rung(t, 1), item("pass")))
+	eventually(t, "its verdict", func() bool { return r.machine(t, "vm1").Scan.Outcome == remote.OutcomePass })
+	m := r.machine(t, "vm1")
+	if len(m.Scans) != 1 || m.Scans[0].Cause != scheduled || !m.Scan.Next.After(r.now()) {
+		t.Errorf("scans %+v, the next is due at %s", m.Scans, m.Scan.Next)
+	}
+}
+
 // buryScans stores so many newer scans that nobody would look behind them.
 func (r *running) buryScans(t *testing.T) {
 	t.Helper()

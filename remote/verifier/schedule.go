@@ -12,9 +12,9 @@ import (
 const (
 	tick      = 2 * time.Second
 	housework = 10 * time.Minute
-	// firstScan is how soon after the start a machine that was never scanned
+	// firstScanWithin is how soon after the start a machine that was never scanned
 	// is: soon, and not all at once.
-	firstScan = 30 * time.Second
+	firstScanWithin = 30 * time.Second
 )
 
 // scheduled is the cause of a scan that nobody asked for.
@@ -97,7 +97,7 @@ func (v *Verifier) scanDue(ctx context.Context, m *machine) error {
 	err := v.changeMachine(ctx, m.Name, nil, func(m *machine) ([]store.Change, error) {
 		m.Scan.Next = v.now().Add(h.scanEvery() + randomUpTo(h.scanJitter()))
 		if never {
-			m.Scan.Next = v.now().Add(randomUpTo(min(firstScan, h.scanEvery())))
+			m.Scan.Next = v.now().Add(randomUpTo(min(v.firstScan, h.scanEvery())))
 		}
 		return nil, nil
 	})

@@ -42,6 +42,7 @@ type Verifier struct {
 	trigger   Trigger
 	log       *slog.Logger
 	now       func() time.Time
+	firstScan time.Duration // firstScanWithin
 	judge     func(*measure.Observations, *check.References) (*measure.Report, error)
 	authority *authority
 	people    *people
@@ -71,7 +72,7 @@ type Verifier struct {
 func New(opts Options) (*Verifier, error) {
 	v := &Verifier{
 		config: opts.Config, store: opts.Store, state: opts.State, trigger: opts.Trigger, log: opts.Log,
-		now: time.Now, judge: check.Judge, hub: newHub(), fast: newPoke(), slow: newPoke(),
+		now: time.Now, firstScan: firstScanWithin, judge: check.Judge, hub: newHub(), fast: newPoke(), slow: newPoke(),
 	}
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
