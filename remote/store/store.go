@@ -94,11 +94,12 @@ type Change struct {
 // Query selects documents of one collection, newest first by (Time, Key).
 type Query struct {
 	Collection string
-	Machine    string // empty: all
-	State      string // empty: all
-	Before     string // key of a document: only what follows it in the order
-	Limit      int    // 0: no limit
-	Bare       bool   // without values: to count, or to know the keys
+	Machine    string    // empty: all
+	State      string    // empty: all
+	Until      time.Time // zero: all; otherwise only what is older
+	Before     string    // key of a document: only what follows it in the order
+	Limit      int       // 0: no limit
+	Bare       bool      // without values: to count, or to know the keys
 }
 
 // Store is a driver's whole surface. The verifier's parts each take the slice
@@ -110,6 +111,11 @@ type Store interface {
 	// processed, in the order of their arrival: at least one if there is one,
 	// and otherwise no more than limit and PendingBytes of bodies.
 	Pending(ctx context.Context, limit int, kinds ...remote.Kind) ([]Record, error)
+	// Forget drops records that were received before a time and are processed, some
+	// at once, and returns how many it dropped: 0 when it is done. Of each stream
+	// the number of the last one stays, so that Append tells gaps as before; whether
+	// a dropped record comes again with another content it can no longer tell.
+	Forget(ctx context.Context, before time.Time) (int, error)
 	// Apply makes the changes and marks the records as processed, by ID.
 	Apply(ctx context.Context, processed []int64, changes ...Change) error
 	// Get returns one document.

@@ -24,6 +24,7 @@ type Config struct {
 	Listen    string          `toml:"listen"` // default 127.0.0.1:8443
 	Names     []string        `toml:"names"`  // extra DNS names and addresses in the server's certificate
 	State     string          `toml:"state"`  // directory; the command has a default
+	Keep      Duration        `toml:"keep"`   // what is older is forgotten (forgetOld); default: nothing
 	Enrolment EnrolmentConfig `toml:"enrolment"`
 	Groups    []Group         `toml:"group"`
 	Hosts     []Host          `toml:"host"`
@@ -205,6 +206,9 @@ func (c *Config) validate() error {
 		if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 			return fmt.Errorf("listen %q: %w", c.Listen, err)
 		}
+	}
+	if c.Keep != 0 && time.Duration(c.Keep) < minKeep {
+		return fmt.Errorf("keep %s: want %s or more, or none to keep everything", time.Duration(c.Keep), minKeep)
 	}
 	groups := map[string]bool{"": true}
 	for _, g := range c.Groups {

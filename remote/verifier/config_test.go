@@ -43,6 +43,7 @@ func TestRefusesConfig(t *testing.T) {
 		`lisen = "x:1"`:                               `unknown key "lisen"`,
 		"[[host]]\nname=\"a\"\nkernel=[]":             "unknown key",
 		`listen = "nowhere"`:                          "listen",
+		`keep = "90m"`:                                "24h0m0s or more",
 		"[[host]]\nname = \"../x\"":                   "not usable",
 		"[[host]]\nname=\"a\"\n[[host]]\nname=\"a\"":  "named twice",
 		"[[host]]\nname=\"a\"\ngroup=\"x\"":           "no group",

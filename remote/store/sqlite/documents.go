@@ -82,6 +82,9 @@ func (s *Store) List(ctx context.Context, q store.Query) ([]store.Document, erro
 	if q.Machine != "" {
 		query, args = query+" AND machine = ?", append(args, q.Machine)
 	}
+	if !q.Until.IsZero() {
+		query, args = query+" AND time < ?", append(args, q.Until.UnixNano())
+	}
 	if q.State != "" {
 		// Said twice: the index of states has no empty ones, and is used only if
 		// the query says that it wants none.

@@ -72,6 +72,9 @@ func compareOld(tx *sql.Tx, stream store.Stream, r remote.Record, receipt *store
 	case err != nil:
 		return err
 	}
+	if len(body) == 0 { // forgotten, with what was before it
+		return nil
+	}
 	if kind != string(r.Kind) || !bytes.Equal(body, r.Body) {
 		receipt.Altered = append(receipt.Altered, r.Seq)
 	}

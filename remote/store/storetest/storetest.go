@@ -33,6 +33,7 @@ func Run(t *testing.T, create func(t *testing.T) (open func() store.Store)) {
 		{"StreamsAreApart", streamsAreApart},
 		{"PendingUntilApplied", pendingUntilApplied},
 		{"PendingIsBounded", pendingIsBounded},
+		{"ForgetKeepsNumbers", forgetKeepsNumbers},
 		{"ApplyIsAtomic", applyIsAtomic},
 		{"CompareAndSwap", compareAndSwap},
 		{"OneWinnerOfManyWriters", oneWinnerOfManyWriters},
@@ -218,6 +219,52 @@ func pendingIsBounded(t *testing.T, open func() store.Store) {
 	want(t, "one that is larger than the bound", len(pending), 1)
 }
 
+// forgetKeepsNumbers: what is forgotten is no gap, what was a gap before is told as
+// ever, and what nobody has handled yet stays.
+func forgetKeepsNumbers(t *testing.T, open func() store.Store) {
+	s := open()
+	defer s.Close()
+	forget := func(before time.Time, most int) {
+		t.Helper()
+		dropped := 0
+		for {
+			n, err := s.Forget(t.Context(), before)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if dropped += n; n == 0 {
+				break
+			}
+		}
+		want(t, "dropped", dropped, most)
+	}
+	mustAppend(t, s, stream, records(1, 2, 3))
+	other := store.Stream{Agent: "host2", Spool: "s"}
+	mustAppend(t, s, other, records(1))
+	forget(received.Add(time.Hour), 0)
+	pending, err := s.Pending(t.Context(), 10, remote.KindEvent)
+	if err != nil || len(pending) != 4 {
+		t.Fatalf("%d records are pending, %v", len(pending), err)
+	}
+	if err := s.Apply(t.Context(), []int64{pending[0].ID, pending[1].ID, pending[3].ID}); err != nil {
+		t.Fatal(err)
+	}
+	forget(received, 0)
+	forget(received.Add(time.Second), 3)
+	forget(received.Add(time.Second), 0)
+	left, err := s.Pending(t.Context(), 10, remote.KindEvent)
+	if err != nil || len(left) != 1 || left[0].Record.Seq != 3 {
+		t.Fatalf("pending are %+v, %v", left, err)
+	}
+	want(t, "all again", mustAppend(t, s, stream, records(1, 2, 3)), store.Receipt{Acked: 3})
+	want(t, "another stream", mustAppend(t, s, other, records(1, 3)), store.Receipt{Acked: 3, Added: 1, Gaps: []store.Gap{{From: 2, To: 2}}})
+	if err := s.Apply(t.Context(), []int64{left[0].ID}); err != nil {
+		t.Fatal(err)
+	}
+	forget(received.Add(time.Second), 1)
+	want(t, "the next", mustAppend(t, s, stream, records(3, 5)), store.Receipt{Acked: 5, Added: 1, Gaps: []store.Gap{{From: 4, To: 4}}})
+}
+
 func applyIsAtomic(t *testing.T, open func() store.Store) {
 	s := open()
 	defer s.Close()
@@ -307,6 +354,8 @@ func listNewestFirst(t *testing.T, open func() store.Store) {
 		{store.Query{Collection: "c", Before: "b"}, "da"},
 		{store.Query{Collection: "c", Before: "c", Limit: 1}, "b"},
 		{store.Query{Collection: "c", Machine: "ma"}, "a"},
+		{store.Query{Collection: "c", Until: received.Add(time.Second)}, "da"},
+		{store.Query{Collection: "c", Until: received}, ""},
 		{store.Query{Collection: "c", Machine: "nobody"}, ""},
 		{store.Query{Collection: "c", Before: "gone"}, ""},
 		{store.Query{Collection: "empty"}, ""},
