@@ -40,11 +40,11 @@ var commandStart = regexp.MustCompile(`(?:^|[|&;]\s*|\$\s+)plumbline\s+([^|&;<>#
 func documentedCommands(text string) (commands []string) {
 	fenced := false
 	for line := range strings.Lines(strings.ReplaceAll(text, "\\\n", " ")) {
-		if strings.HasPrefix(line, "```") {
+		if strings.HasPrefix(strings.TrimSpace(line), "```") {
 			fenced = !fenced
 			continue
 		}
-		if !fenced {
+		if !fenced && !strings.HasPrefix(line, "    ") {
 			continue
 		}
 		for _, m := range commandStart.FindAllStringSubmatch(strings.TrimSpace(line), -1) {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -53,6 +55,47 @@ func TestParseConfigResolvesPaths(t *testing.T) {
 	if err != nil || users[0].Password != "secret" {
 		t.Errorf("users %+v, %v", users, err)
 	}
+}
+
+// The configuration in docs/agent.md is one, and names every key that there is.
+func TestDocumentedConfig(t *testing.T) {
+	page, err := os.ReadFile("../../docs/agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(page), "```toml\n")
+	text, _, _ = strings.Cut(text, "```")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "vm1.bmc-password"), []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ParseConfig([]byte(text), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Targets) != 1 || !c.Targets[0].Watch.Enabled || c.Targets[0].Files.FullEvery != 24 {
+		t.Errorf("targets %+v", c.Targets)
+	}
+	for _, key := range keys(reflect.TypeFor[Config]()) {
+		if !regexp.MustCompile(`(^|[^a-z_])` + key + `( +=|\])`).MatchString(text) {
+			t.Errorf("the key %q is not in docs/agent.md", key)
+		}
+	}
+}
+
+// keys are those of a struct's TOML, and of the structs in it.
+func keys(of reflect.Type) (out []string) {
+	for of.Kind() == reflect.Slice {
+		of = of.Elem()
+	}
+	if of.Kind() != reflect.Struct {
+		return nil
+	}
+	for i := range of.NumField() {
+		f := of.Field(i)
+		out = append(append(out, f.Tag.Get("toml")), keys(f.Type)...)
+	}
+	return out
 }
 
 func TestParseConfigRefuses(t *testing.T) {
