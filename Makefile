@@ -6,7 +6,7 @@ GOFLAGS ?= -trimpath
 BIN     := bin
 BENCH   ?= .
 
-.PHONY: all build portable lint check setup test demo bench fuzz damage pictures matrix endurance clean
+.PHONY: all build portable lint check setup test demo bench fuzz damage pictures matrix nested endurance clean
 
 all: build
 
@@ -70,6 +70,12 @@ pictures: setup
 MATRIX ?= .
 matrix: setup build
 	.ci/matrix $(MATRIX)
+
+# Kernels under real KVM within the test machine, measured from there: NESTED
+# narrows it, as in make nested NESTED=trixie
+NESTED ?= .
+nested: setup
+	.ci/nested $(NESTED)
 
 # 200 scans of a machine that is kept busy with all that is honest.
 endurance: setup build

@@ -151,11 +151,16 @@ func (i *image) buildInitrd(context.Context) error {
 	if err != nil {
 		return err
 	}
-	busybox, err := os.ReadFile(filepath.Join(i.dir, "busybox"))
+	initScript, err := guestFiles.ReadFile("guest/initrd-init")
 	if err != nil {
 		return err
 	}
-	initScript, err := guestFiles.ReadFile("guest/initrd-init")
+	return i.writeInitrd(i.initrd(), initScript, tree, order)
+}
+
+// writeInitrd writes an archive of BusyBox, modules in loading order, and init.
+func (i *image) writeInitrd(to string, initScript []byte, tree *moduleTree, order []string) error {
+	busybox, err := os.ReadFile(filepath.Join(i.dir, "busybox"))
 	if err != nil {
 		return err
 	}
@@ -179,5 +184,5 @@ func (i *image) buildInitrd(context.Context) error {
 	if err := cpio.close(); err != nil {
 		return err
 	}
-	return os.WriteFile(i.initrd(), archive.Bytes(), 0o644)
+	return os.WriteFile(to, archive.Bytes(), 0o644)
 }
