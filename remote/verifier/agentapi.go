@@ -110,11 +110,7 @@ func commandID(changes []store.Change) uint64 {
 // handleRecords is POST /v1/agent/records. Its answer follows the durable
 // commit.
 func (v *Verifier) handleRecords(w http.ResponseWriter, r *http.Request) (any, error) {
-	agent, err := v.agentOf(r)
-	if err != nil {
-		return nil, err
-	}
-	end, err := v.bulk.begin(agent.Name)
+	agent, end, err := v.beginBulk(r)
 	if err != nil {
 		return nil, err
 	}
@@ -233,11 +229,7 @@ func (v *Verifier) needed(ctx context.Context, records []remote.Record) ([]remot
 
 // handleBody is PUT /v1/agent/bodies/{digest}.
 func (v *Verifier) handleBody(w http.ResponseWriter, r *http.Request) (any, error) {
-	agent, err := v.agentOf(r)
-	if err != nil {
-		return nil, err
-	}
-	end, err := v.bulk.begin(agent.Name)
+	_, end, err := v.beginBulk(r)
 	if err != nil {
 		return nil, err
 	}
@@ -258,11 +250,7 @@ func (v *Verifier) handleBody(w http.ResponseWriter, r *http.Request) (any, erro
 
 // handleBundle is POST /v1/agent/bodies.
 func (v *Verifier) handleBundle(w http.ResponseWriter, r *http.Request) (any, error) {
-	agent, err := v.agentOf(r)
-	if err != nil {
-		return nil, err
-	}
-	end, err := v.bulk.begin(agent.Name)
+	_, end, err := v.beginBulk(r)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,16 @@ type bulk struct {
 	count map[string]int
 }
 
+// beginBulk says which machine a request with bulk stands for, and takes a place for
+// it.
+func (v *Verifier) beginBulk(r *http.Request) (agent *machine, end func(), err error) {
+	if agent, err = v.agentOf(r); err != nil {
+		return nil, nil, err
+	}
+	end, err = v.bulk.begin(agent.Name)
+	return agent, end, err
+}
+
 // begin takes a place for a request of an agent; end gives it back.
 func (b *bulk) begin(agent string) (end func(), err error) {
 	b.mu.Lock()

@@ -135,20 +135,6 @@ func (e *Emulator) Reset(t testing.TB) {
 	}
 }
 
-// Extend extends the sha256 bank of a PCR.
-func (e *Emulator) Extend(t testing.TB, pcr int, digest []byte) {
-	t.Helper()
-	_, err := tpm2.PCRExtend{
-		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
-		Digests: tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{
-			HashAlg: tpm2.TPMAlgSHA256, Digest: digest,
-		}}},
-	}.Execute(e.open(t))
-	if err != nil {
-		t.Fatalf("extend PCR %d: %v", pcr, err)
-	}
-}
-
 // open returns a connection per command: nothing to close.
 func (e *Emulator) open(t testing.TB) transport.TPM {
 	t.Helper()

@@ -35,15 +35,6 @@ type Driver struct {
 
 var _ trap.Driver = (*Driver)(nil)
 
-// NewDriver returns the driver for a kernel described by its symbols and types.
-func NewDriver(symbols trap.Symbols, types trap.Types, opts *Options) (*Driver, error) {
-	l, err := NewLayout(symbols, types)
-	if err != nil {
-		return nil, err
-	}
-	return FromLayout(l, opts)
-}
-
 // FromLayout returns the driver for a layout that NewLayout made.
 func FromLayout(l *Layout, opts *Options) (*Driver, error) {
 	if opts == nil {
