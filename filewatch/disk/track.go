@@ -100,14 +100,7 @@ type bitmap struct {
 }
 
 // bitmaps gives our bitmaps by the block node they are on.
-func (t *tracking) bitmaps(ctx context.Context, f *fleece) (map[string][]bitmap, error) {
-	var nodes []struct {
-		Name    string   `json:"node-name"`
-		Bitmaps []bitmap `json:"dirty-bitmaps"`
-	}
-	if err := f.monitor.Execute(ctx, "query-named-block-nodes", object{"flat": true}, &nodes); err != nil {
-		return nil, err
-	}
+func (t *tracking) bitmaps(nodes []blockNode) map[string][]bitmap {
 	out := map[string][]bitmap{}
 	for _, n := range nodes {
 		for _, b := range n.Bitmaps {
@@ -116,17 +109,14 @@ func (t *tracking) bitmaps(ctx context.Context, f *fleece) (map[string][]bitmap,
 			}
 		}
 	}
-	return out, nil
+	return out
 }
 
 // prepare finds out whether the last scan's bitmaps are whole, and mends what a
 // scan that was killed left behind.
-func (t *tracking) prepare(ctx context.Context, f *fleece, blocks []Block) error {
+func (t *tracking) prepare(ctx context.Context, f *fleece, nodes []blockNode, blocks []Block) (err error) {
 	t.now = Track{ID: t.last.ID, Disks: blocks, Bitmap: t.last.prefix() + strings.TrimPrefix(randomName(), namePrefix)}
-	found, err := t.bitmaps(ctx, f)
-	if err != nil {
-		return err
-	}
+	found := t.bitmaps(nodes)
 	switch {
 	case t.last.Bitmap == "":
 		t.lost = "there is no earlier scan of the running machine"
@@ -242,10 +232,11 @@ func (t *tracking) contexts(b Block) []string {
 
 // finish lets go of one of the two bitmaps of each disk once nothing uses them.
 func (t *tracking) finish(ctx context.Context, f *fleece) error {
-	found, err := t.bitmaps(ctx, f)
+	nodes, err := f.nodes(ctx)
 	if err != nil {
 		return err
 	}
+	found := t.bitmaps(nodes)
 	if t.drop {
 		t.lost = "dropped"
 		return t.discard(ctx, f, found)

@@ -63,10 +63,12 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 	// a connection of its own, to take down.
 	defer monitor.Close()
 	f := &fleece{monitor: monitor}
-	if err := f.sweep(ctx); err != nil {
-		return err
+	nodes, blocks, left, err := f.look(ctx)
+	if err == nil && left {
+		if err = f.sweep(ctx); err == nil {
+			nodes, blocks, _, err = f.look(ctx)
+		}
 	}
-	blocks, err := Blocks(ctx, monitor)
 	if err != nil {
 		return err
 	}
@@ -74,7 +76,7 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 		return errors.New("it has no disks")
 	}
 	if s.tracking != nil {
-		if err := s.tracking.prepare(ctx, f, blocks); err != nil {
+		if err := s.tracking.prepare(ctx, f, nodes, blocks); err != nil {
 			return err
 		}
 		if s.tracking.same {
@@ -86,7 +88,7 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 	if err != nil {
 		return err
 	}
-	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) }, func() error { return s.takeDown(socket) })
+	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) }, func() error { return s.takeDown(socket, f.others) })
 	export, err := f.snapshot(ctx, dir, blocks, s.tracking)
 	if err != nil {
 		return err
@@ -124,8 +126,9 @@ func (s *Set) dial(ctx context.Context, export string, blocks []Block) error {
 	return nil
 }
 
-// takeDown removes the snapshot with a connection of its own.
-func (s *Set) takeDown(socket string) error {
+// takeDown removes the snapshot with a connection of its own. QEMU's NBD server may
+// be others'.
+func (s *Set) takeDown(socket string, others bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	monitor, err := qmp.Dial(ctx, socket)
@@ -133,7 +136,7 @@ func (s *Set) takeDown(socket string) error {
 		return fmt.Errorf("take the snapshot away: %w", err)
 	}
 	defer monitor.Close()
-	f := &fleece{monitor: monitor}
+	f := &fleece{monitor: monitor, others: others}
 	if err := f.sweep(ctx); err != nil || s.tracking == nil {
 		return err
 	}

@@ -1,0 +1,48 @@
+package disk
+
+import (
+	"net"
+	"path/filepath"
+	"testing"
+
+	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
+)
+
+// While QEMU's NBD server is somebody else's there is no snapshot, that server goes on,
+// and nothing of ours is left. Once it is gone there is one, also after a scan that was
+// killed, whose server is taken for ours.
+func TestServerOfOthers(t *testing.T) {
+	raw, _ := images(t)
+	m := disktest.Start(t, "raw:"+raw)
+	theirs := filepath.Join(filepath.Dir(m.QMP), "theirs")
+	m.Execute(t, "nbd-server-start", object{"addr": object{"type": "unix", "data": object{"path": theirs}}}, nil)
+	for range 2 {
+		if set, err := OpenVM(t.Context(), m.QMP); err == nil {
+			set.Close()
+			t.Fatal("a snapshot through the server of others")
+		}
+		conn, err := net.Dial("unix", theirs)
+		if err != nil {
+			t.Fatalf("the server of others: %v", err)
+		}
+		conn.Close()
+	}
+	m.Execute(t, "nbd-server-stop", nil, nil)
+	killed, err := OpenVM(t.Context(), m.QMP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed.closers[0]() // the lock dies with a process; all else stays
+	set, err := OpenVM(t.Context(), m.QMP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := set.Close(); err != nil {
+		t.Error(err)
+	}
+	var nodes []blockNode
+	m.Execute(t, "query-named-block-nodes", object{"flat": true}, &nodes)
+	if left := oursOf(nodes); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
