@@ -57,7 +57,31 @@ type Set struct {
 
 	tracking *tracking
 	closers  []func() error
+	// takeDown, if not nil, takes the snapshot away and, once its argument is
+	// closed, what no later scan builds on.
+	takeDown func(decided <-chan struct{}) error
+	released *released
 }
+
+// released is a snapshot that is taken away meanwhile.
+type released struct {
+	decided chan struct{}
+	done    chan error
+}
+
+// Release says that nothing is read any more: what QEMU made for a snapshot goes
+// while what was read is worked on. Which bitmap goes on is for [Set.Close] to say.
+func (s *Set) Release() {
+	if s.takeDown == nil || s.released != nil {
+		return
+	}
+	r := &released{make(chan struct{}), make(chan error, 1)}
+	s.released = r
+	go func() { r.done <- s.takeDown(r.decided) }()
+}
+
+// Released says that the disks can no longer be read.
+func (s *Set) Released() bool { return s.released != nil }
 
 // Close ends everything that was opened or started for the disks, last first.
 func (s *Set) Close() error {

@@ -88,7 +88,12 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 	if err != nil {
 		return err
 	}
-	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) }, func() error { return s.takeDown(socket, f.others) })
+	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) }, func() error {
+		s.Release()
+		close(s.released.decided)
+		return <-s.released.done
+	})
+	s.takeDown = func(decided <-chan struct{}) error { return s.remove(socket, f.others, decided) }
 	export, err := f.snapshot(ctx, dir, blocks, s.tracking)
 	if err != nil {
 		return err
@@ -126,10 +131,10 @@ func (s *Set) dial(ctx context.Context, export string, blocks []Block) error {
 	return nil
 }
 
-// takeDown removes the snapshot with a connection of its own. QEMU's NBD server may
-// be others'.
-func (s *Set) takeDown(socket string, others bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+// remove removes the snapshot with a connection of its own and, once it is decided
+// which, a bitmap. QEMU's NBD server may be others'.
+func (s *Set) remove(socket string, others bool, decided <-chan struct{}) error {
+	ctx, cancel := context.WithTimeout(context.Background(), removing)
 	defer cancel()
 	monitor, err := qmp.Dial(ctx, socket)
 	if err != nil {
@@ -140,11 +145,17 @@ func (s *Set) takeDown(socket string, others bool) error {
 	if err := f.sweep(ctx); err != nil || s.tracking == nil {
 		return err
 	}
+	<-decided
+	ctx, cancelFinish := context.WithTimeout(context.Background(), removing)
+	defer cancelFinish()
 	if err := s.tracking.finish(ctx, f); err != nil {
 		return fmt.Errorf("dirty bitmaps: %w", err)
 	}
 	return nil
 }
+
+// removing is how long QEMU may take to remove what was made.
+const removing = 30 * time.Second
 
 // Blocks lists a machine's disks: everything with a medium but firmware flash
 // and removable drives.

@@ -76,12 +76,16 @@ func Open(r io.ReaderAt, ref Ref) (*File, error) {
 
 // readAll reads n bytes at off without trusting n beyond what is there.
 func readAll(r io.ReaderAt, off, n int64) ([]byte, error) {
-	var b bytes.Buffer
-	got, err := io.Copy(&b, io.NewSectionReader(r, off, n))
-	if err == nil && got != n {
-		err = fmt.Errorf("%d bytes, want %d: %w", got, n, ErrDamaged)
+	if n > 0 {
+		if _, err := r.ReadAt(make([]byte, 1), off+n-1); err != nil {
+			return nil, fmt.Errorf("%d bytes at %d: %w: %w", n, off, ErrDamaged, err)
+		}
 	}
-	return b.Bytes(), err
+	b := make([]byte, n)
+	if got, err := r.ReadAt(b, off); int64(got) < n {
+		return nil, fmt.Errorf("%d bytes, want %d: %w: %w", got, n, ErrDamaged, err)
+	}
+	return b, nil
 }
 
 func (f *File) parse(index []byte) error {

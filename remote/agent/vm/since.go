@@ -230,9 +230,10 @@ func (c *sinceScan) openDisks(ctx context.Context, raw []byte, running openRunni
 	return c.openSince(ctx, raw, absolute(c.Dir), running)
 }
 
-// openWhole opens the disks for reading where that seemed not to be needed.
+// openWhole opens the disks for reading where that seemed not, or no longer, to be
+// needed.
 func (c *sinceScan) openWhole(ctx context.Context, raw []byte) error {
-	if !c.open.set.Same {
+	if !c.open.set.Same && !c.open.set.Released() {
 		return nil
 	}
 	if err := c.open.set.Close(); err != nil {
@@ -292,6 +293,7 @@ func (c *sinceScan) follow(ctx context.Context, last *baseline.Last) error {
 	if err := c.resume.torn(c.open); err != nil {
 		return err
 	}
+	c.open.set.Release()
 	c.how.Resumed, c.how.Anew = c.resume.result(update.Reused())
 	c.how.Whole, c.how.Looked, c.how.Bytes = following.Touched().Whole, update.Touched(), update.Bytes()
 	out := found{update: update}
