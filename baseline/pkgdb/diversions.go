@@ -13,6 +13,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch"
 )
 
 // Diversions say where dpkg puts files of packages instead of where the packages
@@ -102,6 +103,27 @@ func diversionsIn(text []byte, records iter.Seq2[*baseline.Record, error]) (bool
 		}
 	}
 	return false, nil
+}
+
+// KeptDiversions is the list that a signed baseline with the given records keeps the
+// text of, because a rule asks for it (diff = true), and nil where it has none. A scan
+// that does not read the machine's list can go by it on [BaselinesWord].
+func KeptDiversions(records iter.Seq2[*baseline.Record, error]) (*Diversions, error) {
+	for r, err := range records {
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(r.Names, dpkgDiversions) {
+			continue
+		}
+		if r.Type == filewatch.TypeFile && r.Text.State == baseline.TextKept {
+			if d, err := ParseDiversions(r.Text.Content); err == nil {
+				return d, nil
+			}
+		}
+		break
+	}
+	return nil, nil
 }
 
 // diverted are diversions on somebody's word.

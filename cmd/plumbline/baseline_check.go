@@ -125,6 +125,13 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 			return err
 		}
 		if packages != nil {
+			kept, err := pkgdb.KeptDiversions(b.Records())
+			if err != nil {
+				return baselineError(flags.file, err)
+			}
+			if kept != nil {
+				packages.Divert(kept, pkgdb.BaselinesWord)
+			}
 			packages.Explain(report.Changes, time.Now())
 		}
 		return use(&checked{report: report, base: b, how: how})

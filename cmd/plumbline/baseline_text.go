@@ -34,7 +34,7 @@ func printChanges(w io.Writer, r *baseline.Report, format string) error {
 
 // printSince is printChanges for a scan that may have built on the last one.
 func printSince(w io.Writer, r *baseline.Report, how *vm.How, format string) error {
-	out := bufio.NewWriter(w)
+	out := bufio.NewWriterSize(w, 64<<10)
 	var err error
 	switch format {
 	case "json":
