@@ -26,6 +26,7 @@ const busy = `
 	repeat 'echo 1 > events/sched/enable; sleep 0.5; echo 0 > events/sched/enable; sleep 0.5'
 	repeat 'tc qdisc add dev lo clsact; tc filter add dev lo ingress bpf bytecode "1,6 0 0 4294967295"; sleep 0.4; tc qdisc del dev lo clsact'
 	repeat 'timeout 2 /opt/plumbline/bpfload < /dev/null; sleep 0.2'
+	repeat 'timeout 5 /opt/plumbline/kvmguest spin io hlt; timeout 5 /opt/plumbline/kvmguest -churn spin io hlt; sleep 5'
 	repeat 'echo 0 > /sys/devices/system/cpu/cpu1/online; sleep 1; echo 1 > /sys/devices/system/cpu/cpu1/online; sleep 2'
 	echo devices > /sys/power/pm_test; echo 1 > /sys/module/suspend/parameters/pm_test_delay
 	repeat 'sleep 20; echo freeze > /sys/power/state'

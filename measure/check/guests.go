@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -61,9 +62,73 @@ func (c *collector) callsUnread() (out absentCPUs) {
 			out = append(out, absentCPU{CPU: s.CPU, Unread: v.Unread})
 		case v.Guest && !c.savesCalls():
 			out = append(out, absentCPU{CPU: s.CPU, Unread: "it ran a guest of the target, and its own registers of system calls are not where it left the rest"})
+		case !v.User && c.foreignCalls(s) && c.guestsCallsStay():
+			out = append(out, absentCPU{CPU: s.CPU, Unread: "KVM leaves a guest's registers of system calls in it until it goes back to user mode"})
 		}
 	}
 	return out
+}
+
+// foreignCalls reports whether SYSCALL does not lead to the kernel's entry as the
+// kernel has it.
+func (c *collector) foreignCalls(s mem.SystemCalls) bool {
+	if c.xen != nil {
+		return false
+	}
+	entry, ok := c.profile.Symbol(entry64)
+	return ok && (mem.Virt(s.LSTAR) != entry || address(s.STAR) != starSegments || address(s.FMASK)&neededFlags != neededFlags)
+}
+
+// guestsCallsStay reports whether some CPU has, by KVM's word, a guest's registers of
+// system calls while it runs the kernel: kvm_intel loads them when a vCPU is about to
+// run and puts the kernel's back before user mode (struct kvm_user_return_msrs,
+// arch/x86/kvm/x86.c, since 5.11), and so did kvm_amd, for as long as a vCPU is loaded,
+// before 5.12 (host_user_msrs of struct vcpu_svm).
+func (c *collector) guestsCallsStay() bool {
+	vendor, err := c.kvmVendor()
+	if err != nil || vendor == "kvm_amd" && c.savesCalls() {
+		return false
+	}
+	m, err := c.module("kvm")
+	if err != nil {
+		return false
+	}
+	symbols, err := c.moduleSymbols(m)
+	if err != nil {
+		return false
+	}
+	running, ok := symbols.Address("kvm_running_vcpu")
+	bases, err := c.profile.PerCPU()
+	if !ok || err != nil {
+		return false
+	}
+	registered, hasRegistered := c.userReturn(m, symbols)
+	for _, base := range bases {
+		if vcpu, err := c.space.U64(base + mem.Virt(running)); err == nil && vcpu != 0 {
+			return true
+		}
+		if !hasRegistered {
+			continue
+		}
+		var flag [1]byte
+		if err := c.space.Read(flag[:], base+registered); err == nil && flag[0] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// userReturn is where, of a CPU's own data, KVM has whether it loaded registers that
+// it must put back.
+func (c *collector) userReturn(m *kernel.LoadedModule, symbols *kernel.ModuleSymbols) (mem.Virt, bool) {
+	at, ok := symbols.Address("user_return_msrs")
+	types, err := c.profile.ModuleTypes(m)
+	if !ok || err != nil {
+		return 0, false
+	}
+	offset, err1 := types.Offset("kvm_user_return_msrs", "registered")
+	own, err2 := c.space.U64(mem.Virt(at))
+	return mem.Virt(own + offset), err1 == nil && err2 == nil
 }
 
 // savesCalls reports whether this target puts TR, LDT, FS, GS and the registers of

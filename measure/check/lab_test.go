@@ -46,10 +46,12 @@ var (
 
 // buildGuestFiles builds what the guest finds in /opt/plumbline.
 func buildGuestFiles(dir string) error {
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "bpfload"), "../../internal/lab/bpfload")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build bpfload: %w: %s", err, out)
+	for _, name := range []string{"bpfload", "kvmguest"} {
+		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), "../../internal/lab/"+name)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w: %s", name, err, out)
+		}
 	}
 	return nil
 }

@@ -14,7 +14,8 @@ import (
 
 // linux.registers: every CPU has write protection, no-execute and the other
 // protections on that the kernel found the processor to have, and debug
-// registers watch kernel addresses only for the kernel's own breakpoints.
+// registers watch kernel addresses only for the kernel's own breakpoints. Guests run
+// on them by KVM alone (hypervisor.go).
 //
 // Proves: the state of the control registers at the moment they were read.
 // Trusts: the VMM for their values, and the target's memory for which features
@@ -35,6 +36,8 @@ type registersData struct {
 	Pinned     uint64     `json:"pinned"`            // cr4_pinned_bits, 0 if the kernel has none
 	Watched    [4]bool    `json:"watched"`           // slots in which the kernel has a breakpoint, on any CPU
 	Unknown    string     `json:"unknown,omitempty"` // why Watched is not known
+
+	Hypervisor *hypervisorFact `json:"hypervisor,omitempty"` // if virtualization is on
 }
 
 type cpuFact struct {
@@ -45,6 +48,9 @@ type cpuFact struct {
 	DR7     uint64     `json:"dr7"`
 	DR      [4]address `json:"dr"`
 	Missing []string   `json:"missing,omitempty"`
+
+	HostState address    `json:"host_state,omitempty"` // VM_HSAVE_PA
+	Guest     *guestFact `json:"guest,omitempty"`      // if it runs one
 }
 
 func collectRegisters(c *collector) (any, measure.Coverage, error) {
@@ -64,12 +70,8 @@ func collectRegisters(c *collector) (any, measure.Coverage, error) {
 	if data.Watched, err = c.watched(); err != nil {
 		data.Unknown = err.Error()
 	}
-	for _, r := range c.registers {
-		f := cpuFact{CPU: r.CPU, CR0: r.CR0, CR4: r.CR4, EFER: r.EFER, DR7: r.DR[7], Missing: r.Missing}
-		for i := range f.DR {
-			f.DR[i] = address(r.DR[i])
-		}
-		data.CPUs = append(data.CPUs, f)
+	if err := c.hypervisor(&data); err != nil {
+		return nil, measure.Coverage{}, err
 	}
 	return data, measure.Coverage{Objects: int64(len(data.CPUs))}, nil
 }
@@ -152,6 +154,10 @@ func judgeRegisters(_ *judging, raw json.RawMessage, out *measure.Check) error {
 			return err
 		}
 		out.Findings = append(out.Findings, found...)
+	}
+	out.Findings = append(out.Findings, data.hypervisors()...)
+	if h := data.Hypervisor; h != nil && h.Unknown != "" {
+		return fmt.Errorf("virtualization is on, and which modules there are was not read: %s", h.Unknown)
 	}
 	if missing := data.missing(); len(missing) > 0 {
 		return fmt.Errorf("the source does not show %s", strings.Join(missing, ", "))

@@ -10,6 +10,8 @@ import "github.com/plumbline-sec/plumbline/internal/bin"
 type Virtualization struct {
 	// Guest says that the CPU ran a guest of the target's when it was looked at.
 	Guest bool
+	// User says that it ran user mode of the target's own.
+	User bool
 	// HostState is where the processor keeps what it goes back to (MSR VM_HSAVE_PA,
 	// AMD64 APM vol. 2, 15.30.4); zero where nobody set it, or on Intel's.
 	HostState Phys

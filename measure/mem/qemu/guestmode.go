@@ -137,6 +137,7 @@ func (vm *VM) own(shown *mem.Registers, state *cpuState, kvm bool) seen {
 		return s
 	}
 	v := mem.Virtualization{Guest: state.hflags&hfGuest != 0, HostState: state.hostState}
+	v.User = !v.Guest && shown.CPL == 3
 	s.regs.Virtualization, s.calls.Virtualization = &v, &v
 	svm := shown.EFER&mem.EFERSVME != 0
 	switch {

@@ -1,0 +1,174 @@
+//go:build lab
+
+package check_test
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/internal/lab"
+	"github.com/plumbline-sec/plumbline/internal/qmp"
+	"github.com/plumbline-sec/plumbline/measure"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+	"github.com/plumbline-sec/plumbline/measure/mem/qemu"
+)
+
+// runGuests has the machine run guests of its own, until the test ends, whose
+// registers look like a kernel's without any protection.
+func runGuests(t *testing.T, m *lab.Machine, how string) {
+	m.ShellT(t, `set -e
+		/opt/plumbline/kvmguest `+how+` > /run/lab-guests 2>&1 < /dev/null &
+		echo $! > /run/lab-guests-pid
+		for try in $(seq 600); do grep -q running /run/lab-guests && exit 0; sleep 0.1; done
+		cat /run/lab-guests >&2; exit 1`)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+		defer cancel()
+		if _, err := m.Shell(ctx, `kill $(cat /run/lab-guests-pid); for try in $(seq 600); do pidof kvmguest || exit 0; sleep 0.1; done; exit 1`); err != nil {
+			t.Errorf("end the guests: %v", err)
+		}
+	})
+}
+
+// TestGuestsOfTheTarget scans a machine that runs guests, and one on which they come
+// and go: what they have is never judged as the machine's.
+func TestGuestsOfTheTarget(t *testing.T) {
+	m := sharedMachine(t)
+	for _, how := range []string{"spin io hlt", "-churn spin io hlt"} {
+		t.Run(how, func(t *testing.T) {
+			runGuests(t, m, how)
+			s := newScanner(t, m)
+			passed := 0
+			for range 5 {
+				r, _ := s.scan(t)
+				switch r.Outcome {
+				case measure.Fail:
+					t.Errorf("a guest is a finding:\n%s", text(r))
+				case measure.Pass:
+					passed++
+				default:
+					t.Log(text(r))
+				}
+			}
+			if passed == 0 {
+				t.Error("no scan passed")
+			}
+		})
+	}
+}
+
+// Places in the page that a processor keeps the host's state in (AMD64 APM vol. 2,
+// table B-2), and what an attacker would change there for the CPU to come back to
+// something else than the kernel.
+var hostStateTampers = []struct {
+	name, check string
+	at          int64
+	value       func(old uint64, ram io.ReaderAt) uint64
+}{
+	{"IDTR", "linux.idt", 0x488, func(old uint64, _ io.ReaderAt) uint64 { return old + 0x1000 }},
+	{"CR3", "linux.pagetables", 0x550, otherTables},
+	{"CR0.WP", "linux.registers", 0x558, func(old uint64, _ io.ReaderAt) uint64 { return old &^ mem.CR0WP }},
+	{"CR4.SMEP", "linux.registers", 0x548, func(old uint64, _ io.ReaderAt) uint64 { return old &^ mem.CR4SMEP }},
+	{"EFER.NXE", "linux.registers", 0x4d0, func(old uint64, _ io.ReaderAt) uint64 { return old &^ mem.EFERNXE }},
+	{"RIP", "linux.registers", 0x578, func(old uint64, _ io.ReaderAt) uint64 { return old + 3 }},
+	{"TSS", "linux.gdt", 0x498, func(old uint64, _ io.ReaderAt) uint64 { return old + 0x1000 }},
+	{"LSTAR", "linux.msrs", 0x608, func(old uint64, _ io.ReaderAt) uint64 { return old + 5 }},
+}
+
+// otherTables is a page whose upper half holds other tables than the kernel's top
+// table does: the one that its last entry leads to.
+func otherTables(top uint64, ram io.ReaderAt) uint64 {
+	var entry [8]byte
+	if _, err := ram.ReadAt(entry[:], int64(top&^0xfff)+511*8); err != nil {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(entry[:]) & 0x000f_ffff_ffff_f000
+}
+
+// TestDetectsHostStateTampers changes, while the machine stands still with a CPU in
+// a guest, what that CPU goes back to.
+func TestDetectsHostStateTampers(t *testing.T) {
+	m := sharedMachine(t)
+	runGuests(t, m, "spin spin")
+	monitor, err := qmp.Dial(t.Context(), m.LabQMP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer monitor.Close()
+	command := func(name string) {
+		if err := monitor.Execute(t.Context(), name, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer command("cont")
+	page := stopInGuest(t, m, command)
+	ram, err := os.OpenFile(m.RAM, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ram.Close()
+	s := newScanner(t, m)
+	for _, tamper := range hostStateTampers {
+		t.Run(tamper.name, func(t *testing.T) {
+			var old, changed [8]byte
+			at := int64(page) + tamper.at
+			if _, err := ram.ReadAt(old[:], at); err != nil {
+				t.Fatal(err)
+			}
+			was := binary.LittleEndian.Uint64(old[:])
+			binary.LittleEndian.PutUint64(changed[:], tamper.value(was, ram))
+			if _, err := ram.WriteAt(changed[:], at); err != nil {
+				t.Fatal(err)
+			}
+			r, _ := s.scan(t, tamper.check)
+			if _, err := ram.WriteAt(old[:], at); err != nil {
+				t.Fatal(err)
+			}
+			if c := find(t, r, tamper.check); c.Outcome != measure.Fail || len(c.Findings) == 0 {
+				t.Errorf("%s did not see %#x for %#x:\n%s", tamper.check, binary.LittleEndian.Uint64(changed[:]), was, text(r))
+			}
+			if r, _ := s.scan(t, tamper.check); r.Outcome != measure.Pass {
+				t.Errorf("after it was undone:\n%s", text(r))
+			}
+		})
+	}
+}
+
+// stopInGuest stops the machine while one of its CPUs, and that one for sure, is in
+// a guest, and returns where its own state is.
+func stopInGuest(t *testing.T, m *lab.Machine, command func(string)) mem.Phys {
+	t.Helper()
+	for range 600 {
+		command("stop")
+		vm, err := qemu.Open(t.Context(), m.QMP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := vm.Registers(t.Context())
+		vm.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var in, unread int
+		var page mem.Phys
+		for _, r := range all {
+			if r.Unread() != "" {
+				unread++
+			} else if r.InGuest() {
+				in++
+				page = r.Virtualization.HostState
+			}
+		}
+		if in > 0 && unread == 0 {
+			return page
+		}
+		command("cont")
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatal("no CPU was seen to run a guest")
+	return 0
+}
