@@ -60,6 +60,9 @@ func planGDT(c *collector) error {
 		return kernel.ErrNoRegisters // where a CPU's tables are, only they tell
 	}
 	for _, r := range c.registers {
+		if r.InGuest() && r.TR.Selector == 0 { // KVM before 5.12
+			return fmt.Errorf("CPU %d ran a guest of the target, and its own task state segment is not where it left the rest", r.CPU)
+		}
 		if err := c.want(r.GDT.Base, gdtSize); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -179,7 +180,7 @@ func judgeMSRs(j *judging, raw json.RawMessage, out *measure.Check) error {
 		return err
 	}
 	if len(data.CPUs) == 0 {
-		return errNotObserved
+		return cmp.Or(data.Absent.unaccounted(), errNotObserved)
 	}
 	if j.code.err != nil {
 		return j.code.err
