@@ -58,9 +58,14 @@ type taskFact struct {
 // has it for as long as lastingTime. A task that is being made lies in memory, as
 // a copy of its parent, before anything lists it, and may wait there for memory
 // or for a CPU. A list may be cut while it is walked: then it is read again.
+// Whoever measures may be so short of processors that one comparison takes longer
+// than all that, and a task that was made while it ran is in one view and not in
+// the other: so the time counts from the end of the first, and there are at least
+// lastingLooks of them.
 const (
 	lastingTime  = 3 * time.Second
 	lastingPause = 25 * time.Millisecond
+	lastingLooks = 4
 )
 
 // lasting compares views until no difference is left, or for so long that those
@@ -68,8 +73,16 @@ const (
 func lasting[T comparable](ctx context.Context, compare func() (map[T]bool, error)) (map[T]bool, error) {
 	var left map[T]bool
 	var err error
-	for began := time.Now(); ; {
+	var began time.Time // when the first comparison was done
+	looks := 0          // comparisons that could be made
+	for tries := 1; ; tries++ {
 		found, compareErr := compare()
+		if tries == 1 {
+			began = time.Now()
+		}
+		if compareErr == nil {
+			looks++
+		}
 		switch {
 		case compareErr != nil:
 			err = compareErr
@@ -81,11 +94,11 @@ func lasting[T comparable](ctx context.Context, compare func() (map[T]bool, erro
 		if left != nil && len(left) == 0 {
 			return left, nil
 		}
-		if time.Since(began) > lastingTime {
-			if left != nil {
-				err = nil
+		if time.Since(began) > lastingTime && (looks >= lastingLooks || tries >= 2*lastingLooks) {
+			if looks < lastingLooks {
+				return nil, err // too few to tell what lasts
 			}
-			return left, err
+			return left, nil
 		}
 		select {
 		case <-ctx.Done():
