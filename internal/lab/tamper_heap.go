@@ -97,6 +97,16 @@ var heapTampers = []Tamper{
 		apply: hookProgram,
 	},
 	{
+		Name: "hotplug-callback", Check: "linux.objects",
+		Doc:   "point what the kernel calls for a CPU that comes, in a state that none passes, at data",
+		apply: hookField("cpuhp_hp_states", "cpuhp_step", "startup"),
+	},
+	{
+		Name: "pci-bus-operations", Check: "linux.objects",
+		Doc:   "give the first PCI bus a forged table of operations",
+		apply: forgeBus,
+	},
+	{
 		Name: "kprobe-handler", Check: "linux.objects",
 		Doc:   "point the handler of a registered probe at data",
 		apply: hookProbe,
@@ -201,6 +211,31 @@ func plantNotifier(ctx context.Context, c *change) error {
 		slot = block + next
 	}
 	return fmt.Errorf("the chain at %#x does not end", at[0])
+}
+
+// forgeBus changes what is called when a device is added to a bus.
+func forgeBus(ctx context.Context, c *change) error {
+	h, err := c.hold(ctx, "/etc/passwd")
+	if err != nil {
+		return err
+	}
+	at, err := c.symbols(ctx, "pci_root_buses")
+	if err != nil {
+		return err
+	}
+	node, err := c.offset(ctx, "pci_bus", "node")
+	if err != nil {
+		return err
+	}
+	first, err := c.mem.readWord(at[0])
+	if err != nil {
+		return err
+	}
+	slot, err := c.follow(ctx, first-node, "pci_bus.ops")
+	if err != nil {
+		return err
+	}
+	return c.forge(ctx, slot, h.room, "pci_ops", "add_bus")
 }
 
 // plantTimer links a timer into the last, empty bucket of the wheel that nothing

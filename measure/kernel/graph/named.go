@@ -4,12 +4,13 @@ import "github.com/plumbline-sec/plumbline/measure/kernel"
 
 // named finds the symbols that the tables name. Static variables of several
 // files may be called the same: the global one is meant then, and if there is
-// none it cannot be told which.
+// none the only one in writable data; else it cannot be told which.
 func named(symbols *kernel.Symbols) map[string]uint64 {
 	type candidates struct {
-		local, global   uint64
-		locals, globals int
+		local, global, data    uint64
+		locals, globals, datas int
 	}
+	writable, _ := symbols.Address("_sdata")
 	found := make(map[string]*candidates)
 	for _, name := range names() {
 		found[name] = new(candidates)
@@ -24,6 +25,10 @@ func named(symbols *kernel.Symbols) map[string]uint64 {
 		default:
 			c.local = s.Addr
 			c.locals++
+			if writable != 0 && s.Addr >= writable {
+				c.data = s.Addr
+				c.datas++
+			}
 		}
 	}
 	out := make(map[string]uint64)
@@ -33,6 +38,8 @@ func named(symbols *kernel.Symbols) map[string]uint64 {
 			out[name] = c.global
 		case c.globals == 0 && c.locals == 1:
 			out[name] = c.local
+		case c.globals == 0 && c.datas == 1:
+			out[name] = c.data
 		}
 	}
 	return out

@@ -10,6 +10,7 @@ const (
 	pointerArray              // pointers up to the next symbol
 	holds                     // the head of a container
 	holdsArray                // heads up to the next symbol
+	function                  // a pointer to a function
 )
 
 // root is a global variable with the type that its declaration gives it:
@@ -70,6 +71,15 @@ var roots = []root{
 	{symbol: "genl_fam_idr", shape: holds, held: []held{{form: xarray, elem: "genl_family", head: idrHead}}},
 	{symbol: "nl_table", shape: pointer, typ: "netlink_table"},
 
+	{symbol: "net_hotdata", shape: value, typ: "net_hotdata", needs: "net_hotdata.offload_base"}, // net/core/hotdata.c, since 6.9
+	{symbol: "lwtun_encaps", shape: pointerArray, typ: "lwtunnel_encap_ops"},                     // net/core/lwtunnel.c
+	{symbol: "iptun_encaps", shape: pointerArray, typ: "ip_tunnel_encap_ops"},                    // net/ipv4/ip_tunnel_core.c
+	{symbol: "nf_sockopts", shape: holds, held: []held{{form: list, elem: "nf_sockopt_ops.list"}}},
+	{symbol: "nf_ct_hook", shape: pointer, typ: "nf_ct_hook"}, // net/netfilter/core.c
+	{symbol: "nfnl_ct_hook", shape: pointer, typ: "nfnl_ct_hook"},
+	{symbol: "xfrm_state_afinfo", shape: pointerArray, typ: "xfrm_state_afinfo"}, // net/xfrm/xfrm_state.c
+	{symbol: "xfrm_km_list", shape: holds, held: []held{{form: list, elem: "xfrm_mgr.list"}}},
+
 	// Security: security/security.c; static calls since 6.12.
 	{symbol: "security_hook_heads", shape: value, typ: "security_hook_heads", other: "static_calls_table"},
 	{symbol: "static_calls_table", shape: value, typ: "lsm_static_calls_table", other: "security_hook_heads"},
@@ -111,6 +121,9 @@ var roots = []root{
 	{symbol: "ftrace_ops_list", shape: pointer, typ: "ftrace_ops"},
 	{symbol: "ftrace_trace_arrays", shape: holds, held: []held{{form: list, elem: "trace_array.list"}}},
 	{symbol: "ftrace_events", shape: holds, held: []held{{form: list, elem: "trace_event_call.list"}}},
+	{symbol: "event_hash", shape: holdsArray, held: []held{{form: hlist, elem: "trace_event.node"}}}, // kernel/trace/trace_output.c
+	{symbol: "trigger_commands", shape: holds, held: []held{{form: list, elem: "event_command.list"}}},
+	{symbol: "ftrace_commands", shape: holds, held: []held{{form: list, elem: "ftrace_func_command.list"}}},
 	{symbol: "pmus", shape: holds, held: []held{{form: list, elem: "pmu.entry"}}},
 	{symbol: "pmu_idr", shape: holds, held: []held{{form: xarray, elem: "pmu", head: idrHead}}},
 	{symbol: "ptp_insns", shape: pointer, typ: "bpf_prog"}, // net/core/ptp_classifier.c
@@ -125,6 +138,8 @@ var roots = []root{
 	{symbol: "softirq_vec", shape: array, typ: "softirq_action"},
 	{symbol: "clocksource_list", shape: holds, held: []held{{form: list, elem: "clocksource.list"}}},
 	{symbol: "clockevent_devices", shape: holds, held: []held{{form: list, elem: "clock_event_device.list"}}},
+	{symbol: "cpuhp_hp_states", shape: array, typ: "cpuhp_step"}, // kernel/cpu.c
+	{symbol: "irq_domain_list", shape: holds, held: []held{{form: list, elem: "irq_domain.link"}}},
 	{symbol: "nmi_desc", shape: array, typ: "nmi_desc"},
 	{symbol: "shrinker_list", shape: holds, held: []held{{form: list, elem: "shrinker.list"}}},
 	{symbol: "irq_desc_tree", shape: holds, held: []held{{form: xarray, elem: "irq_desc", head: xaHead}}, other: "sparse_irqs"}, // up to 6.4
@@ -143,6 +158,14 @@ var roots = []root{
 	{symbol: "input_dev_list", shape: holds, held: []held{{form: list, elem: "input_dev.node"}}},
 	{symbol: "input_handler_list", shape: holds, held: []held{{form: list, elem: "input_handler.node"}}},
 	{symbol: "sysrq_key_table", shape: pointerArray, typ: "sysrq_key_op"},
+	{symbol: "pci_root_buses", shape: holds, held: []held{{form: list, elem: "pci_bus.node"}}}, // drivers/pci/probe.c
+	{symbol: "raw_pci_ops", shape: pointer, typ: "pci_raw_ops"},                                // arch/x86/pci/common.c
+	{symbol: "raw_pci_ext_ops", shape: pointer, typ: "pci_raw_ops"},
+	{symbol: "elv_list", shape: holds, held: []held{{form: list, elem: "elevator_type.list"}}},
+	{symbol: "cpufreq_driver", shape: pointer, typ: "cpufreq_driver"},
+	{symbol: "cpuidle_curr_driver", shape: pointer, typ: "cpuidle_driver"},
+	{symbol: "cpuidle_governors", shape: holds, held: []held{{form: list, elem: "cpuidle_governor.governor_list"}}},
+	{symbol: "thermal_governor_list", shape: holds, held: []held{{form: list, elem: "thermal_governor.governor_list"}}},
 	{symbol: "thermal_tz_list", shape: holds, held: []held{{form: list, elem: "thermal_zone_device.node"}}},
 
 	// Others: crypto/algapi.c, security/keys/key.c, lib/, arch/x86.
@@ -152,6 +175,8 @@ var roots = []root{
 	{symbol: "dump_list", shape: holds, held: []held{{form: list, elem: "kmsg_dumper.list"}}},
 	{symbol: "machine_ops", shape: value, typ: "machine_ops"},
 	{symbol: "x86_platform", shape: value, typ: "x86_platform_ops"},
+	{symbol: "pm_power_off", shape: function}, // arch/x86/kernel/reboot.c
+	{symbol: "efi", shape: value, typ: "efi"}, // drivers/firmware/efi/efi.c
 	{symbol: "smp_ops", shape: value, typ: "smp_ops"},
 	{symbol: "apic", shape: pointer, typ: "apic"},
 	{symbol: "pv_ops", shape: value, typ: "paravirt_patch_template"},
@@ -185,6 +210,7 @@ var promotions = map[string][]promotion{
 		{"__sk_common.skc_prot", "udpv6_prot", "udp6_sock.udp.inet.sk"},
 		{"__sk_common.skc_prot", "udplitev6_prot", "udp6_sock.udp.inet.sk"},
 		{"__sk_common.skc_prot", "ping_prot", "inet_sock.sk"},
+		{"__sk_common.skc_prot", "netlink_proto", "netlink_sock.sk"}, // net/netlink/af_netlink.c
 		{"__sk_common.skc_prot", "unix_dgram_proto", "unix_sock.sk"},
 		{"__sk_common.skc_prot", "unix_stream_proto", "unix_sock.sk"},
 		{"__sk_common.skc_prot", "unix_proto", "unix_sock.sk"},

@@ -77,7 +77,9 @@ func (s *Schema) variable(r root, room uint64) (*Type, error) {
 	}
 	out := &Type{Name: r.symbol, schema: s, compiled: true}
 	var leads []*Type
-	if r.shape == holds || r.shape == holdsArray {
+	if r.shape == function {
+		out.fields, out.pointers, out.codes, out.end = []field{{kind: code, number: s.numbers.Add(1) - 1}}, 1, 1, 8
+	} else if r.shape == holds || r.shape == holdsArray {
 		h, err := s.resolve(r.held)
 		if err != nil {
 			return nil, err

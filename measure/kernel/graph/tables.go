@@ -44,7 +44,14 @@ var containers = map[string][]held{
 	"net_device.napi_list":      {{form: list, elem: "napi_struct.dev_list"}},
 	"net_device.ptype_all":      {{form: list, elem: "packet_type.list"}},
 	"net_device.ptype_specific": {{form: list, elem: "packet_type.list"}},
-	"net.rules_ops":             {{form: list, elem: "fib_rules_ops.list"}},
+	// include/net/net_namespace.h, since 6.18 (and stable kernels that took it).
+	"net.ptype_all":      {{form: list, elem: "packet_type.list"}},
+	"net.ptype_specific": {{form: list, elem: "packet_type.list"}},
+	// include/net/hotdata.h, since 6.9.
+	"net_hotdata.offload_base": {{form: list, elem: "packet_offload.list"}},
+	// include/linux/pci.h, struct pci_bus.
+	"pci_bus.children": {{form: list, elem: "pci_bus.node"}},
+	"net.rules_ops":    {{form: list, elem: "fib_rules_ops.list"}},
 	// include/net/af_packet: struct netns_packet.
 	"netns_packet.sklist": {{form: hlist, elem: "sock.__sk_common.skc_node"}},
 	// include/linux/netfilter.h, struct nf_hook_entries.
@@ -116,6 +123,7 @@ var skipped = map[string]string{
 	"smp_ops.smp_prepare_boot_cpu":      "__init (arch/x86/kernel/smp.c)",
 	"smp_ops.smp_prepare_cpus":          "__init (arch/x86/kernel/smp.c)",
 	"smp_ops.smp_cpus_done":             "__init (arch/x86/kernel/smp.c)",
+	"efi.runtime":                       "a table of the firmware's (include/linux/efi.h)",
 	"trace_event_class.raw_init":        "__init (kernel/trace/trace_syscalls.c, init_syscall_trace)",
 
 	"sigaction.sa_handler":  "an address in the process (include/linux/signal_types.h)",
