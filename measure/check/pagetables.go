@@ -325,19 +325,25 @@ func (c *collector) isolated(r mem.Registers, cpu *paging.Space, want []byte, di
 }
 
 // mapsTheSame reports whether every page that a CPU's tables map in a range is
-// the one that the kernel has there.
+// the one that the kernel has there, with no more rights: isolation copies entries
+// as they are (arch/x86/mm/pti.c, pti_clone_pgtable).
 func (c *collector) mapsTheSame(cpu *paging.Space, from, to mem.Virt) (bool, error) {
 	same := true
 	err := cpu.Walk(from, to, func(m paging.Mapping) bool {
 		for off := uint64(0); same && off < m.Size; {
 			k, err := c.space.Translate(m.Virt + mem.Virt(off))
 			at := uint64(m.Virt-k.Virt) + off // into the kernel's page
-			same = err == nil && k.Phys+mem.Phys(at) == m.Phys+mem.Phys(off)
+			same = err == nil && k.Phys+mem.Phys(at) == m.Phys+mem.Phys(off) && grants(m)&^grants(k) == 0
 			off += max(k.Size-min(at, k.Size), mem.PageSize)
 		}
 		return same
 	}, nil)
 	return same, err
+}
+
+// grants are the rights of a mapping: to write, to execute, to be used by user mode.
+func grants(m paging.Mapping) paging.Flags {
+	return m.Flags&(paging.Writable|paging.User|paging.NoExecute) ^ paging.NoExecute
 }
 
 // Entry bits that a CPU sets by itself or that software uses (accessed, dirty,

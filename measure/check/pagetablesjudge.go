@@ -56,7 +56,7 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 		out.Findings = append(out.Findings, measure.Finding{
 			Symbol:   fmt.Sprintf("top page table of CPU %d, entry %d", f.CPU, f.Index),
 			Observed: fmt.Sprintf("%#x", f.Have), Expected: fmt.Sprintf("%#x", f.Want),
-			Explanation: "the CPU has other memory in the kernel's half than the kernel's own page tables",
+			Explanation: "the CPU has other memory in the kernel's half than the kernel's own page tables, or more rights to it",
 		})
 	}
 	unowned := unownedRanges(data.Executable, data.Owners)
