@@ -49,25 +49,27 @@ func locate(m mem.Reader, regs []mem.Registers) ([]*located, error) {
 		return locateDescribed(m)
 	}
 	var found []*located
-	err := error(ErrNoKernel)
+	var seen notFound
 	for i := range regs {
-		space, spaceErr := paging.NewSpace(m, &regs[i])
-		if spaceErr != nil {
-			err = fmt.Errorf("%w: CPU %d: %w", ErrNoKernel, regs[i].CPU, spaceErr)
+		space, err := paging.NewSpace(m, &regs[i])
+		if err != nil {
+			seen.add(&regs[i], err)
 			continue
 		}
-		for _, root := range []mem.Phys{space.Root(), space.Root() &^ 0x1000} {
-			l, findErr := locateIn(paging.SpaceAt(m, root, space.Levels()))
+		var errs []error
+		for _, root := range slices.Compact([]mem.Phys{space.Root(), space.Root() &^ 0x1000}) {
+			l, err := locateIn(paging.SpaceAt(m, root, space.Levels()))
 			switch {
-			case findErr != nil:
-				err = findErr
+			case err != nil:
+				errs = append(errs, fmt.Errorf("tables at %v: %w", root, err))
 			case !slices.ContainsFunc(found, l.same):
 				found = append(found, l)
 			}
 		}
+		seen.add(&regs[i], errs...)
 	}
 	if len(found) == 0 {
-		return nil, err
+		return nil, &seen
 	}
 	slices.SortStableFunc(found, func(a, b *located) int { return cmp.Compare(b.end-b.base, a.end-a.base) })
 	return found[:min(len(found), maxPlaces)], nil
@@ -94,9 +96,12 @@ func locateIn(space *paging.Space) (*located, error) {
 	}, nil)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%w: %w", ErrNoKernel, err)
-	case l.base == 0 || l.base%0x20_0000 != 0:
-		return nil, ErrNoKernel
+		return nil, err
+	case l.base == 0:
+		_, err := space.Translate(linkBase)
+		return nil, fmt.Errorf("nothing is mapped where the kernel's image goes: %w", err)
+	case l.base%0x20_0000 != 0:
+		return nil, fmt.Errorf("where the kernel's image goes the lowest page is at %v, which is no start of one", l.base)
 	}
 	l.space = space.Cached()
 	return &l, nil
