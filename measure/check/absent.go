@@ -104,7 +104,7 @@ func (c *collector) lookAtCPUs() {
 		}
 		maps.Copy(after.online, before.online)
 		rest, ok := after.unstarted(registers, len(unread))
-		if c.watch.note(rest, ok) || c.watch.looks >= cpuLooks {
+		if c.watch.note(rest, ok) || c.watch.looks >= cpuLooks || c.still {
 			c.absent = unread
 			if ok {
 				c.absent = append(c.absent, c.watch.absent(rest)...)

@@ -45,6 +45,8 @@ type dynamicData struct {
 	Header     uint64   `json:"header,omitempty"`
 	HeaderUnit uint64   `json:"header_unit,omitempty"`
 	Unread     []string `json:"unread,omitempty"` // accounts that could not be read
+	// Freeing is who frees code that has no account any more.
+	Freeing []owner `json:"freeing,omitempty"`
 }
 
 // dynamicCode is a run of executable pages.
@@ -125,7 +127,7 @@ func collectDynamic(c *collector) (any, measure.Coverage, error) {
 			return data, data.coverage(), nil
 		}
 		if !c.wait(&g) {
-			if settled && !g.passed() {
+			if settled && !c.still && !g.passed() && len(data.Freeing) == 0 {
 				return nil, measure.Coverage{}, errors.Join(errStarved, c.ctx.Err())
 			}
 			if settled {
@@ -155,7 +157,12 @@ func (c *collector) unaccounted(d *dynamicData) bool {
 	owners, errs := c.owners()
 	owners = append(owners, c.trapped(unownedRanges(ranges, owners))...)
 	owners = append(owners, c.unnamed(unownedRanges(ranges, owners))...)
-	return len(errs) == 0 && len(unownedRanges(ranges, owners)) > 0
+	left := unownedRanges(ranges, owners)
+	var err error
+	if d.Freeing, err = c.freeing(left); err != nil {
+		d.Unread = append(d.Unread, fmt.Sprintf("who frees code: %v", err))
+	}
+	return len(errs) == 0 && len(left) > 0
 }
 
 func (d *dynamicData) same(o *dynamicData) bool {

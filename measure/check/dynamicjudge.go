@@ -42,6 +42,9 @@ func judgeDynamic(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if len(data.Unread) > 0 {
 		d.problems = append(d.problems, data.Unread...)
 	}
+	if len(data.Freeing) > 0 {
+		d.problems = append(d.problems, "code that the kernel is about to free is not compared: "+freedOf(data.Freeing))
+	}
 	if len(d.problems) > 0 {
 		return errors.New(strings.Join(d.problems, "; "))
 	}
@@ -103,6 +106,10 @@ func (d *dynamicJudge) code(c *dynamicCode) {
 	}
 	for at := c.Start; at < address(c.page(c.pages())); {
 		end := address(c.page(c.pages()))
+		if rest, ok := d.freed(at); ok {
+			at = rest
+			continue
+		}
 		if rest, ok := d.owned(c, at); ok {
 			at = rest
 			continue
@@ -123,6 +130,16 @@ func (d *dynamicJudge) code(c *dynamicCode) {
 	}
 }
 
+// freed tells up to where memory at an address is about to be freed.
+func (d *dynamicJudge) freed(at address) (end address, ok bool) {
+	for _, o := range d.data.Freeing {
+		if at >= o.Start && uint64(at-o.Start) < o.Size {
+			return o.Start + address(o.Size), true
+		}
+	}
+	return 0, false
+}
+
 func (s slotFact) page() kernel.SlotPage {
 	return kernel.SlotPage{Start: mem.Virt(s.At), Size: s.Size, Optimized: s.Optimized}
 }
@@ -138,6 +155,9 @@ func (d *dynamicData) slotPages() []kernel.SlotPage {
 // begins lists where code with an account begins.
 func (d *dynamicJudge) begins() []address {
 	var out []address
+	for _, o := range d.data.Freeing {
+		out = append(out, o.Start)
+	}
 	for _, s := range d.data.Slots {
 		out = append(out, s.At)
 	}

@@ -124,7 +124,22 @@ func (j *judging) expectModule(env *kernel.Expected, m moduleFact) (*kernel.Text
 	if err != nil {
 		return nil, err
 	}
-	return env.AddModule(file, m.loaded())
+	text, err := env.AddModule(file, m.loaded())
+	if err != nil && !m.Live {
+		return nil, fmt.Errorf("%s: %w", m.doing(), err)
+	}
+	return text, err
+}
+
+// doing says what becomes of a module that is not live.
+func (m *moduleFact) doing() string {
+	switch m.State {
+	case 1:
+		return "it is being loaded"
+	case 2:
+		return "it is being unloaded"
+	}
+	return "it is being loaded or unloaded" // unformed, both before and after
 }
 
 // loaded is the fact in the form that the kernel package takes.

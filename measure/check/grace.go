@@ -67,7 +67,7 @@ func (g *grace) passed() bool { return g.err != nil || g.idle >= graceIdle }
 
 // pass looks until enough has passed, or for so long that it will not.
 func (c *collector) pass(g *grace) {
-	for g.look(c); !g.passed() && g.looks < graceLooks; g.look(c) {
+	for g.look(c); !c.still && !g.passed() && g.looks < graceLooks; g.look(c) {
 		select {
 		case <-c.ctx.Done():
 			return
@@ -80,7 +80,7 @@ func (c *collector) pass(g *grace) {
 // patience of the scan is at its end it waits until the target has come far enough;
 // what is read after that counts.
 func (c *collector) wait(g *grace) bool {
-	if g.last {
+	if g.last || c.still {
 		return false
 	}
 	for g.look(c); ; g.look(c) {

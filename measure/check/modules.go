@@ -51,6 +51,7 @@ type moduleFact struct {
 	At       address       `json:"at"` // of its struct module
 	BuildID  string        `json:"build_id,omitempty"`
 	Live     bool          `json:"live"`
+	State    uint32        `json:"state,omitempty"`   // enum module_state
 	PerCPU   address       `json:"per_cpu,omitempty"` // offset of its per-CPU data
 	Areas    []areaFact    `json:"areas"`
 	Sections []sectionFact `json:"sections,omitempty"`
@@ -196,7 +197,7 @@ func (c *collector) missingFromList(view moduleView) (map[address]hiddenFact, er
 }
 
 func factOf(m kernel.LoadedModule) moduleFact {
-	fact := moduleFact{Name: m.Name, At: address(m.At), BuildID: m.BuildID, Live: m.Live, PerCPU: address(m.PerCPU),
+	fact := moduleFact{Name: m.Name, At: address(m.At), BuildID: m.BuildID, Live: m.Live, State: m.State, PerCPU: address(m.PerCPU),
 		Points: m.Tracepoints, PointTable: address(m.TracepointTable)}
 	for _, a := range m.Areas {
 		fact.Areas = append(fact.Areas, areaFact{a.Kind, address(a.Start), a.Size})

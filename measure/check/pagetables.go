@@ -41,6 +41,7 @@ type pageTablesData struct {
 	Aliases    []mappedRange `json:"aliases"`             // writable mappings of protected memory
 	Lost       []string      `json:"lost,omitempty"`      // tables that could not be read
 	Owners     []owner       `json:"owners"`              // accounts of executable memory
+	Freeing    []owner       `json:"freeing,omitempty"`   // who frees executable memory that has no account any more
 	Espfix     espfixFacts   `json:"espfix"`
 	Foreign    []foreignRoot `json:"foreign,omitempty"`    // CPUs whose kernel half is not the kernel's
 	Incomplete string        `json:"incomplete,omitempty"` // why accounts may be missing
@@ -94,13 +95,18 @@ func collectPageTables(c *collector) (any, measure.Coverage, error) {
 			return data, coverage, err
 		}
 		if !c.wait(&g) {
-			if unsettled && !g.passed() {
+			if unsettled && !c.still && !g.passed() && !data.freed() {
 				err = errStarved
 			}
 			return data, coverage, err
 		}
 		c.patience -= time.Since(began)
 	}
+}
+
+// freed reports whether all that is odd is memory that the kernel is about to free.
+func (d *pageTablesData) freed() bool {
+	return len(unownedRanges(d.Executable, slices.Concat(d.Owners, d.Freeing))) == 0 && len(d.Aliases) == 0 && !d.Espfix.odd()
 }
 
 func (c *collector) walkPageTables() (pageTablesData, measure.Coverage, error) {
@@ -135,6 +141,10 @@ func (c *collector) walkPageTables() (pageTablesData, measure.Coverage, error) {
 	w.data.Starting = c.starting()
 	w.data.Owners = append(w.data.Owners, c.trapped(unownedRanges(w.data.Executable, w.data.Owners))...)
 	w.data.Owners = append(w.data.Owners, c.unnamed(unownedRanges(w.data.Executable, w.data.Owners))...)
+	var err2 error
+	if w.data.Freeing, err2 = c.freeing(unownedRanges(w.data.Executable, w.data.Owners)); err2 != nil && w.data.Incomplete == "" {
+		w.data.Incomplete = fmt.Sprintf("who frees it: %v", err2)
+	}
 	return w.data, measure.Coverage{Objects: w.data.Pages, Bytes: w.mapped}, nil
 }
 

@@ -85,8 +85,9 @@ func (q *quiet) read(p []byte, at mem.Virt) error {
 		if q.free() && before {
 			return err
 		}
-		if q.waited += patchingPause; q.waited > maxPatching {
+		if q.waited += patchingPause; q.waited > maxPatching || q.still {
 			q.err = errors.Join(q.err, errPatching)
+			break
 		}
 		select {
 		case <-q.ctx.Done():

@@ -62,6 +62,7 @@ type collector struct {
 	systemCalls []mem.SystemCalls // read by the plan of linux.msrs
 
 	pauses []time.Duration // each time the target stood still
+	still  bool            // the target never runs
 
 	rests   *sync.RWMutex // held for writing at the pause: see breathe
 	working bool          // for a bulk, with rests held for reading
@@ -85,32 +86,53 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 		return nil, err
 	}
 	began := time.Now()
-	c := &collector{ctx: ctx, machine: m, pages: make(Pages), symbols: make(map[mem.Virt]symbolsOrError), rests: new(sync.RWMutex)}
+	result, c, err := scanOnce(ctx, m, opts, nil)
+	if err == nil && time.Since(began) < scanAgainWithin && c.outrun() {
+		result, _, err = scanOnce(ctx, m, opts, c.pauses)
+	}
+	if err != nil {
+		return nil, err
+	}
+	result.Observations.ElapsedNS = time.Since(began).Nanoseconds()
+	return result, nil
+}
+
+// scanOnce measures m, which was paused for this scan before.
+func scanOnce(ctx context.Context, m Machine, opts *Options, pauses []time.Duration) (*Result, *collector, error) {
+	c := &collector{ctx: ctx, machine: m, pages: make(Pages), symbols: make(map[mem.Virt]symbolsOrError), rests: new(sync.RWMutex), pauses: pauses}
+	if s, ok := m.(still); ok {
+		c.still = s.Still()
+	}
 	obs := &measure.Observations{
 		Version: measure.Version,
 		Target:  opts.Target,
 		Nonce:   opts.Nonce,
-		TakenAt: began.UTC(),
+		TakenAt: time.Now().UTC(),
 	}
 	profileErr := c.profileOf(ctx, m, opts.Profiles)
 	obs.Kernel.Kind = c.kind
 	checks, err := selected(withModules(opts.Checks), c.kind)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	obs.Items = make([]measure.Observation, len(checks))
 	if err := profileErr; err != nil {
 		for i, check := range checks {
 			obs.Items[i] = notMeasured(check, fmt.Errorf("no profile of the kernel: %w", err))
 		}
+	} else if c.profile != nil && c.profile.Booting(c.registers) {
+		obs.Kernel = c.profile.Facts()
+		obs.Kernel.CPUs = len(c.registers)
+		for i, check := range checks {
+			obs.Items[i] = notMeasured(check, errBooting)
+		}
 	} else if err := c.scan(m, checks, obs); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if ctx.Err() != nil {
-		return nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
-	obs.ElapsedNS = time.Since(began).Nanoseconds()
-	return &Result{Observations: obs, Pages: c.pages}, nil
+	return &Result{Observations: obs, Pages: c.pages}, c, nil
 }
 
 // scan plans, pauses, and collects.
@@ -171,18 +193,6 @@ func (c *collector) scanPaused(m Machine, checks []check, obs *measure.Observati
 
 // stopped counts a pause.
 func (c *collector) stopped(d time.Duration) { c.pauses = append(c.pauses, d) }
-
-// moduleAttempts is how often the list of modules is read: it may change while
-// it is being read.
-const moduleAttempts = 3
-
-func (c *collector) listModules() {
-	for range moduleAttempts {
-		if c.modules, c.modulesErr = c.profile.Modules(); c.modulesErr == nil {
-			return
-		}
-	}
-}
 
 // judgedBy are the checks whose facts others need: where static calls and probes
 // go, whose instructions slots hold copies of, what code BPF has.
@@ -314,6 +324,9 @@ func (c *collector) observe(ch check) measure.Observation {
 	}
 	return observation
 }
+
+// errBooting: until then the kernel's own protections are not all in place.
+var errBooting = errors.New("the kernel is booting: its first process has not run a program yet")
 
 func notMeasured(ch check, err error) measure.Observation {
 	return measure.Observation{Check: ch.name, NotMeasured: err.Error()}

@@ -19,6 +19,7 @@ type LoadedModule struct {
 	At       mem.Virt // of its struct module
 	BuildID  string   // GNU build-id, lower-case hex; empty if the kernel does not keep it
 	Live     bool     // state is MODULE_STATE_LIVE
+	State    uint32   // enum module_state (include/linux/module.h): 0 live, 1 coming, 2 going, 3 unformed
 	PerCPU   mem.Virt // where its per-CPU data is, an offset like the kernel's own; 0 if it has none
 	Areas    []Area
 	Sections []ModuleSection // as /sys/module/NAME/sections has them; empty if the kernel does not keep them
@@ -223,7 +224,8 @@ func (p *Profile) module(l *moduleLayout, at mem.Virt) (*LoadedModule, error) {
 	if len(name) == 0 || !ended || !printable(name) {
 		return nil, fmt.Errorf("module at %v: %w: name %q", at, ErrModule, name)
 	}
-	m := &LoadedModule{Name: string(name), At: at, Live: u32(raw, l.state) == 0} // MODULE_STATE_LIVE
+	state := u32(raw, l.state)
+	m := &LoadedModule{Name: string(name), At: at, Live: state == 0, State: state}
 	if l.buildID != nil {
 		if id := field(raw, *l.buildID, 20); !bytes.Equal(id, make([]byte, 20)) {
 			m.BuildID = hex.EncodeToString(id)
@@ -250,6 +252,18 @@ func (p *Profile) module(l *moduleLayout, at mem.Virt) (*LoadedModule, error) {
 		m.BuildID = p.moduleNote(m)
 	}
 	return m, nil
+}
+
+// ModuleAt reads a module by the address of its struct module, on the list or not.
+func (p *Profile) ModuleAt(at mem.Virt) (*LoadedModule, error) {
+	if at < modulesFirst || at > modulesLast || at%moduleAlign != 0 {
+		return nil, fmt.Errorf("module at %v: %w", at, ErrModule)
+	}
+	layout, err := p.moduleLayout()
+	if err != nil {
+		return nil, err
+	}
+	return p.module(layout, at)
 }
 
 // moduleNote reads a module's build-id from its note section, or "".

@@ -123,6 +123,9 @@ func (d *Dump) Pause(context.Context) (resume func() error, err error) {
 	return func() error { return nil }, nil
 }
 
+// Still says that a dump never runs.
+func (d *Dump) Still() bool { return true }
+
 // Close closes the file of [Open].
 func (d *Dump) Close() error {
 	if d.file == nil {
