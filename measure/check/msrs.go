@@ -97,7 +97,7 @@ func planMSRs(c *collector) error {
 		if err != nil {
 			return err
 		}
-		if c.xen != nil || len(c.registers) == 0 || !slices.ContainsFunc(c.systemCalls, c.unwritten) {
+		if len(c.registers) == 0 || !slices.ContainsFunc(c.systemCalls, c.unwritten) {
 			break
 		}
 		c.lookAtCPUs()

@@ -61,6 +61,8 @@ type collector struct {
 	patience    time.Duration     // left for waiting until code has an account
 	systemCalls []mem.SystemCalls // read by the plan of linux.msrs
 
+	xenSystemCalls []xenMSRs // read by the plan of xen.msrs
+
 	pauses []time.Duration // each time the target stood still
 	still  bool            // the target never runs
 
@@ -143,7 +145,7 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 		obs.Kernel = c.profile.Facts()
 		c.root = c.profile.Space
 	}
-	obs.Kernel.CPUs = len(c.registers)
+	obs.Kernel.CPUs = len(c.registers) + len(c.absent)
 	c.space = c.root.Cached()
 	if c.xen == nil {
 		c.patience = codePatience

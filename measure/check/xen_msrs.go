@@ -2,7 +2,9 @@ package check
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel/xen"
@@ -14,13 +16,17 @@ import (
 // rely on.
 //
 // Proves: what these registers held at one moment; what the stubs do is for
-// xen.hypercalls. Trusts: the VMM for the values, and the image. It cannot see a
-// change that is put back before and made again after the scan. While a CPU runs a
-// hardware-assisted guest on AMD, the registers are the guest's.
+// xen.hypercalls. On AMD's processors they are a hardware-assisted domain's while the
+// CPU runs it, and stay so until it runs something else: then what is proven is what
+// Xen has kept of its own, which its code gives the CPU back before it runs a PV
+// domain, the only kind that uses them. Trusts: the VMM for the values and for whether
+// a domain runs; the image; and where the CPU is in Xen itself, Xen's memory for whose
+// state is loaded. It cannot see a change that is put back before and made again after
+// the scan.
 const xenMSRsName = "xen.msrs"
 
 func xenMSRsCheck() check {
-	return check{name: xenMSRsName, plan: planMSRs, collect: collectXenMSRs, judge: judgeXenMSRs}
+	return check{name: xenMSRsName, plan: planXenMSRs, collect: collectXenMSRs, judge: judgeXenMSRs}
 }
 
 // xenMSRs are the registers of one CPU.
@@ -33,6 +39,14 @@ type xenMSRs struct {
 	SysenterCS  address `json:"sysenter_cs"`
 	SysenterESP address `json:"sysenter_esp"`
 	SysenterEIP address `json:"sysenter_eip"`
+
+	// Kept says that these are what Xen has kept of its own: those of a domain are in
+	// the CPU. Loaded is that domain, by Xen, and Foreign says that it is none that
+	// could run as the CPU does.
+	Kept    bool   `json:"kept,omitempty"`
+	Loaded  uint16 `json:"loaded,omitempty"`
+	Foreign bool   `json:"foreign,omitempty"`
+	Unread  string `json:"unread,omitempty"` // why none are known
 }
 
 // What Xen sets (x86_64/traps.c, subarch_percpu_traps_init): segments
@@ -46,15 +60,7 @@ const (
 )
 
 func collectXenMSRs(c *collector) (any, measure.Coverage, error) {
-	var data []xenMSRs
-	if err := c.callsUnread().unaccounted(); err != nil {
-		return nil, measure.Coverage{}, err
-	}
-	for _, s := range c.systemCalls {
-		data = append(data, xenMSRs{s.CPU, address(s.STAR), address(s.LSTAR), address(s.CSTAR), address(s.FMASK),
-			address(s.SysenterCS), address(s.SysenterESP), address(s.SysenterEIP)})
-	}
-	return data, measure.Coverage{Objects: int64(7 * len(data))}, nil
+	return c.xenSystemCalls, measure.Coverage{Objects: int64(7 * len(c.xenSystemCalls))}, nil
 }
 
 func judgeXenMSRs(j *judging, raw json.RawMessage, out *measure.Check) error {
@@ -74,10 +80,21 @@ func judgeXenMSRs(j *judging, raw json.RawMessage, out *measure.Check) error {
 		return fmt.Errorf("%w: no %s", xen.ErrLayout, xenSysenterEIP)
 	}
 	taken := make(map[address]bool)
+	var kept, unread []string
 	for _, s := range data {
+		if s.Unread != "" {
+			unread = append(unread, fmt.Sprintf("the registers of CPU %d are not known: %s", s.CPU, s.Unread))
+			continue
+		}
 		differs := func(register string, observed, expected any, explanation string) {
 			out.Findings = append(out.Findings, measure.Finding{Symbol: fmt.Sprintf("%s of CPU %d", register, s.CPU),
 				Observed: fmt.Sprint(observed), Expected: fmt.Sprint(expected), Explanation: explanation})
+		}
+		if s.Kept {
+			kept = append(kept, fmt.Sprintf("CPU %d has those of domain %d", s.CPU, s.Loaded))
+		}
+		if s.Foreign {
+			differs("guest", "it runs one", "none", fmt.Sprintf("the CPU runs a guest, while by Xen it runs domain %d, which is not hardware-assisted", s.Loaded))
 		}
 		if !isStartOfStub(mem.Virt(s.LSTAR)) || taken[s.LSTAR] {
 			differs("LSTAR", s.LSTAR, "the stub of the CPU", "SYSCALL does not lead to the stub that Xen has for the CPU")
@@ -102,6 +119,12 @@ func judgeXenMSRs(j *judging, raw json.RawMessage, out *measure.Check) error {
 		if at := mem.Virt(s.SysenterESP); at < xen.DirectMap || at >= xen.DirectMapEnd {
 			differs("SYSENTER_ESP", s.SysenterESP, "a stack of Xen's", "SYSENTER runs on a stack that is not Xen's")
 		}
+	}
+	if len(unread) > 0 {
+		return errors.New(strings.Join(unread, "; "))
+	}
+	if len(kept) > 0 {
+		out.Reason = strings.Join(kept, ", ") + ": of such what Xen has kept of its own is judged, which is given back before a PV domain runs"
 	}
 	return nil
 }

@@ -53,6 +53,7 @@ const (
 	holdsTables = "page tables" // that Xen runs on
 	holdsNested = "nested page tables"
 	holdsFrames = "frame table"
+	holdsStates = "saved state" // where a CPU keeps Xen's registers while it runs a domain
 
 	ownerSelf     = "self"     // it is the domain's own, beside what it holds
 	ownerReleased = "released" // it was the domain's, which gave it back
@@ -150,6 +151,15 @@ func (r *nestedReader) prepare(domains []xenDomain) error {
 	}
 	for _, e := range image {
 		r.extents = append(r.extents, heldExtent{e, holdsImage})
+	}
+	cpus, err := r.xen.CPUs()
+	if err != nil {
+		return err
+	}
+	for _, cpu := range cpus {
+		if cpu.HostState != 0 {
+			r.extents = append(r.extents, heldExtent{mem.Extent{Start: cpu.HostState, Size: mem.PageSize}, holdsStates})
+		}
 	}
 	err = r.xen.Space.Walk(xen.FrameTable, xen.FrameTableEnd-1, func(m paging.Mapping) bool {
 		r.extents = append(r.extents, heldExtent{mem.Extent{Start: m.Phys, Size: m.Size}, holdsFrames})

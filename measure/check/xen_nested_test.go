@@ -56,8 +56,12 @@ func TestDetectsOnHVM(t *testing.T) {
 			m.Put64(nestedHole, uint64(xentest.NestedL1)|nestedMemory)
 			m.Frame(xentest.NestedL1, 1<<63|1, 1, xentest.Assisted)
 		}},
-		"a page table of Xen's":      {"reach the page tables of Xen", func(m *machine) { m.Put64(nestedHole, 0x10_0000|nestedMemory) }},
-		"the frame table":            {"frame table of Xen", func(m *machine) { m.Put64(nestedHole, 0x15_0000|nestedMemory) }},
+		"a page table of Xen's": {"reach the page tables of Xen", func(m *machine) { m.Put64(nestedHole, 0x10_0000|nestedMemory) }},
+		"the frame table":       {"frame table of Xen", func(m *machine) { m.Put64(nestedHole, 0x15_0000|nestedMemory) }},
+		"where Xen's registers are saved, as its own": {"saved state of Xen", func(m *machine) {
+			m.Put64(nestedHole, uint64(xentest.HostState)|nestedMemory)
+			m.Frame(xentest.HostState, 1<<63|1, 1, xentest.Assisted)
+		}},
 		"Xen's heap":                 {"free or Xen's", func(m *machine) { m.Put64(nestedHole, uint64(xentest.VMCB)|nestedMemory) }},
 		"free memory":                {"free or Xen's", func(m *machine) { m.Put64(nestedHole, 0x1b_0000|nestedMemory) }},
 		"another domain's memory":    {"memory of domain 0", func(m *machine) { m.Put64(nestedHole, uint64(xentest.Foreign)|nestedMemory) }},

@@ -41,6 +41,7 @@ type xenPageTables struct {
 	Foreign    []foreignRoot `json:"foreign,omitempty"`   // CPUs whose part is not Xen's
 	Lost       []string      `json:"lost,omitempty"`      // tables that could not be read
 	Truncated  int           `json:"truncated,omitempty"` // CPUs of which not all mappings of the guest were looked at
+	Absent     absentCPUs    `json:"absent,omitempty"`    // CPUs whose tables are not known
 }
 
 // Entries of a top page table (include/asm/config.h). Xen's are 256 to 271; 258
@@ -65,10 +66,8 @@ func slotRange(first, end int) (from, to mem.Virt) {
 
 func collectXenPageTables(c *collector) (any, measure.Coverage, error) {
 	w := xenWalk{collector: c}
-	err := c.absent.unaccounted()
-	if err != nil {
-		return nil, measure.Coverage{}, err
-	}
+	w.data.Absent = c.absent
+	var err error
 	if w.image, err = c.xen.Kept(); err != nil {
 		return nil, measure.Coverage{}, err
 	}
@@ -89,9 +88,8 @@ func collectXenPageTables(c *collector) (any, measure.Coverage, error) {
 			}
 			break
 		}
-		var unread absentCPUs
-		if registers, unread, err = c.readRegisters(); errors.Join(err, unread.unaccounted()) != nil {
-			return nil, measure.Coverage{}, errors.Join(err, unread.unaccounted())
+		if registers, w.data.Absent, err = c.readRegisters(); err != nil {
+			return nil, measure.Coverage{}, err
 		}
 	}
 	for _, list := range []*[]mappedRange{&w.data.Executable, &w.data.Writable, &w.data.User, &w.data.Aliases, &w.data.Guests} {

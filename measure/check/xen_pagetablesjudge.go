@@ -62,6 +62,9 @@ func judgeXenPageTables(j *judging, raw json.RawMessage, out *measure.Check) err
 	if len(data.Lost) > 0 {
 		return fmt.Errorf("%d page tables could not be read, first %s", len(data.Lost), data.Lost[0])
 	}
+	if err := data.Absent.unaccounted(); err != nil {
+		return err
+	}
 	var remarks []string
 	if len(out.Notes) > 0 {
 		remarks = append(remarks, "Xen leaves mappings that a later version does not, see the notes")

@@ -2,16 +2,22 @@ package check
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
 // xen.registers: every CPU has write protection and no-execute on, and SMEP and
-// SMAP where Xen found the processor to have them.
+// SMAP where Xen found the processor to have them; and where SVM is on, the
+// processor keeps Xen's state, while it runs a domain, in the page that Xen has for
+// it, and goes on in Xen behind VMRUN.
 //
-// Proves: the state of the control registers at the moment they were read.
+// Proves: the state of the control registers at the moment they were read; of a CPU
+// that ran a hardware-assisted domain then, what it has when it leaves it.
 // Trusts: the VMM for their values, and Xen's memory for what the processor has;
 // a feature that was switched off by a boot parameter looks like one that it
 // lacks. The registers through which system calls enter are xen.msrs'. Debug
@@ -29,7 +35,8 @@ type xenRegisters struct {
 	Capability []uint32 `json:"capability"` // the first words of boot_cpu_data.x86_capability
 	// Masked are the bits of CR4 that Xen takes away while it runs 32-bit PV
 	// guests (cr4_pv32_mask), zero where it runs none.
-	Masked uint64 `json:"masked"`
+	Masked uint64     `json:"masked"`
+	Absent absentCPUs `json:"absent,omitempty"` // CPUs whose registers are not known
 }
 
 type xenCPU struct {
@@ -39,6 +46,17 @@ type xenCPU struct {
 	CR4     uint64   `json:"cr4"`
 	EFER    uint64   `json:"efer"`
 	Missing []string `json:"missing,omitempty"`
+
+	// InDomain says that the CPU ran a hardware-assisted domain: the registers are what
+	// it goes back to.
+	InDomain bool    `json:"in_domain,omitempty"`
+	RIP      address `json:"rip,omitempty"` // where it goes on, if it is in a domain
+	// HostState is where the processor keeps these registers, and Reserved where Xen
+	// has memory for that, or Unknown why there is none to compare with; of a CPU on
+	// which virtualization is on.
+	HostState mem.Phys `json:"host_state,omitempty"`
+	Reserved  mem.Phys `json:"reserved,omitempty"`
+	Unknown   string   `json:"unknown,omitempty"`
 }
 
 // capabilityAt is the offset of x86_capability in struct cpuinfo_x86
@@ -50,10 +68,7 @@ const (
 )
 
 func collectXenRegisters(c *collector) (any, measure.Coverage, error) {
-	var data xenRegisters
-	if err := c.absent.unaccounted(); err != nil {
-		return nil, measure.Coverage{}, err
-	}
+	data := xenRegisters{Absent: c.absent}
 	at, ok := c.xen.Symbol("boot_cpu_data")
 	if !ok {
 		return nil, measure.Coverage{}, fmt.Errorf("no boot_cpu_data")
@@ -73,7 +88,9 @@ func collectXenRegisters(c *collector) (any, measure.Coverage, error) {
 		data.Masked = v
 	}
 	for _, r := range c.registers {
-		data.CPUs = append(data.CPUs, xenCPU{CPU: r.CPU, CPL: r.CPL, CR0: r.CR0, CR4: r.CR4, EFER: r.EFER, Missing: r.Missing})
+		f := xenCPU{CPU: r.CPU, CPL: r.CPL, CR0: r.CR0, CR4: r.CR4, EFER: r.EFER, Missing: r.Missing}
+		c.hostStateOf(&r, &f)
+		data.CPUs = append(data.CPUs, f)
 	}
 	return data, measure.Coverage{Objects: int64(len(data.CPUs))}, nil
 }
@@ -92,16 +109,24 @@ func (d *xenRegisters) has(number int) bool {
 	return number/32 < len(d.Capability) && d.Capability[number/32]>>(number%32)&1 != 0
 }
 
-func judgeXenRegisters(_ *judging, raw json.RawMessage, out *measure.Check) error {
+func judgeXenRegisters(j *judging, raw json.RawMessage, out *measure.Check) error {
 	var data xenRegisters
 	if err := decode(raw, &data); err != nil {
 		return err
 	}
-	if len(data.CPUs) == 0 {
+	if len(data.CPUs)+len(data.Absent) == 0 {
 		return errNotObserved
 	}
+	var unknown error
+	var inside []string
 	for _, f := range data.CPUs {
+		if f.InDomain {
+			inside = append(inside, strconv.Itoa(f.CPU))
+		}
 		out.Findings = append(out.Findings, f.protections(&data)...)
+		found, err := f.hostState(j)
+		out.Findings = append(out.Findings, found...)
+		unknown = errors.Join(unknown, err)
 	}
 	if !data.has(xenPAE) || !data.has(xenLM) { // every processor that runs Xen has both
 		return fmt.Errorf("what Xen says of the processor (%08x) does not hold together", data.Capability)
@@ -113,7 +138,10 @@ func judgeXenRegisters(_ *judging, raw json.RawMessage, out *measure.Check) erro
 			}
 		}
 	}
-	return nil
+	if len(inside) > 0 {
+		out.Reason = fmt.Sprintf("CPU %s ran a domain: what it goes back to is judged", strings.Join(inside, ", "))
+	}
+	return errors.Join(unknown, data.Absent.unaccounted())
 }
 
 func (f *xenCPU) protections(d *xenRegisters) []measure.Finding {

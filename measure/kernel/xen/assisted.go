@@ -234,7 +234,7 @@ func vcpuMembers(code []byte) (vcpus, next mem.Virt, ok bool) {
 // vmrunOperand finds what RAX holds at VMRUN: the last "MOV disp32(%RBX), %RAX"
 // before it, RBX being the struct vcpu.
 func vmrunOperand(code []byte) (mem.Virt, bool) {
-	end := bytes.Index(code, []byte{0x0f, 0x01, 0xd8})
+	end := bytes.Index(code, vmrun)
 	if end < 0 {
 		return 0, false
 	}

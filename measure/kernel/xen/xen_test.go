@@ -189,8 +189,9 @@ func FuzzNewImage(f *testing.F) {
 func FuzzProfile(f *testing.F) {
 	f.Add(uint32(xentest.IDT), []byte{0xff})
 	f.Add(uint32(0x4000), []byte{1, 2, 3, 4})
+	f.Add(uint32(xentest.Phys)+0xa510, []byte{0xf8, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, off uint32, change []byte) {
-		m := xentest.Boot()
+		m := xentest.RunHVM()
 		copy(m.RAM[int(off)%len(m.RAM):], change)
 		p, err := xen.NewProfile(m, m.CPUs)
 		if (p == nil) == (err == nil) {
@@ -199,6 +200,9 @@ func FuzzProfile(f *testing.F) {
 		if p != nil {
 			if d, err := p.Domains(); (d == nil) == (err == nil) && err != nil {
 				t.Fatalf("domains %v, error %v", d, err)
+			}
+			if cpus, err := p.CPUs(); cpus != nil && err != nil {
+				t.Fatalf("CPUs %v, error %v", cpus, err)
 			}
 			p.Kept()
 		}

@@ -15,6 +15,9 @@ const (
 	P2M        = Assisted + 0x1000   // its struct p2m_domain
 	VCPU       = Assisted + 0x2000
 	VMCB       = Assisted + 0x3000
+	HostState  = Assisted + 0x4000   // where the processor saves Xen's registers
+	HostVMCB   = Assisted + 0x5000   // where Xen saves those that the processor does not
+	firstVCPU  = Assisted + 0x6000   // of the first domain
 	NestedL4   = mem.Phys(0x17_0000) // its nested page tables, down to NestedL1
 	NestedL3   = NestedL4 + 0x1000
 	NestedL2   = NestedL4 + 0x2000
@@ -51,6 +54,31 @@ func (b image) assisted() {
 	b.code(0x700, 0x48, 0xbe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0x48, 0x8b, 0x57, 8, 0x8b, 0x47, 24, 0x85, 0xc0, 0xc3)
 }
 
+// BehindVMRUN is where Xen goes on when the domain's CPU leaves it.
+const BehindVMRUN = Base + 0x6cc
+
+// RunHVM returns that of [BootHVM] while its CPU runs the domain, as a source shows
+// it: registers are Xen's, but for those of system calls, which are the domain's.
+func RunHVM() *Machine {
+	m := BootHVM()
+	m.Load(true)
+	m.CPUs[0].RIP = uint64(BehindVMRUN)
+	m.CPUs[0].Virtualization = &mem.Virtualization{Guest: true, HostState: HostState}
+	m.MSRs = []mem.SystemCalls{{STAR: 0x0023_0010 << 32, LSTAR: 0xffff_ffff_8100_0000, CSTAR: 0xffff_ffff_8100_0040, FMASK: 0x4_7700,
+		Virtualization: m.CPUs[0].Virtualization}}
+	return m
+}
+
+// Load says which virtual CPU's state Xen has put into the CPU: the domain's, or
+// that of one of the first domain.
+func (m *Machine) Load(assisted bool) {
+	vcpu := VCPU
+	if !assisted {
+		vcpu = firstVCPU
+	}
+	m.Put64(Phys+perCPU+16, uint64(DirectMap)+uint64(vcpu))
+}
+
 // BootHVM returns a machine with a hardware-assisted domain, on an AMD processor.
 func BootHVM() *Machine {
 	m := Boot()
@@ -68,6 +96,12 @@ func BootHVM() *Machine {
 	m.Put64(Assisted+0x800, virt(VCPU))
 	m.Put64(VCPU+CPUDomain, virt(Assisted))
 	m.Put64(VCPU+CPUVMCB, uint64(VMCB))
+	m.Put64(Phys+perCPU+24, uint64(HostState))
+	m.Put64(Phys+perCPU+32, uint64(HostVMCB))
+	for i, v := range []uint64{m.MSRs[0].STAR, m.MSRs[0].LSTAR, m.MSRs[0].CSTAR, m.MSRs[0].FMASK} {
+		m.Put64(HostVMCB+0x600+mem.Phys(8*i), v)
+	}
+	m.Put64(firstVCPU+CPUDomain, virt(Domain))
 	m.Put64(VMCB+0x90, 1)
 	m.Put64(VMCB+0xb0, uint64(NestedL4))
 	const link = Present | Writable | User

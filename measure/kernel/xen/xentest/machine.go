@@ -72,6 +72,7 @@ func (b image) boot() {
 	for i, word := range []uint32{1<<6 | 1, 0, 1<<20 | 1<<29, 0, 0, 1<<7 | 1<<20} {
 		b.put32(cpuData+12+4*i, word)
 	}
+	b.put64(perCPU, uint64(Base)+IDT)
 	b.put64(domainList, uint64(DirectMap)+uint64(Domain))
 	b.put64(domainHash, uint64(DirectMap)+uint64(Domain))
 	for v := range 256 {

@@ -43,6 +43,7 @@ const (
 	domainList = 0xa200
 	specials   = 0xa300 // dom_io and dom_xen
 	pool       = 0xa400 // ebmalloc_mem, up to 0xa500
+	perCPU     = 0xa500 // idt_tables, __per_cpu_offset, curr_vcpu, hsa, host_vmcb: of one CPU
 	domainHash = 0xb000
 	IDT        = 0xc000
 	Tables     = 0xd000 // idle_pg_table
@@ -68,7 +69,8 @@ var symbolsOfData = map[string]int{
 	"pv_hypercall_table": Hypercalls, "constant": Hypercalls + 32, "__2M_rodata_end": RodataEnd, "__init_begin": initData, "_einittext": initData + 0x40,
 	"__alt_instructions": alts, "__alt_instructions_end": alts + 5*14, "__initdata_cf_clobber_start": alts + 0x100, "__initdata_cf_clobber_end": alts + 0x108,
 	"autogen_entrypoints": entries, "__init_end": initEnd, "boot_cpu_data": cpuData, "domain_list": domainList, "after": domainList + 8, "dom_io": specials, "dom_xen": specials + 8,
-	"common/efi/ebmalloc.c#ebmalloc_mem": pool, "after_pool": pool + 0x100, "common/domain.c#domain_hash": domainHash, "idt_table": IDT,
+	"common/efi/ebmalloc.c#ebmalloc_mem": pool, "idt_tables": perCPU, "__per_cpu_offset": perCPU + 8, "per_cpu__curr_vcpu": perCPU + 16,
+	"arch/x86/hvm/svm/svm.c#per_cpu__hsa": perCPU + 24, "arch/x86/hvm/svm/svm.c#per_cpu__host_vmcb": perCPU + 32, "after_per_cpu": perCPU + 40, "common/domain.c#domain_hash": domainHash, "idt_table": IDT,
 	"idle_pg_table": Tables, "_end": size,
 }
 
