@@ -15,7 +15,7 @@ const HVMTool = "hvmdomain"
 // HVM is what a hardware-assisted domain is made with.
 type HVM struct {
 	CPUs int  // one if zero
-	Run  bool // else it stays as it is made
+	Run  bool // else it stays as it is made; one that runs has one more CPU, which does not
 }
 
 // MakeHVM makes a hardware-assisted domain in a machine that boots Xen and returns

@@ -41,18 +41,27 @@ func (m *Machine) openMemory(ctx context.Context) (*guestMemory, error) {
 		return nil, errPrivateRAM
 	}
 	regs, err := m.readRegisters(ctx)
+	if m.Xen != "" {
+		regs, err = m.registersOfXen(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	file, err := os.OpenFile(m.RAM, os.O_RDWR, 0)
+	g, err := m.openPhysical()
 	if err != nil {
 		return nil, err
 	}
-	g := &guestMemory{file: file, size: m.Memory, regs: regs}
+	g.regs = regs
 	if m.Xen != "" {
 		err = g.useXens(m.Xen)
 	}
 	return g, err
+}
+
+// openPhysical is openMemory for physical addresses only, which needs no registers.
+func (m *Machine) openPhysical() (*guestMemory, error) {
+	file, err := os.OpenFile(m.RAM, os.O_RDWR, 0)
+	return &guestMemory{file: file, size: m.Memory}, err
 }
 
 func (g *guestMemory) close() error { return g.file.Close() }

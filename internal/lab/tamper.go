@@ -31,7 +31,7 @@ type Tamper struct {
 
 // Tampers lists the corpus.
 func Tampers() []Tamper {
-	return slices.Concat(linuxTampers(), ofXen(xenTampers), ofXen(nestedTampers))
+	return slices.Concat(linuxTampers(), ofXen(xenTampers), ofXen(nestedTampers), ofXen(hostStateTampers))
 }
 
 func linuxTampers() []Tamper {
@@ -147,6 +147,7 @@ type undoStep struct {
 	Value    uint64 `json:"value,omitempty"`
 
 	Script string `json:"script,omitempty"`
+	Resume bool   `json:"resume,omitempty"` // let the machine run, which was stopped
 }
 
 // write stores data at a kernel virtual address, where other data must be.
@@ -227,13 +228,18 @@ func (c *change) revert(ctx context.Context, step undoStep) error {
 		return c.machine.writeProcess(step.Address, step.Bytes)
 	case step.Register != "":
 		return c.writeRegister(ctx, step.CPU, step.Register, step.Value)
+	case step.Resume:
+		return c.machine.monitor(ctx, "cont")
+	case step.Physical != 0:
+		mem, err := c.machine.openPhysical()
+		if err != nil {
+			return err
+		}
+		return errors.Join(mem.writePhys(step.Physical, step.Bytes), mem.close())
 	}
 	mem, err := c.memory(ctx)
 	if err != nil {
 		return err
-	}
-	if step.Physical != 0 {
-		return mem.writePhys(step.Physical, step.Bytes)
 	}
 	return mem.write(step.Address, step.Bytes)
 }

@@ -38,7 +38,8 @@ var nestedTampers = []Tamper{
 	},
 }
 
-// nested is where the nested page tables of the domain lie, and the VMCB of its CPU.
+// nested is where the nested page tables of the domain lie, and the VMCB of a CPU of
+// its that has never run: without nested paging one that runs would end the domain.
 type nested struct{ l1, l2, vmcb uint64 }
 
 // nestedOff clears NP_ENABLE of the VMCB (AMD64 APM vol. 2, table B-1: offset 90h).
@@ -52,6 +53,7 @@ func nestedOff(ctx context.Context, c *change) error {
 
 // Offsets into a VMCB (AMD64 APM vol. 2, table B-1).
 const (
+	vmcbExit   = 0x70 // EXITCODE
 	vmcbNested = 0x90
 	vmcbRoot   = 0xb0 // N_CR3
 )
@@ -105,12 +107,12 @@ func (c *change) findNested(ctx context.Context) (nested, error) {
 		if l1 := first[l2]; small[l1] {
 			n := nested{l1: l1, l2: l2}
 			err := mem.eachPage(func(phys uint64, page []byte) {
-				if binary.LittleEndian.Uint64(page[vmcbRoot:]) == l4 && binary.LittleEndian.Uint64(page[vmcbNested:]) == 1 {
+				if wordOf(page[vmcbRoot:]) == l4 && wordOf(page[vmcbNested:]) == 1 && wordOf(page[vmcbExit:]) == 0 {
 					n.vmcb = phys
 				}
 			})
 			if err == nil && n.vmcb == 0 {
-				err = errors.New("no VMCB for the nested page tables")
+				err = errors.New("no VMCB of a CPU that has never run for the nested page tables")
 			}
 			return n, err
 		}

@@ -15,15 +15,11 @@ import (
 // then ([mem.Virtualization]). It is Xen's memory that says which page is reserved
 // for that.
 
-// xenCPU is what Xen has for the CPU with an interrupt table.
-func (c *collector) xenCPU(table mem.Virt) (xen.CPU, error) {
-	all, err := c.xen.CPUs()
-	if err != nil {
-		return xen.CPU{}, err
-	}
+// cpuOfXen is what Xen has for the CPU with an interrupt table.
+func cpuOfXen(all []xen.CPU, table mem.Virt) (xen.CPU, error) {
 	i := slices.IndexFunc(all, func(x xen.CPU) bool { return x.Interrupts == table })
 	if i < 0 {
-		return xen.CPU{}, fmt.Errorf("Xen has no CPU with its interrupt table at %v", table)
+		return xen.CPU{}, fmt.Errorf("no CPU of Xen's has its interrupt table at %v", table)
 	}
 	return all[i], nil
 }
@@ -37,11 +33,15 @@ func (c *collector) hostStateOf(r *mem.Registers, f *xenCPU) {
 	if f.InDomain {
 		f.RIP = address(r.RIP)
 	}
-	own, err := c.xenCPU(r.IDT.Base)
+	all, err := c.xen.CPUs()
+	if err == nil {
+		var own xen.CPU
+		own, err = cpuOfXen(all, r.IDT.Base)
+		f.Reserved = own.HostState
+	}
 	if err != nil {
 		f.Unknown = err.Error()
 	}
-	f.Reserved = own.HostState
 }
 
 // hostState finds that a CPU keeps Xen's registers while it runs a domain, or goes on

@@ -11,9 +11,9 @@ import (
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
-// xen.idt: every gate of every CPU's interrupt descriptor table goes to the
-// handler that the image has for its vector, with the privilege and the stack
-// that belong to it.
+// xen.idt: every CPU uses an interrupt descriptor table that Xen has for one, and
+// every gate of it goes to the handler that the image has for its vector, with the
+// privilege and the stack that belong to it.
 //
 // Proves: that interrupts and exceptions of the CPUs that were read enter Xen
 // where they should. Trusts: the IDTR as the VMM shows it, of a CPU that runs a
@@ -25,14 +25,29 @@ func xenIDTCheck() check {
 	return check{name: xenIDTName, plan: planIDT, collect: collectXenIDT, judge: judgeXenIDT}
 }
 
+// xenIDT are the facts of xen.idt.
+type xenIDT struct {
+	idtData
+	Own []address `json:"own"` // where Xen has the tables of its CPUs
+}
+
 func collectXenIDT(c *collector) (any, measure.Coverage, error) {
-	data := idtData{Absent: c.absent}
-	coverage, err := c.idts(&data)
+	data := xenIDT{idtData: idtData{Absent: c.absent}}
+	own, err := c.xen.InterruptTables()
+	if err != nil {
+		return nil, measure.Coverage{}, err
+	}
+	for _, at := range own {
+		if at != 0 {
+			data.Own = append(data.Own, address(at))
+		}
+	}
+	coverage, err := c.idts(&data.idtData)
 	return data, coverage, err
 }
 
 func judgeXenIDT(j *judging, raw json.RawMessage, out *measure.Check) error {
-	var data idtData
+	var data xenIDT
 	if err := decode(raw, &data); err != nil {
 		return err
 	}
@@ -48,6 +63,10 @@ func judgeXenIDT(j *judging, raw json.RawMessage, out *measure.Check) error {
 			out.Findings = append(out.Findings, measure.Finding{Address: cpu.Base.String(), Symbol: fmt.Sprintf("IDTR of CPU %d", cpu.CPU),
 				Explanation: "the CPU's interrupt table lies neither in Xen's image nor in its map of all RAM"})
 			continue
+		}
+		if !slices.Contains(data.Own, cpu.Base) {
+			out.Findings = append(out.Findings, measure.Finding{Address: cpu.Base.String(), Symbol: fmt.Sprintf("IDTR of CPU %d", cpu.CPU),
+				Explanation: "the CPU's interrupt table is none that Xen has for a CPU"})
 		}
 		if cpu.Limit != idtSize-1 {
 			out.Findings = append(out.Findings, measure.Finding{

@@ -89,9 +89,9 @@ func (c *collector) xenCallsOfOneStop(source systemCallSource) (settled bool, er
 // loaded takes what Xen has kept of its own, where a domain's registers are in the
 // CPU. PV domains run with a privilege level other than 0, and use Xen's.
 func (f *xenMSRs) loaded(r *mem.Registers, cpus []xen.CPU, err error) {
-	i := slices.IndexFunc(cpus, func(x xen.CPU) bool { return x.Interrupts == r.IDT.Base })
-	if err == nil && i < 0 {
-		err = fmt.Errorf("Xen has no CPU with its interrupt table at %v", r.IDT.Base)
+	var own xen.CPU
+	if err == nil {
+		own, err = cpuOfXen(cpus, r.IDT.Base)
 	}
 	if err != nil {
 		if r.InGuest() {
@@ -99,7 +99,6 @@ func (f *xenMSRs) loaded(r *mem.Registers, cpus []xen.CPU, err error) {
 		}
 		return // else they are judged as they are
 	}
-	own := &cpus[i]
 	switch {
 	case !r.InGuest() && !own.Assisted: // they are judged as they are
 	case own.Kept == mem.SystemCalls{}:

@@ -97,9 +97,13 @@ func TestDetectsOnXen(t *testing.T) {
 		"an interrupt's handler":      {xenIDTName, func(m *xentest.Machine) { put16(m.Image(xentest.IDT+16*9), uint16(xentest.Address("first"))) }},
 		"an exception's handler":      {xenIDTName, func(m *xentest.Machine) { put16(m.Image(xentest.IDT+16*13), uint16(xentest.Address("debug"))) }},
 		"an interrupt open to guests": {xenIDTName, func(m *xentest.Machine) { m.Image(xentest.IDT + 16*9)[5] |= 0x60 }},
-		"another stack of a fault":    {xenIDTName, func(m *xentest.Machine) { m.Image(xentest.IDT + 16*8)[4] = 7 }},
-		"writable text":               {xenPageTablesName, func(m *xentest.Machine) { m.Put64(xentest.Page(1), uint64(xentest.Phys)+0x1000|flags) }},
-		"executable data":             {xenPageTablesName, func(m *xentest.Machine) { m.Put64(xentest.Page(10), uint64(xentest.Phys)+0xa000|flags) }},
+		"a copy of the table": {xenIDTName, func(m *xentest.Machine) {
+			copy(m.RAM[0x1c_0000:], m.Image(xentest.IDT)[:0x1000])
+			m.CPUs[0].IDT.Base = xentest.DirectMap + 0x1c_0000
+		}},
+		"another stack of a fault": {xenIDTName, func(m *xentest.Machine) { m.Image(xentest.IDT + 16*8)[4] = 7 }},
+		"writable text":            {xenPageTablesName, func(m *xentest.Machine) { m.Put64(xentest.Page(1), uint64(xentest.Phys)+0x1000|flags) }},
+		"executable data":          {xenPageTablesName, func(m *xentest.Machine) { m.Put64(xentest.Page(10), uint64(xentest.Phys)+0xa000|flags) }},
 		"text open to guests": {xenPageTablesName, func(m *xentest.Machine) {
 			m.Put64(xentest.Page(1), uint64(xentest.Phys)+0x1000|xentest.Present|xentest.User)
 		}},

@@ -48,6 +48,10 @@ const (
 // may start it.
 func (x *hypervisor) create(cpus int, starts bool) (uint16, error) {
 	put := binary.LittleEndian.PutUint32
+	running := cpus
+	if starts {
+		cpus++ // one is never started
+	}
 	id, err := x.domctl(createDomain, 0, func(u []byte) {
 		copy(u[4:], "plumbline-hvm-00") // its handle
 		put(u[20:], flagHVM|flagHAP)
@@ -65,7 +69,7 @@ func (x *hypervisor) create(cpus int, starts bool) (uint16, error) {
 	}
 	err = x.furnish(id, cpus)
 	if err == nil && starts {
-		err = x.start(id, cpus)
+		err = x.start(id, running)
 	}
 	if err != nil {
 		return 0, errors.Join(err, x.destroy(id))

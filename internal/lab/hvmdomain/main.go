@@ -1,7 +1,8 @@
 // Command hvmdomain makes a hardware-assisted domain, as a toolstack would, and
 // prints its number. It is for the first domain of a machine of the lab that
 // boots Xen, where no toolstack is: the domain gets CPUs and memory and, with
-// -run, a program that computes, leaves the domain in several ways and sleeps.
+// -run, a program that computes, leaves the domain in several ways and sleeps; and
+// one more CPU that is not started.
 // With -destroy it ends a domain that it made.
 //
 // It needs /dev/xen/privcmd, which the kernel's module xen-privcmd brings.

@@ -30,33 +30,51 @@ type CPU struct {
 // perCPU is where the members of [CPU] lie of the first CPU.
 type perCPU struct{ hostState, kept, loaded mem.Virt }
 
-// CPUs reads those that have an interrupt table.
-func (p *Profile) CPUs() ([]CPU, error) {
-	tables, ok1 := p.Symbol("idt_tables")
-	offsets, ok2 := p.Symbol("__per_cpu_offset")
-	places, ok3 := p.perCPU()
-	if !ok1 || !ok2 || !ok3 {
-		return nil, fmt.Errorf("%w: no idt_tables or data of each CPU", ErrLayout)
+// InterruptTables lists where Xen has them, by its numbers of CPUs; zero where there
+// is none.
+func (p *Profile) InterruptTables() ([]mem.Virt, error) { return p.perNumber("idt_tables") }
+
+// perNumber reads an array of addresses that has one for each CPU.
+func (p *Profile) perNumber(name string) ([]mem.Virt, error) {
+	at, ok := p.Symbol(name)
+	if !ok {
+		return nil, fmt.Errorf("%w: no %s", ErrLayout, name)
 	}
-	n := min((p.Symbols.Next(uint64(tables))-uint64(tables))/8, maxCPUs)
-	raw := make([]byte, 16*n)
-	if err := p.Space.Read(raw[:8*n], tables); err != nil {
+	raw := make([]byte, 8*min((p.Symbols.Next(uint64(at))-uint64(at))/8, maxCPUs))
+	if err := p.Space.Read(raw, at); err != nil {
 		return nil, err
 	}
-	if err := p.Space.Read(raw[8*n:], offsets); err != nil {
+	out := make([]mem.Virt, len(raw)/8)
+	for i := range out {
+		out[i] = mem.Virt(le64(raw[8*i:]))
+	}
+	return out, nil
+}
+
+// CPUs reads those that have an interrupt table.
+func (p *Profile) CPUs() ([]CPU, error) {
+	places, ok := p.perCPU()
+	if !ok {
+		return nil, fmt.Errorf("%w: no data of each CPU", ErrLayout)
+	}
+	tables, err := p.InterruptTables()
+	if err != nil {
+		return nil, err
+	}
+	offsets, err := p.perNumber("__per_cpu_offset")
+	if err != nil {
 		return nil, err
 	}
 	var out []CPU
-	for i := range n {
-		table, offset := le64(raw[8*i:]), le64(raw[8*(n+i):])
-		if table == 0 {
+	for i, table := range tables {
+		if table == 0 || i >= len(offsets) {
 			continue
 		}
-		cpu, err := p.cpu(places, mem.Virt(offset))
+		cpu, err := p.cpu(places, offsets[i])
 		if err != nil {
 			return nil, fmt.Errorf("CPU %d by Xen's number: %w", i, err)
 		}
-		cpu.Interrupts = mem.Virt(table)
+		cpu.Interrupts = table
 		out = append(out, cpu)
 	}
 	return out, nil
