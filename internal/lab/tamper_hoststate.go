@@ -96,14 +96,9 @@ func (c *change) stopInDomain(ctx context.Context) (cpu int, err error) {
 		if err := monitor.Execute(ctx, "stop", nil, nil); err != nil {
 			return 0, err
 		}
-		text, err := monitor.HMP(ctx, "info registers -a")
-		if err != nil {
-			return 0, err
-		}
-		for _, match := range everyCR3.FindAllStringSubmatch(text, -1) {
-			if cr3, err := strconv.ParseUint(match[2], 16, 64); err == nil && cr3 == domainTables {
-				return strconv.Atoi(match[1])
-			}
+		cpu, ok, err := inDomain(ctx, monitor)
+		if err != nil || ok {
+			return cpu, err
 		}
 		if err := monitor.Execute(ctx, "cont", nil, nil); err != nil {
 			return 0, err
@@ -111,6 +106,37 @@ func (c *change) stopInDomain(ctx context.Context) (cpu int, err error) {
 		time.Sleep(domainPause)
 	}
 	return 0, fmt.Errorf("no CPU runs a domain: %w", ErrNoSubject)
+}
+
+// inDomain returns a CPU that runs a domain.
+func inDomain(ctx context.Context, monitor *qmp.Client) (cpu int, ok bool, err error) {
+	text, err := monitor.HMP(ctx, "info registers -a")
+	if err != nil {
+		return 0, false, err
+	}
+	for _, match := range everyCR3.FindAllStringSubmatch(text, -1) {
+		if cr3, err := strconv.ParseUint(match[2], 16, 64); err == nil && cr3 == domainTables {
+			cpu, err = strconv.Atoi(match[1])
+			return cpu, err == nil, err
+		}
+	}
+	return 0, false, nil
+}
+
+// seenInDomain waits until a CPU runs a domain.
+func (m *Machine) seenInDomain(ctx context.Context) error {
+	monitor, err := qmp.Dial(ctx, m.LabQMP)
+	if err != nil {
+		return err
+	}
+	defer monitor.Close()
+	for range domainLooks {
+		if _, ok, err := inDomain(ctx, monitor); ok || err != nil {
+			return err
+		}
+		time.Sleep(domainPause)
+	}
+	return errNeverRuns
 }
 
 // registersOfXen are those of CPU 0 while it does not run a domain.

@@ -46,3 +46,37 @@ func TestMatrixXen(t *testing.T) {
 		}
 	}
 }
+
+func endHVM(t *testing.T, s *scanner, domain int) {
+	t.Helper()
+	if err := s.machine.EndHVM(t.Context(), domain); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// acceptRunning scans a Xen on whose CPUs a hardware-assisted domain runs, while
+// others come and go, and makes the tampers that need one. Scans must have met a CPU
+// in a domain, or nothing was tried.
+func acceptRunning(t *testing.T, s *scanner, scans int) {
+	t.Helper()
+	domain, err := s.machine.MakeHVM(t.Context(), lab.HVM{CPUs: 2, Run: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const others = "d=$(/opt/plumbline/" + lab.HVMTool + " -run) && /opt/plumbline/" + lab.HVMTool + " -destroy $d"
+	met, passed := 0, 0
+	acceptXen(t, s, scans, others, func(r *measure.Report) {
+		if r.Outcome == measure.Pass {
+			passed++
+		}
+		if strings.Contains(find(t, r, "xen.registers").Reason, "ran a domain") {
+			met++
+		}
+	})
+	t.Logf("of %d scans %d passed, %d met a CPU that ran a domain", scans, passed, met)
+	if met == 0 || passed == 0 {
+		t.Errorf("of %d scans %d passed, %d met a CPU that ran a domain", scans, passed, met)
+	}
+	tamperXen(t, s, func(name string) bool { return strings.HasPrefix(name, "xen-nested-") || ofRunning(name) })
+	endHVM(t, s, domain)
+}

@@ -28,13 +28,7 @@ func TestAcceptsHVM(t *testing.T) {
 
 func xenDomainsOf(t *testing.T, r *measure.Report) measure.Check {
 	t.Helper()
-	for _, c := range r.Checks {
-		if c.Name == xenDomainsName {
-			return c
-		}
-	}
-	t.Fatal("no " + xenDomainsName)
-	return measure.Check{}
+	return xenCheckOf(t, r, xenDomainsName)
 }
 
 // Each attack on the nested tables of a domain is found, by what it is.
