@@ -131,9 +131,26 @@ func (s *Set) dial(ctx context.Context, export string, blocks []Block) error {
 	return nil
 }
 
-// remove removes the snapshot with a connection of its own and, once it is decided
-// which, a bitmap. QEMU's NBD server may be others'.
+// remove removes the snapshot and, once it is decided which, a bitmap. QEMU's NBD
+// server may be others'. Nobody else need wait for the monitor until it is decided.
 func (s *Set) remove(socket string, others bool, decided <-chan struct{}) error {
+	err := monitored(socket, func(ctx context.Context, f *fleece) error {
+		f.others = others
+		return f.sweep(ctx)
+	})
+	if err != nil || s.tracking == nil {
+		return err
+	}
+	<-decided
+	err = monitored(socket, s.tracking.finish)
+	if err != nil {
+		return fmt.Errorf("dirty bitmaps: %w", err)
+	}
+	return nil
+}
+
+// monitored runs fn with a connection of its own.
+func monitored(socket string, fn func(context.Context, *fleece) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), removing)
 	defer cancel()
 	monitor, err := qmp.Dial(ctx, socket)
@@ -141,17 +158,7 @@ func (s *Set) remove(socket string, others bool, decided <-chan struct{}) error 
 		return fmt.Errorf("take the snapshot away: %w", err)
 	}
 	defer monitor.Close()
-	f := &fleece{monitor: monitor, others: others}
-	if err := f.sweep(ctx); err != nil || s.tracking == nil {
-		return err
-	}
-	<-decided
-	ctx, cancelFinish := context.WithTimeout(context.Background(), removing)
-	defer cancelFinish()
-	if err := s.tracking.finish(ctx, f); err != nil {
-		return fmt.Errorf("dirty bitmaps: %w", err)
-	}
-	return nil
+	return fn(ctx, &fleece{monitor: monitor})
 }
 
 // removing is how long QEMU may take to remove what was made.
