@@ -57,6 +57,9 @@ func TestGuestsOfTheTarget(t *testing.T) {
 			if passed == 0 {
 				t.Error("no scan passed")
 			}
+			if !s.places.Known() {
+				t.Error("each scan has the machine stand still for its device state")
+			}
 		})
 	}
 }

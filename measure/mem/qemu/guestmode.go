@@ -78,6 +78,7 @@ func (vm *VM) looks(ctx context.Context) ([]seen, error) {
 		unread := slices.ContainsFunc(out, func(s seen) bool { return s.regs.Unread() != "" })
 		if !unread || !running || n == guestLooks {
 			tellLooks(out, n)
+			_ = vm.seek(ctx, out) // else the machine is stopped for longer the next time too
 			return out, nil
 		}
 		select {
@@ -174,5 +175,9 @@ func (vm *VM) statesNow(ctx context.Context, shown []mem.Registers) ([]cpuState,
 	if err != nil {
 		return nil, err
 	}
-	return believed(state, shown, true)
+	states, err := believed(state, shown, true)
+	if err == nil {
+		_ = vm.settle(states) // else the next stop lasts as long
+	}
+	return states, err
 }

@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -18,13 +17,16 @@ import (
 // Places remembers where a QEMU process keeps the registers of its virtual CPUs,
 // so that those of system calls are read without stopping the machine. The device
 // state of one stop says what the registers hold; they are then looked for in the
-// memory of the process, and are where, for each CPU, they are found once. The
+// memory of the process, and are where, for each CPU, they are found once. Of a
+// machine that runs guests of its own they are found in two steps: CPUs' host state
+// pages, which stay, while it runs, and the rest beside them at the next stop. The
 // zero value remembers nothing yet. It is for one machine, may be kept as long as
 // the caller likes, and is safe for concurrent use.
 type Places struct {
 	mu    sync.Mutex
 	of    string    // the process and the threads of its CPUs
 	cpus  []place   // of all CPUs, or none
+	near  []uint64  // where the calls of CPUs that run guests may be, until a stop tells
 	again time.Time // not sought before
 }
 
@@ -54,19 +56,20 @@ const (
 	// maxBetween bounds how far calls is behind tables, in bytes: between them are
 	// the states of the FPU and the vector units, 6 KiB in QEMU 7.2.
 	maxBetween = 32 << 10
-
-	// maxSought bounds the memory that is searched; 100 to 200 MiB are usual.
-	maxSought = 1 << 30
-	// maxMatches bounds the places looked at: as many as there are CPUs, usually.
-	maxMatches = 2 * maxCPUs
-
-	searchAgain = 5 * time.Minute
 )
 
 var errNoPlaces = errors.New("where QEMU keeps the registers of its CPUs is not known")
 
 // Remember has the VM use, and fill, what is known of earlier openings.
 func (vm *VM) Remember(places *Places) { vm.places = places }
+
+// Known reports whether the places are known: from then on, while process and CPUs
+// are the same, no device state is asked for.
+func (p *Places) Known() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cpus != nil
+}
 
 // placed reads the registers of system calls where they are known to be. What the
 // monitor just showed must be beside them: that is the same CPU's, and current,
@@ -173,125 +176,4 @@ func callsIn(b []byte, cpu int) mem.SystemCalls {
 	u64 := func(at int) uint64 { return binary.LittleEndian.Uint64(b[at:]) }
 	return mem.SystemCalls{CPU: cpu, SysenterCS: uint64(binary.LittleEndian.Uint32(b)), SysenterESP: u64(8), SysenterEIP: u64(16),
 		STAR: u64(24), LSTAR: u64(lstarAt), CSTAR: u64(48), FMASK: u64(56)}
-}
-
-// learn looks for the registers that a device state has. That it finds none is no
-// error: the machine is stopped for them the next time too.
-func (vm *VM) learn(ctx context.Context, state []byte) error {
-	if vm.places == nil {
-		return nil
-	}
-	of, err := vm.identity(ctx)
-	if err != nil {
-		return err
-	}
-	vm.places.mu.Lock()
-	defer vm.places.mu.Unlock()
-	if vm.places.of == of && (vm.places.cpus != nil || time.Now().Before(vm.places.again)) {
-		return nil
-	}
-	vm.places.of, vm.places.cpus, vm.places.again = of, nil, time.Now().Add(searchAgain)
-	cpus, err := parseDeviceState(state)
-	if err != nil {
-		return err
-	}
-	process, err := os.Open(fmt.Sprintf("/proc/%d/mem", vm.PID()))
-	if err != nil {
-		return err
-	}
-	defer process.Close()
-	ranges, err := vm.ownMemory()
-	if err != nil {
-		return err
-	}
-	vm.places.cpus, err = findPlaces(process, ranges, cpus)
-	return err
-}
-
-// findPlaces searches a process for the registers of CPUs. Each must be found
-// once, all with the same layout.
-func findPlaces(process io.ReaderAt, ranges []mem.Extent, cpus map[uint32]cpuState) ([]place, error) {
-	patterns := make(map[string]bool)
-	for _, c := range cpus {
-		p := binary.LittleEndian.AppendUint64(nil, c.calls.LSTAR)
-		p = binary.LittleEndian.AppendUint64(p, c.calls.CSTAR)
-		patterns[string(binary.LittleEndian.AppendUint64(p, c.calls.FMASK))] = true
-	}
-	found := make(map[uint32][]place)
-	buffer, matches := make([]byte, 1<<20), 0
-	for _, r := range ranges {
-		for at := uint64(r.Start); at < uint64(r.End()); {
-			b := buffer[:min(uint64(len(buffer)), uint64(r.End())-at)]
-			if n, err := process.ReadAt(b, int64(at)); err != nil {
-				b = b[:n] // given back meanwhile
-			}
-			for pattern := range patterns {
-				for i := range indexes(b, []byte(pattern)) {
-					if matches++; matches > maxMatches {
-						return nil, fmt.Errorf("%w: too much looks like it", errNoPlaces)
-					}
-					for _, p := range placesAt(process, at+uint64(i)-lstarAt, cpus) {
-						found[uint32(p.cpu)] = append(found[uint32(p.cpu)], p)
-					}
-				}
-			}
-			// The next piece begins so that nothing is cut in two.
-			at += max(uint64(len(b)), mem.PageSize)
-			if at < uint64(r.End()) {
-				at -= callsSize
-			}
-		}
-	}
-	var out []place
-	for n := range cpus {
-		all := found[n]
-		if len(all) != 1 {
-			return nil, fmt.Errorf("%w: those of CPU %d are in %d places", errNoPlaces, n, len(all))
-		}
-		if len(out) > 0 && out[0].calls-out[0].tables != all[0].calls-all[0].tables {
-			return nil, fmt.Errorf("%w: CPU %d has another layout", errNoPlaces, n)
-		}
-		out = append(out, all[0])
-	}
-	return out, nil
-}
-
-// placesAt returns the places that the registers of a CPU may be in, if those of
-// system calls are at an address.
-func placesAt(process io.ReaderAt, calls uint64, cpus map[uint32]cpuState) (out []place) {
-	if calls < maxBetween {
-		return nil
-	}
-	b, start := make([]byte, maxBetween+callsSize), calls-maxBetween
-	if _, err := process.ReadAt(b, int64(start)); err != nil {
-		return nil
-	}
-	for n, c := range cpus {
-		if callsIn(b[maxBetween:], c.calls.CPU) != c.calls {
-			continue
-		}
-		base := binary.LittleEndian.AppendUint64(nil, uint64(c.regs.GDT.Base))
-		for i := range indexes(b[:maxBetween], base) {
-			if i+tablesSize <= maxBetween && tablesAre(b[i:], &c.regs) {
-				out = append(out, place{cpu: int(n), tables: start + uint64(i), calls: calls})
-			}
-		}
-	}
-	return out
-}
-
-// indexes yields where a pattern begins at a multiple of 8.
-func indexes(b, pattern []byte) func(yield func(int) bool) {
-	return func(yield func(int) bool) {
-		for at := 0; ; {
-			i := bytes.Index(b[at:], pattern)
-			if i < 0 {
-				return
-			}
-			if at += i; at%8 == 0 && !yield(at) {
-				return
-			}
-			at++
-		}
-	}
 }

@@ -69,7 +69,7 @@ func placesProcess(t testing.TB) (process []byte, ranges []mem.Extent, shown []m
 	cpus = make(map[uint32]cpuState)
 	for i, at := range []int{0x40000, 0x10000 + 1<<20 - envBetween - lstarAt - 8} {
 		envAt(process, at, envBetween, &shown[i], &calls[i])
-		cpus[uint32(i)] = cpuState{regs: shown[i], calls: calls[i]}
+		cpus[uint32(i)] = cpuState{regs: shown[i], calls: calls[i], hostState: hostStatePage}
 	}
 	return process, ranges, shown, calls, cpus
 }
@@ -110,6 +110,31 @@ func TestReadsSystemCallsWhereTheyAre(t *testing.T) {
 	}
 }
 
+// A machine that runs guests: by the time its memory was searched, each CPU had
+// other registers, but for the address of its host state page.
+func TestFindsPlacesByHostState(t *testing.T) {
+	process, ranges, _, _, cpus := placesProcess(t)
+	pages := map[string]bool{string(binary.LittleEndian.AppendUint64(nil, hostStatePage)): true}
+	binary.LittleEndian.PutUint64(process[2<<20:], hostStatePage) // such as one of the TLB's
+	at, err := matches(bytes.NewReader(process), ranges, pages)
+	if err != nil || len(at) != 3 {
+		t.Fatalf("%x: %v", at, err)
+	}
+	for i := range at {
+		at[i] -= hsaveAt
+	}
+	places, err := placesAmong(bytes.NewReader(process), at, cpus)
+	if err != nil || len(places) != 2 {
+		t.Fatalf("%d places: %v", len(places), err)
+	}
+	guest := cpus[1]
+	guest.calls.LSTAR++
+	cpus[1] = guest
+	if places, err := placesAmong(bytes.NewReader(process), at, cpus); !errors.Is(err, errNoPlaces) {
+		t.Errorf("a CPU with other registers at the stop: %v, %v", places, err)
+	}
+}
+
 // What the guest can have QEMU keep somewhere may look like a CPU: then there is
 // no telling which is.
 func TestRefusesPlacesInDoubt(t *testing.T) {
@@ -131,7 +156,7 @@ func TestRefusesPlacesInDoubt(t *testing.T) {
 			calls[1], shown[1] = calls[0], shown[0]
 			clear(process[0x80000:])
 			envAt(process, 0x80000, envBetween, &shown[1], &calls[1])
-			cpus[1] = cpuState{regs: shown[1], calls: calls[1]}
+			cpus[1] = cpuState{regs: shown[1], calls: calls[1], hostState: hostStatePage}
 		},
 		"everywhere": func(process []byte, _ []mem.Registers, calls []mem.SystemCalls, _ map[uint32]cpuState) {
 			pattern := process[0x40000+envBetween+lstarAt:][:24]
