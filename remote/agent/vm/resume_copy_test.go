@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,14 +79,17 @@ func (s *copyStory) progress(t *testing.T) []string {
 func TestResumeOfACopy(t *testing.T) {
 	s := newCopyStory(t)
 	want := fully(t, s.Image, s.base, s.rules)
-	report, how := check(t, s.of(s.clone))
+	uninterrupted := s.of(s.clone)
+	var pieces atomic.Int64 // of contents, which the changes decide on
+	uninterrupted.Capture.Limit = func(context.Context, int) error { pieces.Add(1); return nil }
+	report, how := check(t, uninterrupted)
 	if how.Full || how.Resumed != nil || how.Bytes == 0 || told(t, report) != want {
 		t.Fatalf("uninterrupted: %+v\n%s", how, cmp.Diff(want, told(t, report)))
 	}
 	whole := how.Bytes
 	for range 3 {
-		if !interrupt(t, s.of(s.clone), 30) {
-			t.Fatal("not interrupted")
+		if !interrupt(t, s.of(s.clone), pieces.Load()/4) {
+			t.Fatalf("not interrupted, with %d pieces", pieces.Load())
 		}
 	}
 	report, how = check(t, lookedAt(t, s.of(s.clone), s.Image))
