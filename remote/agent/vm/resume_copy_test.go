@@ -105,11 +105,11 @@ func TestResumeOfACopy(t *testing.T) {
 
 	// The template's state is lost meanwhile: all is looked at, what was read is
 	// not read again.
-	interrupt(t, s.of(s.clone), 40)
+	interrupt(t, s.of(s.clone), 20)
 	if err := os.RemoveAll(s.state); err != nil {
 		t.Fatal(err)
 	}
-	interrupt(t, s.of(s.clone), 40)
+	interrupt(t, s.of(s.clone), 20)
 	report, how = check(t, s.of(s.clone))
 	if d := cmp.Diff(want, told(t, report)); !how.Full || how.Resumed == nil || how.Resumed.Times != 2 || how.Resumed.Objects < 10 || d != "" {
 		t.Errorf("without the template's state: %+v, %+v\n%s", how, how.Resumed, d)
@@ -135,7 +135,7 @@ func TestResumeOfAnotherCopyTakesNothingOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newCopyStory(t)
-			if !interrupt(t, s.of(s.clone), 40) {
+			if !interrupt(t, s.of(s.clone), 20) {
 				t.Fatal("not interrupted")
 			}
 			c.spoil(t, s)
@@ -150,7 +150,7 @@ func TestResumeOfAnotherCopyTakesNothingOver(t *testing.T) {
 		s := newCopyStory(t)
 		other := filepath.Join(s.dir, "other")
 		copied(t, s.clone, other)
-		if !interrupt(t, s.of(s.clone), 40) {
+		if !interrupt(t, s.of(s.clone), 20) {
 			t.Fatal("not interrupted")
 		}
 		if _, how := check(t, s.of(other)); how.Resumed != nil || how.Anew != "" {
@@ -163,7 +163,7 @@ func TestResumeOfAnotherCopyTakesNothingOver(t *testing.T) {
 	t.Run("written to meanwhile", func(t *testing.T) {
 		t.Parallel()
 		s := newCopyStory(t)
-		if !interrupt(t, s.of(s.clone), 40) {
+		if !interrupt(t, s.of(s.clone), 20) {
 			t.Fatal("not interrupted")
 		}
 		scan := s.of(s.clone)
