@@ -26,6 +26,16 @@ type Disk struct {
 	Size int64
 }
 
+// NextData gives the first offset at or after off that may hold data, io.EOF when
+// the rest reads as zeros: readers of volumes leave holes alone by it
+// (filewatch/volume/span). Where nobody tells, everything may hold data.
+func (d *Disk) NextData(off int64) (int64, error) {
+	if s, ok := d.ReaderAt.(interface{ NextData(int64) (int64, error) }); ok {
+		return s.NextData(off)
+	}
+	return off, nil
+}
+
 // ReadMany fills each of bufs from the offset beside it, at once where that saves
 // waiting. After an error any of bufs may hold anything.
 func (d *Disk) ReadMany(bufs [][]byte, offs []int64) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,6 +43,39 @@ func TestImageFormatsReadAlike(t *testing.T) {
 		if _, err := d.ReadAt(got, 0); err != nil || !bytes.Equal(got, content) || d.Size < int64(len(content)) {
 			t.Errorf("%s: %d bytes, %v", d.Name, d.Size, err)
 		}
+	}
+}
+
+func TestHolesAreToldApart(t *testing.T) {
+	dir := t.TempDir()
+	raw := filepath.Join(dir, "disk.raw")
+	const data, size = 8 << 20, 64 << 20
+	f, err := os.Create(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(bytes.Repeat([]byte("plumbline"), 10_000), data); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, filepath.Join(dir, "disk.qcow2"))
+	set, err := OpenImages(context.Background(), []string{raw, filepath.Join(dir, "disk.qcow2")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	for _, d := range set.Disks {
+		if next, err := d.NextData(0); err != nil || next != data {
+			t.Errorf("%s: data from %d on, %v; want %d", d.Name, next, err, data)
+		}
+		if next, err := d.NextData(data + 1<<20); err != io.EOF {
+			t.Errorf("%s: data from %d on, %v; want none", d.Name, next, err)
+		}
+	}
+	if next, err := (&Disk{ReaderAt: bytes.NewReader(nil)}).NextData(5); next != 5 || err != nil {
+		t.Errorf("a disk that tells no holes: %d, %v", next, err)
 	}
 }
 
