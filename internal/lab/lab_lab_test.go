@@ -136,6 +136,7 @@ var observe = map[string]string{
 	"bpf-attach":        "tc filter show dev lo ingress 2>/dev/null; true",
 	"tracepoint":        "cat /sys/kernel/tracing/events/sched/enable",
 	"module-tracepoint": "cat /sys/kernel/tracing/events/kvm/enable",
+	"tracepoint-twice":  "ls /sys/kernel/tracing/instances",
 	"cpu-offline":       "cat /sys/devices/system/cpu/online",
 	"load":              "ls /run/lab-load; true",
 	"package-install":   "ls /usr/bin/hello; true",

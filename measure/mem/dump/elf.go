@@ -48,15 +48,15 @@ func (d *Dump) openELF(src *source) error {
 		kind := elf.ProgType(c.U32())
 		c.Skip(4) // p_flags
 		offset := c.U64()
-		virt, phys, size, inRAM := c.U64(), c.U64(), c.U64(), c.U64()
+		virt, phys, size := c.U64(), c.U64(), c.U64()
 		switch {
 		case kind == elf.PT_NOTE:
 			if err := d.notes(src, offset, size); err != nil {
 				return err
 			}
-		case kind == elf.PT_LOAD && size > 0 && size < inRAM:
-			return fmt.Errorf("%w: of %#x bytes of RAM at %v it holds %#x: %s", ErrNotSupported, inRAM, mem.Phys(phys), size, withoutPaging)
 		case kind == elf.PT_LOAD && size > 0 && phys != noPhysical && virt < imageRange:
+			// Of p_memsz only p_filesz was dumped: makedumpfile leaves out pages at the
+			// end of a range so. The rest is not known.
 			parts = append(parts, filed{mem.Extent{Start: mem.Phys(phys), Size: size}, offset})
 		}
 	}
