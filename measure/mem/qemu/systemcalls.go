@@ -100,6 +100,9 @@ func believed(state []byte, shown []mem.Registers, sameStop bool) ([]cpuState, e
 // deviceState has QEMU write the state of all devices into a file that only
 // memory holds, and returns its bytes. A machine that stands still stays so.
 func (vm *VM) deviceState(ctx context.Context) ([]byte, error) {
+	if err := vm.savable(ctx); err != nil {
+		return nil, err
+	}
 	file, err := memoryFile("device-state")
 	if err != nil {
 		return nil, fmt.Errorf("file in memory: %w", err)
