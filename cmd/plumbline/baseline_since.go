@@ -78,7 +78,7 @@ func (f *sinceFlags) dir(p *vm.Place, file string) (string, error) {
 }
 
 func (s *sourceFlags) place() vm.Place {
-	return vm.Place{Name: s.name, QMP: s.vm, Images: s.disks, Template: s.since.template}
+	return vm.Place{Name: s.name, QMP: s.vm, Images: s.disks, Template: s.since.template, Backing: s.backing}
 }
 
 // checkSince compares as runBaselineCheck does, building on the last scan.

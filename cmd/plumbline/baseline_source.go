@@ -19,6 +19,7 @@ import (
 // sourceFlags say where files are read from.
 type sourceFlags struct {
 	disks    []string
+	backing  []string
 	vm, root string
 	name     string
 	progress string
@@ -30,6 +31,7 @@ type sourceFlags struct {
 func (s *sourceFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&s.disks, "disk", nil, "disk `IMAGE` or block device; several make one machine")
+	f.StringArrayVar(&s.backing, "backing", nil, "a disk may be an overlay (qcow2): read it over the images that it and they name, where these are in `DIR`")
 	f.StringVar(&s.vm, "vm", "", "the disks of the running machine behind QEMU's QMP `SOCKET`")
 	f.StringVar(&s.root, "root", "", "mounted tree at `DIR`")
 	f.StringVar(&s.name, "target", "", "`NAME` of the machine, kept in the baseline")
@@ -38,6 +40,9 @@ func (s *sourceFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&s.idle, "idle", false, "read the disk only while nobody else wants it (I/O priority; with the schedulers bfq and mq-deadline)")
 	f.Lookup("progress").NoOptDefVal = "always"
 	cmd.MarkFlagsMutuallyExclusive("disk", "vm", "root")
+	cmd.MarkFlagsMutuallyExclusive("backing", "vm")
+	cmd.MarkFlagsMutuallyExclusive("backing", "root")
+	cmd.MarkFlagDirname("backing")
 	cmd.MarkFlagFilename("disk")
 	cmd.MarkFlagDirname("root")
 }
@@ -74,7 +79,8 @@ func (s *sourceFlags) open(ctx context.Context, stderr io.Writer) (*source, erro
 		}
 		return s.named(t, t.Close, stderr), nil
 	case s.given():
-		files, err := vm.OpenFiles(ctx, s.name, s.vm, s.disks)
+		place := s.place()
+		files, err := vm.OpenFiles(ctx, &place)
 		if err != nil {
 			return nil, sourceError(err)
 		}
@@ -89,7 +95,11 @@ func sourceError(err error) error {
 	case errors.Is(err, guest.ErrNoFileSystem):
 		return failHint(exitIO, err, "ext2, ext3, ext4, XFS and FAT are read, alone or in partitions")
 	case errors.Is(err, disk.ErrOverlay):
-		return failHint(exitIO, err, "create and check --template IMAGE read it over the image you name, --vm as its running machine does; qemu-img convert makes one image of both")
+		return failHint(exitIO, err, "--backing DIR reads it over the images it names that are in DIR; create and check --template IMAGE over the template that you name; --vm as its running machine does")
+	case errors.Is(err, disk.ErrChain):
+		return failHint(exitIO, err, "qemu-img info --backing-chain shows the chain, rebase -u mends names and formats in it, convert makes one image of it; --backing DIR says where its images may be")
+	case errors.Is(err, disk.ErrAmbiguous):
+		return failHint(exitIO, err, "--vm reads it as its running machine does; qemu-img convert -f FORMAT -O raw makes an image of what you know it to be")
 	case errors.Is(err, disk.ErrTwice):
 		return fail(exitArgument, err)
 	}

@@ -103,17 +103,32 @@ func (s *Set) Close() error {
 	return errors.Join(errs...)
 }
 
-// ErrTwice: one image is named as two disks, whose files would all be there twice.
-var ErrTwice = errors.New("the same disk is named twice")
+// ErrTwice: one image is two disks, or below another, and its files would be there
+// twice.
+var ErrTwice = errors.New("the same disk is there twice")
 
-// OpenImages opens image files and block devices as the disks of one machine.
+// OpenImages opens image files and block devices as the disks of one machine. An
+// image that refers to others is refused.
 func OpenImages(ctx context.Context, paths []string) (*Set, error) {
-	if err := different(paths); err != nil {
+	var chains []Chain
+	for _, path := range paths {
+		c, _, err := Below{}.Chain(path)
+		if err != nil {
+			return nil, err
+		}
+		chains = append(chains, c)
+	}
+	return OpenChains(ctx, chains)
+}
+
+// OpenChains opens images, each with what is below it, as the disks of one machine.
+func OpenChains(ctx context.Context, chains []Chain) (*Set, error) {
+	if err := different(chains); err != nil {
 		return nil, err
 	}
 	s := &Set{}
-	for _, path := range paths {
-		if err := s.openImage(ctx, path); err != nil {
+	for _, c := range chains {
+		if err := s.openImage(ctx, c); err != nil {
 			s.Close()
 			return nil, err
 		}
@@ -121,72 +136,42 @@ func OpenImages(ctx context.Context, paths []string) (*Set, error) {
 	return s, nil
 }
 
-// different refuses two names of one file. What cannot be looked at is for
-// openImage to complain about.
-func different(paths []string) error {
-	var seen []os.FileInfo
-	for _, path := range paths {
-		info, err := os.Stat(path)
+// different refuses a disk that is another one, or below another one.
+func different(chains []Chain) error {
+	for i, c := range chains {
+		top, err := os.Stat(c[0].file)
 		if err != nil {
-			continue
+			return fmt.Errorf("open disk: %w", err)
 		}
-		if slices.ContainsFunc(seen, func(other os.FileInfo) bool { return os.SameFile(info, other) }) {
-			return fmt.Errorf("open disk %s: %w", path, ErrTwice)
+		for j, other := range chains {
+			for _, l := range other {
+				if info, err := os.Stat(l.file); i != j && err == nil && os.SameFile(info, top) {
+					return fmt.Errorf("open disk %s: %w", c[0].Path, ErrTwice)
+				}
+			}
 		}
-		seen = append(seen, info)
 	}
 	return nil
 }
 
-func (s *Set) openImage(ctx context.Context, path string) error {
-	f, err := os.Open(path)
+func (s *Set) openImage(ctx context.Context, c Chain) error {
+	if c[0].Format != "raw" {
+		if _, err := s.openChain(ctx, c, nil); err != nil {
+			return fmt.Errorf("open disk %s (%s): %w", c[0].Path, c[0].Format, err)
+		}
+		return nil
+	}
+	f, err := os.Open(c[0].file)
 	if err != nil {
 		return fmt.Errorf("open disk: %w", err)
 	}
 	s.closers = append(s.closers, f.Close)
-	info, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("open disk: %w", err)
-	}
-	if info.IsDir() {
-		return fmt.Errorf("open disk %s: is a directory", path)
-	}
-	head := make([]byte, 4096)
-	n, err := f.ReadAt(head, 0)
-	if err != nil && err != io.EOF {
-		return fmt.Errorf("read disk: %w", err)
-	}
-	if format := formatOf(head[:n]); format != "raw" {
-		return s.openForeign(ctx, path, format, head[:n])
-	}
 	size, err := f.Seek(0, io.SeekEnd) // a block device's Stat has no size
 	if err != nil {
 		return fmt.Errorf("size of disk: %w", err)
 	}
-	s.Disks = append(s.Disks, &Disk{&image{f}, path, size})
+	s.Disks = append(s.Disks, &Disk{&image{f}, c[0].Path, size})
 	return nil
-}
-
-// formatOf knows image formats by their first bytes; what has none is raw.
-func formatOf(head []byte) string {
-	for _, f := range []struct {
-		format string
-		off    int
-		magic  string
-	}{
-		{"qcow2", 0, "QFI\xfb"},
-		{"vmdk", 0, "KDMV"},
-		{"vmdk", 0, "# Disk DescriptorFile"},
-		{"vdi", 0x40, "\x7f\x10\xda\xbe"},
-		{"vhdx", 0, "vhdxfile"},
-		{"vpc", 0, "conectix"},
-		{"qed", 0, "QED\x00"},
-	} {
-		if len(head) >= f.off+len(f.magic) && string(head[f.off:f.off+len(f.magic)]) == f.magic {
-			return f.format
-		}
-	}
-	return "raw"
 }
 
 // Unchanged has the set say that no disk changed: the caller knows it from

@@ -24,6 +24,7 @@ func TestImageFormatsReadAlike(t *testing.T) {
 	raw := filepath.Join(dir, "disk,raw")
 	content := bytes.Repeat([]byte("plumbline"), 100_000)
 	content = content[:len(content)&^511]
+	copy(content[510:], "\x55\xaaEFI PART") // a disk with partitions
 	if err := os.WriteFile(raw, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +112,7 @@ func TestImagesThatReferToOtherFiles(t *testing.T) {
 }
 
 // An overlay without what is below it reads as zeros where it holds nothing:
-// files would seem to be gone. OpenClone is how to read one.
+// files would seem to be gone. [Below] is how to read one.
 func TestOverlaysAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	below, overlay, upper := dir+"/below.qcow2", dir+"/overlay.qcow2", dir+"/upper.qcow2"
@@ -121,7 +122,7 @@ func TestOverlaysAreRefused(t *testing.T) {
 	ctx := context.Background()
 	for name, open := range map[string]func() (*Set, error){
 		"alone":           func() (*Set, error) { return OpenImages(ctx, []string{overlay}) },
-		"below another":   func() (*Set, error) { return OpenClone(ctx, upper, overlay) },
+		"over another":    func() (*Set, error) { return OpenImages(ctx, []string{upper}) },
 		"beside its base": func() (*Set, error) { return OpenImages(ctx, []string{below, overlay}) },
 	} {
 		if set, err := open(); !errors.Is(err, ErrOverlay) {
@@ -131,11 +132,20 @@ func TestOverlaysAreRefused(t *testing.T) {
 			}
 		}
 	}
-	set, err := OpenClone(ctx, overlay, below)
-	if err != nil {
-		t.Fatalf("over its base: %v", err)
+	var chains []Chain
+	for _, path := range []string{below, overlay} {
+		c, _, err := Below{Dirs: []string{dir}}.Chain(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chains = append(chains, c)
 	}
-	set.Close()
+	if set, err := OpenChains(ctx, chains); !errors.Is(err, ErrTwice) {
+		t.Errorf("over its base, beside it: got %v, want ErrTwice", err)
+		if err == nil {
+			set.Close()
+		}
+	}
 }
 
 // One disk under two names would have all its files twice.

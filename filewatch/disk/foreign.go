@@ -4,35 +4,69 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch/disk/nbd"
 	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
-// openForeign has qemu-nbd read an image format. The format is always named to
-// it, and an image that refers to other files is refused: which files those are
-// would be the choice of whoever wrote the image's first bytes, which on a raw
-// disk is the guest.
-func (s *Set) openForeign(ctx context.Context, path, format string, head []byte) error {
-	fail := func(err error) error { return fmt.Errorf("open disk %s (%s): %w", path, format, err) }
-	if err := errors.Join(selfContained(format, head), whole(format, head)); err != nil {
-		return fail(err)
-	}
-	client, err := s.serve(ctx, path, format, "backing=", nil)
+// openChain has qemu-nbd read an image and those below it. The format is always
+// named to it, as are the images, and nothing else: which files an image refers to
+// would be the choice of whoever wrote its first bytes, which on a raw disk is the
+// guest.
+func (s *Set) openChain(ctx context.Context, c Chain, options []string, contexts ...string) (*nbd.Client, error) {
+	image, err := c.imageOptions()
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	s.Disks = append(s.Disks, &Disk{client, path, client.Size})
-	return nil
+	client, err := s.serve(ctx, image, options, contexts...)
+	if err != nil {
+		return nil, err
+	}
+	s.Disks = append(s.Disks, &Disk{client, c[0].Path, client.Size})
+	return client, nil
 }
 
-// serve starts a qemu-nbd for an image and connects to it. backing is the option
-// that says what lies below the image.
-func (s *Set) serve(ctx context.Context, path, format, backing string, options []string, contexts ...string) (*nbd.Client, error) {
+// imageOptions describe a chain as QEMU's --image-opts have it.
+func (c Chain) imageOptions() (string, error) {
+	var all []string
+	prefix := ""
+	for _, l := range c {
+		driver, err := driverOf(l.file)
+		if err != nil {
+			return "", err
+		}
+		for _, option := range []string{"driver=" + l.Format, "file.driver=" + driver, "file.locking=off", "file.filename=" + escapeOption(l.file)} {
+			all = append(all, prefix+option)
+		}
+		prefix += "backing."
+	}
+	if c[len(c)-1].Format != "raw" { // else it would go on by itself
+		all = append(all, prefix[:len(prefix)-1]+"=")
+	}
+	return strings.Join(all, ","), nil
+}
+
+// driverOf is what QEMU opens a file by.
+func driverOf(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if info.Mode()&fs.ModeDevice != 0 {
+		return "host_device", nil
+	}
+	return "file", nil
+}
+
+// serve starts a qemu-nbd for the image that the options describe, and connects to
+// it.
+func (s *Set) serve(ctx context.Context, image string, options []string, contexts ...string) (*nbd.Client, error) {
 	program, err := exec.LookPath("qemu-nbd")
 	if err != nil {
 		return nil, fmt.Errorf("%w without qemu-nbd (Debian package qemu-utils)", ErrNotSupported)
@@ -43,13 +77,8 @@ func (s *Set) serve(ctx context.Context, path, format, backing string, options [
 	}
 	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "nbd.sock")
-	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
 	var complaint tail
-	cmd := exec.Command(program, append(options, "--read-only", "--persistent", "--shared=4", "--socket="+socket, "--image-opts",
-		fmt.Sprintf("driver=%s,file.driver=file,file.locking=off,file.filename=%s,%s", format, escapeOption(absolute), backing))...)
+	cmd := exec.Command(program, append(options, "--read-only", "--persistent", "--shared=4", "--socket="+socket, "--image-opts", image)...)
 	cmd.Stderr = &complaint
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -73,48 +102,29 @@ func (s *Set) serve(ctx context.Context, path, format, backing string, options [
 // ErrRefersElsewhere: the image's own bytes name other files to read.
 var ErrRefersElsewhere = errors.New("the image refers to other files")
 
-// selfContained refuses images that keep their data in files they name. (Backing
-// files are left out by the option "backing=".)
-func selfContained(format string, head []byte) error {
+// ErrOverlay: the image holds only what differs from another one, which it names.
+var ErrOverlay = errors.New("the image is an overlay over another one, which is not followed: a guest may have written its name")
+
+// refersTo is what an image says lies below it; one that keeps its data in files
+// that it names is refused. Of formats other than qcow2 nothing below is read.
+func refersTo(format string, head []byte) (*qcow2, error) {
 	switch format {
 	case "qcow2":
-		// incompatible_features at 0x48 of a version 3 header, bit 2: external
-		// data file (QEMU docs/interop/qcow2.txt).
-		c := bin.Big(head)
-		c.Seek(4)
-		version := c.U32()
-		c.Seek(0x48)
-		if features := c.U64(); c.Err() != nil || version >= 3 && features&(1<<2) != 0 {
-			return ErrRefersElsewhere
+		h, err := parseQcow2(head)
+		if err == nil && h.external {
+			return nil, ErrRefersElsewhere
 		}
+		return h, err
 	case "vmdk":
 		// A descriptor lists extents by file name; an embedded one is used when
 		// the header's capacity (sectors at 0x0c) is 0 (QEMU block/vmdk.c).
 		c := bin.Little(head)
 		c.Seek(0x0c)
 		if capacity := c.U64(); head[0] == '#' || c.Err() != nil || capacity == 0 {
-			return ErrRefersElsewhere
+			return nil, ErrRefersElsewhere
 		}
 	}
-	return nil
-}
-
-// ErrOverlay: the image holds only what differs from another one, which it names.
-var ErrOverlay = errors.New("the image is an overlay over another one, which is not followed: a guest may have written its name")
-
-// whole refuses an image that is an overlay: without what is below it, what it
-// does not hold itself would read as zeros.
-func whole(format string, head []byte) error {
-	if format != "qcow2" {
-		return nil
-	}
-	// backing_file_offset at 0x08, 0 without one (QEMU docs/interop/qcow2.txt).
-	c := bin.Big(head)
-	c.Seek(8)
-	if at := c.U64(); c.Err() == nil && at != 0 {
-		return ErrOverlay
-	}
-	return nil
+	return &qcow2{}, nil
 }
 
 // escapeOption doubles the commas of a QEMU option's value.

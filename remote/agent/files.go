@@ -136,5 +136,5 @@ func (t *target) openFiles(ctx context.Context) (*vm.Files, error) {
 		t.monitor.Lock()
 		defer t.monitor.Unlock()
 	}
-	return vm.OpenFiles(ctx, t.config.Name, t.config.QMP, t.config.Files.Disks)
+	return vm.OpenFiles(ctx, &vm.Place{Name: t.config.Name, QMP: t.config.QMP, Images: t.config.Files.Disks})
 }

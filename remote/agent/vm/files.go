@@ -16,17 +16,11 @@ type Files struct {
 	set  *disk.Set
 }
 
-// OpenFiles finds the file systems on disk images, or on the disks of the running
-// machine behind a QMP socket where no image is named. The caller closes them.
-// Errors wrap guest.ErrNoFileSystem when there is nothing that can be read.
-func OpenFiles(ctx context.Context, name, qmp string, images []string) (*Files, error) {
-	var set *disk.Set
-	var err error
-	if len(images) > 0 {
-		set, err = disk.OpenImages(ctx, images)
-	} else {
-		set, err = disk.OpenVM(ctx, qmp)
-	}
+// OpenFiles finds the file systems on a place's images, or on the disks of the
+// running machine where it names none. The caller closes them. Errors wrap
+// guest.ErrNoFileSystem when there is nothing that can be read.
+func OpenFiles(ctx context.Context, p *Place) (*Files, error) {
+	set, err := p.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +29,18 @@ func OpenFiles(ctx context.Context, name, qmp string, images []string) (*Files, 
 		set.Close()
 		return nil, err
 	}
-	return &Files{g, name, set}, nil
+	return &Files{g, p.Name, set}, nil
+}
+
+func (p *Place) open(ctx context.Context) (*disk.Set, error) {
+	if len(p.Images) == 0 {
+		return disk.OpenVM(ctx, p.QMP)
+	}
+	chains, _, err := p.chains()
+	if err != nil {
+		return nil, err
+	}
+	return disk.OpenChains(ctx, chains)
 }
 
 // Machine implements baseline.Source.

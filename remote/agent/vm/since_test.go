@@ -76,7 +76,7 @@ func captureOf(t *testing.T, image string, rules *filewatch.Rules) *baseline.Bas
 // snapshot captures everything that images or a machine hold; b may be nil.
 func snapshot(t *testing.T, images []string, socket string, b *baseline.Baseline, rules *filewatch.Rules, use func(*Files, *baseline.Snapshot)) {
 	t.Helper()
-	files, err := OpenFiles(t.Context(), "", socket, images)
+	files, err := OpenFiles(t.Context(), &Place{QMP: socket, Images: images})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,25 @@ type Place struct {
 	Images []string
 	// Template is the image that the only one of Images is a copy of.
 	Template string
+	// Backing are the directories in which images may lie that Images name as what
+	// is below them; see [disk.Below].
+	Backing []string
+}
+
+// chains finds what each image is read over, and where in the only one's chain the
+// template is, 0 for none.
+func (p *Place) chains() (chains []disk.Chain, template int, err error) {
+	if p.Template != "" && len(p.Images) != 1 {
+		return nil, 0, errors.New("one image is a copy of a template")
+	}
+	for _, path := range p.Images {
+		c, at, err := disk.Below{Template: p.Template, Dirs: p.Backing}.Chain(path)
+		if err != nil {
+			return nil, 0, err
+		}
+		chains, template = append(chains, c), at
+	}
+	return chains, template, nil
 }
 
 // String tells places apart.
@@ -150,15 +169,18 @@ func trackID(key string) string {
 }
 
 func (p *Place) openImages(ctx context.Context, last []imageState) (*opened, error) {
-	paths := p.Images
-	if p.Template != "" {
-		if len(p.Images) != 1 {
-			return nil, errors.New("one image is a copy of a template")
-		}
-		paths = []string{p.Template}
+	chains, template, err := p.chains()
+	if err != nil {
+		return nil, err
 	}
 	o := &opened{at: time.Now()}
-	for i, path := range paths {
+	var files []string // that the state is of: of a copy, the template's
+	for _, c := range chains {
+		for _, l := range c[template:] {
+			files = append(files, l.Path)
+		}
+	}
+	for i, path := range files {
 		s, ok := o.look(path)
 		if !ok {
 			o.reason = o.unknown
@@ -166,23 +188,26 @@ func (p *Place) openImages(ctx context.Context, last []imageState) (*opened, err
 		}
 		o.state.Images = append(o.state.Images, s)
 		switch {
-		case i >= len(last):
+		case len(last) == 0:
 			o.reason = "there is no earlier scan of " + path
+		case i >= len(last) || len(last) != len(files):
+			o.reason = "the images below the disks are not those of the last scan"
 		case o.reason == "":
 			o.reason = s.since(last[i])
 		}
 	}
-	var err error
-	if o.copied = p.Template != ""; o.copied {
-		o.look(p.Images[0])
-		o.set, err = disk.OpenClone(ctx, p.Images[0], p.Template)
+	if o.copied = template > 0; o.copied {
+		for _, l := range chains[0][:template] {
+			o.look(l.Path)
+		}
+		o.set, err = disk.OpenCopy(ctx, chains[0], template)
 	} else {
-		o.set, err = disk.OpenImages(ctx, p.Images)
+		o.set, err = disk.OpenChains(ctx, chains)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if p.Template == "" {
+	if !o.copied {
 		o.set.Unchanged()
 	}
 	return o, nil
