@@ -36,6 +36,7 @@ type busyDisk struct {
 var busyDisks = []busyDisk{
 	{"xfs", []string{"mkfs.xfs", "-q", "-l", "size=8m"}, ",nouuid", []string{"xfs_repair", "-n"}},
 	{"xfs-small-blocks", []string{"mkfs.xfs", "-q", "-b", "size=1024", "-n", "size=4096", "-m", "rmapbt=1", "-i", "nrext64=1", "-l", "size=6m"}, ",nouuid", []string{"xfs_repair", "-n"}},
+	{"xfs-v4", []string{"mkfs.xfs", "-q", "-m", "crc=0", "-b", "size=1024", "-n", "size=4096", "-l", "size=4m"}, ",nouuid", []string{"xfs_repair", "-n"}},
 	{"ext4", []string{"mke2fs", "-q", "-t", "ext4", "-b", "1024", "-J", "size=4"}, "", []string{"e2fsck", "-fn"}},
 }
 

@@ -275,9 +275,10 @@ func coreToDisk(raw, core []byte, lsn uint64) {
 		be.PutUint16(raw[80:], 0)
 	}
 	if !v3 {
-		// 24: six bytes of padding, then the flush counter
+		// 24: six bytes of padding, then the flush counter, which recovery begins
+		// anew: what the log has later of the inode counts whatever it says.
 		copy(raw[24:30], core[24:30])
-		be.PutUint16(raw[30:], le.Uint16(core[30:]))
+		clear(raw[30:32])
 	}
 	for _, off := range []int{32, 40, 48} {
 		stampToDisk(raw[off:], core[off:], flags2)

@@ -12,6 +12,7 @@ import (
 const (
 	itemEFI      = 0x1236
 	itemEFD      = 0x1237
+	itemUnlink   = 0x1238 // up to itemInode-1: only IRIX wrote them
 	itemInode    = 0x123b
 	itemBuffer   = 0x123c
 	itemDquot    = 0x123d
@@ -49,11 +50,6 @@ func (v *Volume) recover(size int64) error {
 	first, last, cycle, err := r.span()
 	if err != nil || cycle == 0 {
 		return err
-	}
-	if !v.s.v5 {
-		// What the log of version 4 changes carries no place and no checksum, and
-		// no kernel at hand could be compared with: better no answer than a wrong one.
-		return fmt.Errorf("log of a version 4 file system needs replay: %w", filewatch.ErrNotSupported)
 	}
 	p := &replayer{v: v, cancelled: map[extentKey]int{}, intents: map[uint64]*item{}}
 	for _, pass := range []func(*transaction) error{p.collect, p.apply} {
@@ -161,7 +157,7 @@ func (p *replayer) item(t *transaction, i *item) error {
 		// quotas and the accounts of free, owned and shared space: files do not
 		// depend on them
 	default:
-		if kind < itemEFI || kind > itemLastRT {
+		if kind < itemEFI || kind > itemLastRT || kind >= itemUnlink && kind < itemInode {
 			return fmt.Errorf("log item of type %#x: %w", kind, filewatch.ErrNotSupported)
 		}
 	}
