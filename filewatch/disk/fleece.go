@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -47,9 +46,9 @@ type object = map[string]any
 
 // snapshot makes all disks readable as they are at one moment and returns the
 // NBD socket. A read-only disk is exported as it is. t may be nil.
-func (f *fleece) snapshot(ctx context.Context, dir string, blocks []Block, t *tracking) (string, error) {
+func (f *fleece) snapshot(ctx context.Context, place *scratch, blocks []Block, t *tracking) (string, error) {
 	nodes := make([]string, len(blocks))
-	socket := exportSocket(dir)
+	socket := place.socket()
 	var ready commands
 	// A server is known to be ours by a node of ours beside it: see sweep.
 	var once sync.Once
@@ -69,7 +68,7 @@ func (f *fleece) snapshot(ctx context.Context, dir string, blocks []Block, t *tr
 		}
 		nodes[i] = randomName()
 		ready.run(func() error {
-			if err := f.overlay(ctx, nodes[i], filepath.Join(dir, exportName(i)+".qcow2"), b, &ready, serve); err != nil {
+			if err := f.overlay(ctx, nodes[i], place, exportName(i)+".qcow2", b, &ready, serve); err != nil {
 				return fmt.Errorf("disk %s: %w", b.Device, err)
 			}
 			return nil
@@ -109,15 +108,15 @@ func (f *fleece) snapshot(ctx context.Context, dir string, blocks []Block, t *tr
 	return socket, nil
 }
 
-// overlay makes an empty qcow2 over a disk, created by QEMU so that it can open
-// it whatever confines it. What nothing waits for goes to later; begun is called
-// once there is a node.
-func (f *fleece) overlay(ctx context.Context, node, path string, b Block, later *commands, begun func()) error {
-	file := node + "-file"
-	if err := f.create(ctx, file, object{"driver": "file", "filename": path, "size": 0}, later); err != nil {
+// overlay makes an empty qcow2 over a disk in a file of its own. What nothing waits
+// for goes to later; begun is called once there is a node.
+func (f *fleece) overlay(ctx context.Context, node string, place *scratch, name string, b Block, later *commands, begun func()) error {
+	path, err := place.file(name)
+	if err != nil {
 		return err
 	}
-	if err := f.do(ctx, "blockdev-add", object{"driver": "file", "node-name": file, "filename": path}); err != nil {
+	file := node + "-file"
+	if err := f.do(ctx, "blockdev-add", object{"driver": "file", "node-name": file, "filename": path, "locking": "off"}); err != nil {
 		return err
 	}
 	begun()

@@ -6,8 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -84,17 +82,17 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 			return nil
 		}
 	}
-	dir, err := os.MkdirTemp("", namePrefix+"fleece-*")
+	place, err := scratchFor(monitor.PID())
 	if err != nil {
 		return err
 	}
-	s.closers = append(s.closers, func() error { return os.RemoveAll(dir) }, func() error {
+	s.closers = append(s.closers, place.clear, func() error {
 		s.Release()
 		close(s.released.decided)
 		return <-s.released.done
 	})
 	s.takeDown = func(decided <-chan struct{}) error { return s.remove(socket, f.others, decided) }
-	export, err := f.snapshot(ctx, dir, blocks, s.tracking)
+	export, err := f.snapshot(ctx, place, blocks, s.tracking)
 	if err != nil {
 		return err
 	}
@@ -205,6 +203,3 @@ func randomName() string {
 	rand.Read(b[:])
 	return namePrefix + hex.EncodeToString(b[:])
 }
-
-// exportSocket is where QEMU serves the snapshot.
-func exportSocket(dir string) string { return filepath.Join(dir, "nbd.sock") }

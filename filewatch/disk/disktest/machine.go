@@ -28,6 +28,12 @@ type Machine struct {
 // ends.
 func Start(tb testing.TB, images ...string) *Machine {
 	tb.Helper()
+	return StartWith(tb, nil, images...)
+}
+
+// StartWith is Start with more of QEMU's arguments.
+func StartWith(tb testing.TB, more []string, images ...string) *Machine {
+	tb.Helper()
 	dir, err := os.MkdirTemp("", "plumbline-disktest-*") // socket paths must be short
 	if err != nil {
 		tb.Fatal(err)
@@ -41,7 +47,7 @@ func Start(tb testing.TB, images ...string) *Machine {
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=d%d", i))
 	}
 	var complaint bytes.Buffer
-	m.cmd = exec.Command("qemu-system-x86_64", args...)
+	m.cmd = exec.Command("qemu-system-x86_64", append(args, more...)...)
 	m.cmd.Stderr = &complaint
 	if err := m.cmd.Start(); err != nil {
 		tb.Fatal(err)
