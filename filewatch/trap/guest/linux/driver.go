@@ -35,8 +35,8 @@ type Driver struct {
 
 var _ trap.Driver = (*Driver)(nil)
 
-// FromLayout returns the driver for a layout that NewLayout made.
-func FromLayout(l *Layout, opts *Options) (*Driver, error) {
+// NewDriver returns the driver for a layout, as NewLayout made it.
+func NewDriver(l *Layout, opts *Options) (*Driver, error) {
 	if opts == nil {
 		opts = &Options{}
 	}

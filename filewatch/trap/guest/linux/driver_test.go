@@ -321,7 +321,7 @@ func TestLayoutIsChecked(t *testing.T) {
 		l := k.l
 		l.Hooks = append([]Hook(nil), k.l.Hooks...)
 		spoil(&l.Hooks[3])
-		if _, err := FromLayout(&l, nil); err == nil {
+		if _, err := NewDriver(&l, nil); err == nil {
 			t.Errorf("bad %s was accepted", name)
 		}
 	}

@@ -157,7 +157,7 @@ func (k *toyKernel) registers(args ...uint64) *trap.Registers {
 }
 
 func (k *toyKernel) driver(opts *Options) *Driver {
-	d, err := FromLayout(&k.l, opts)
+	d, err := NewDriver(&k.l, opts)
 	if err != nil {
 		panic(err)
 	}

@@ -286,7 +286,7 @@ func (s *Server) bind(payload []byte) (*session, error) {
 		return nil, errors.New("another client watches with another view of the guest's kernel")
 	}
 	if s.engine == nil {
-		driver, err := linux.FromLayout(b.Linux, &b.Options)
+		driver, err := linux.NewDriver(b.Linux, &b.Options)
 		if err != nil {
 			return nil, err
 		}
