@@ -21,7 +21,7 @@ import (
 // would. KVM shows its guests its signature, which TCG does not: they patch
 // themselves for it. Every check passes, and the guest goes on.
 func TestNested(t *testing.T) {
-	kernels := []string{"bookworm", "trixie"}
+	kernels := []string{"bullseye", "bookworm", "trixie", "sid"}
 	m := startHypervisor(t, kernels...)
 	for _, tt := range []struct {
 		name string
