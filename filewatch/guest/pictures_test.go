@@ -15,13 +15,13 @@ import (
 // incremental scan says what a whole one says, from each copy to the next and back,
 // and where a content was overwritten under its metadata.
 func TestFollowingXFS(t *testing.T) {
-	for name, logs := range map[string]bool{"small-blocks": true, "v4": false} {
+	for _, name := range []string{"small-blocks", "v4"} {
 		t.Run(name, func(t *testing.T) {
 			seed := rand.Uint64()
 			t.Logf("seed of the changes: %d", seed)
 			f := follower{t: t, random: rand.New(rand.NewPCG(seed, 0)), replayed: map[bool]int{}}
 			volumetest.Pictures(t, "../volume/xfs/testdata/"+name+".series.zst", f.picture)
-			if f.replayed[false] == 0 || f.replayed[true] > 0 != logs {
+			if f.replayed[false] == 0 || f.replayed[true] == 0 {
 				t.Errorf("%d pictures have a log to replay, %d have none", f.replayed[true], f.replayed[false])
 			}
 		})

@@ -14,9 +14,9 @@ import (
 
 // dirtyImage is an image copied in the middle of writes, and the transactions of
 // its log.
-func dirtyImage(tb testing.TB) (*xfs.Replayed, [][]byte) {
+func dirtyImage(tb testing.TB, name string) (*xfs.Replayed, [][]byte) {
 	tb.Helper()
-	f, size := volumetest.File(tb, volumetest.Unpack(tb, "testdata/small-blocks.img.zst"))
+	f, size := volumetest.File(tb, volumetest.Unpack(tb, "testdata/"+name+".img.zst"))
 	var transactions [][]byte
 	r, err := xfs.OpenReplayed(f, size, func(ops []byte) { transactions = append(transactions, ops) })
 	if err != nil {
@@ -28,23 +28,25 @@ func dirtyImage(tb testing.TB) (*xfs.Replayed, [][]byte) {
 // Each transaction alone is read as what it is: the seeds of the fuzzer say
 // something.
 func TestTransactionsAlone(t *testing.T) {
-	r, transactions := dirtyImage(t)
-	sound := 0
-	for _, ops := range transactions {
-		n, inodes, err, broken := r.Replay(ops, 1<<40)
-		if n != 1 || broken != nil {
-			t.Fatalf("%d transactions, %v, %v", n, err, broken)
+	for _, name := range []string{"small-blocks", "v4"} {
+		r, transactions := dirtyImage(t, name)
+		sound := 0
+		for _, ops := range transactions {
+			n, inodes, err, broken := r.Replay(ops, 1<<40)
+			if n != 1 || broken != nil {
+				t.Fatalf("%s: %d transactions, %v, %v", name, n, err, broken)
+			}
+			sound += inodes
 		}
-		sound += inodes
-	}
-	if len(transactions) < 20 || sound < len(transactions)/2 {
-		t.Errorf("%d transactions with %d sound inodes", len(transactions), sound)
+		if len(transactions) < 20 || sound < len(transactions)/2 {
+			t.Errorf("%s: %d transactions with %d sound inodes", name, len(transactions), sound)
+		}
 	}
 }
 
 // A log that changes a buffer of no sectors is damage.
 func TestEmptyBuffer(t *testing.T) {
-	r, _ := dirtyImage(t)
+	r, _ := dirtyImage(t, "small-blocks")
 	if n, _, err, _ := r.Replay(xfs.EmptyBuffer(), 1<<40); n != 1 || !errors.Is(err, filewatch.ErrCorrupt) {
 		t.Errorf("%d transactions, %v", n, err)
 	}
@@ -52,8 +54,13 @@ func TestEmptyBuffer(t *testing.T) {
 
 // FuzzTransactions starts from the transactions of a real log: whatever their
 // operations and items say, each inode they change is read or an error.
-func FuzzTransactions(f *testing.F) {
-	r, transactions := dirtyImage(f)
+func FuzzTransactions(f *testing.F) { fuzzTransactions(f, "small-blocks") }
+
+// FuzzTransactionsV4 is the same of version 4, whose items have no checksums and LSNs.
+func FuzzTransactionsV4(f *testing.F) { fuzzTransactions(f, "v4") }
+
+func fuzzTransactions(f *testing.F, name string) {
+	r, transactions := dirtyImage(f, name)
 	for i := 0; i < len(transactions); i += max(1, len(transactions)/100) {
 		f.Add(transactions[i])
 	}
@@ -80,7 +87,7 @@ func TestRing(t *testing.T) {
 // FuzzRing starts from small rings: the records that recovery would read, or an
 // error, with all checksums right.
 func FuzzRing(f *testing.F) {
-	_, transactions := dirtyImage(f)
+	_, transactions := dirtyImage(f, "small-blocks")
 	for i, ops := range transactions {
 		if len(ops) < 4<<10 && i+1 < len(transactions) && len(transactions[i+1]) < 4<<10 && i%8 == 0 {
 			f.Add(xfs.Ring(32, ops, transactions[i+1]))

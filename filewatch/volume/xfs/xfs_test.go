@@ -97,7 +97,7 @@ func TestConformance(t *testing.T) {
 // Images copied in the middle of writes read as the kernel read them after its
 // own recovery of the same copy.
 func TestLogReplay(t *testing.T) {
-	for _, name := range []string{"v5", "small-blocks", "old-features", "first-records"} {
+	for _, name := range []string{"v5", "small-blocks", "old-features", "first-records", "v4"} {
 		t.Run(name, func(t *testing.T) {
 			v := volumetest.One(t, volumetest.Unpack(t, "testdata/"+name+".img.zst"))
 			if !strings.Contains(v.Replayed, "transactions") {
@@ -141,6 +141,7 @@ func TestDamage(t *testing.T) {
 		{"v5-under-checksums", made("-b", "size=1024", "-i", "nrext64=1"), volumetest.Resealed},
 		{"v4", made("-b", "size=1024", "-m", "crc=0"), volumetest.NoChecksums},
 		{"log", dirty("v5"), volumetest.NoChecksums},
+		{"log-v4", dirty("v4"), volumetest.NoChecksums},
 		{"log-under-checksums", dirty("small-blocks"), volumetest.Resealed},
 	}
 	for _, f := range flavours {

@@ -12,5 +12,7 @@ export DEEP=1
 make deep mkfs.xfs -q -b size=1024 -i nrext64=1 -m bigtime=1,rmapbt=1,reflink=1
 unset DEEP
 sh ../../volumetest/make-series.sh . small-blocks mkfs.xfs -q -b size=1024 -n size=4096 -m rmapbt=1 -i nrext64=1 -l size=6m
-# v4.series.zst was made so by bookworm's kernel, which still mounts version 4:
-# CLEAN=1 sh make-series.sh . v4 mkfs.xfs -q -m crc=0 -b size=1024 -n size=4096 -l size=4m
+# v4.img.zst, v4.txt and v4.series.zst were made so in a machine of the lab, by
+# bookworm's kernel, which still mounts version 4:
+# make v4 mkfs.xfs -q -m crc=0 -n ftype=0
+# sh make-series.sh . v4 mkfs.xfs -q -m crc=0 -b size=1024 -n size=4096 -l size=4m
