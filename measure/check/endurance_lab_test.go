@@ -61,7 +61,7 @@ func TestEndurance(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("SCANS")); err == nil {
 		scans = n
 	}
-	m := lab.StartT(t, lab.Options{Files: buildFiles(t)})
+	m := lab.StartT(t, lab.Options{Kernel: os.Getenv("KERNEL"), Files: buildFiles(t)})
 	s := newScanner(t, m)
 	m.ShellT(t, busy) // until the machine ends
 	began := time.Now()
@@ -177,7 +177,7 @@ func answer(t *testing.T, m *lab.Machine) {
 // TestEnduranceReboots scans a machine all the time while it boots: neither its
 // firmware nor a kernel that has not set itself up is ever a finding.
 func TestEnduranceReboots(t *testing.T) {
-	m := lab.StartT(t, lab.Options{Files: buildFiles(t)})
+	m := lab.StartT(t, lab.Options{Kernel: os.Getenv("KERNEL"), Files: buildFiles(t)})
 	s := newScanner(t, m)
 	for boot := range 3 {
 		reset(t, m)

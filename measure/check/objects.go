@@ -50,6 +50,9 @@ type objectsData struct {
 	// them was read again; Freed those in objects that the allocator says are free.
 	Changed int `json:"changed,omitempty"`
 	Freed   int `json:"freed,omitempty"`
+	// Going are those that all walks found, reached through modules that were being
+	// loaded or unloaded: what these had may be freed.
+	Going []targetFact `json:"going,omitempty"`
 	// Loading are modules that pointers lead to and that the list, read before,
 	// did not have.
 	Loading   []string `json:"loading,omitempty"`
@@ -166,6 +169,9 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 	}
 	if data.Limited {
 		return errors.New("there are more objects than a walk looks at: " + strings.Join(data.NotWalked, ", "))
+	}
+	if n := len(data.Going); n > 0 {
+		return fmt.Errorf("%d pointers that look wrong are reached through modules that are not live, such as %s at %v", n, data.Going[0].Path, data.Going[0].At)
 	}
 	if len(data.Changing) > 0 {
 		return errors.New("how many tracepoints they have changes while it is looked at, in modules " + strings.Join(data.Changing, ", "))

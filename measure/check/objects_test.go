@@ -138,6 +138,9 @@ func TestObjectsNotObserved(t *testing.T) {
 		"nothing":         func(d *objectsData) { *d = objectsData{} },
 		"to a limit only": func(d *objectsData) { d.Limited = true },
 		"another account": func(d *objectsData) { d.Changing = []string{"kvm"} },
+		"a module that is not live": func(d *objectsData) {
+			d.Going = []targetFact{{Path: "module kvm.modinfo_attrs->free", At: 0xff00_0000_0000_6000, Value: 5, Count: 1}}
+		},
 	} {
 		if c := judgeOne(t, withObjects(t, change), objectsName); c.Outcome != measure.NotMeasured || c.Reason == "" {
 			t.Errorf("%s: %s %s", name, c.Outcome, c.Reason)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -27,7 +28,7 @@ const (
 
 func collectObjects(c *collector) (any, measure.Coverage, error) {
 	var data objectsData
-	o := objectsReader{collector: c, data: &data}
+	o := objectsReader{collector: c, data: &data, patience: modulePatience}
 	for left := objectReadings - 1; ; left-- {
 		if err := o.read(left); err != nil {
 			return nil, measure.Coverage{}, err
@@ -35,9 +36,18 @@ func collectObjects(c *collector) (any, measure.Coverage, error) {
 		if o.settled(left) {
 			break
 		}
+		if len(o.undecided()) > 0 {
+			o.patience = o.awaitModules(o.patience, o.allLive)
+		}
 	}
 	o.facts()
 	return data, measure.Coverage{Bytes: o.last.Pages * mem.PageSize, Objects: o.last.Reached, Total: o.last.Known}, nil
+}
+
+// allLive reports whether no module is being loaded or unloaded now.
+func (c *collector) allLive() bool {
+	list, err := c.profile.Modules()
+	return err == nil && !slices.ContainsFunc(list, unsettled)
 }
 
 // objectsReader walks until it is clear which pointers are wrong.
@@ -46,6 +56,9 @@ type objectsReader struct {
 	data  *objectsData
 	among map[graph.Place]bool // that all walks found
 	tally map[graph.Place]*tallied
+	going map[graph.Place]graph.Suspect // that a walk reached through a module that is not live
+
+	patience time.Duration // left for waiting for such modules
 
 	last           *graph.Result
 	modulesThen    []kernel.LoadedModule // when that began
@@ -91,7 +104,7 @@ func (o *objectsReader) count(left int) {
 		found[place] = o.among == nil || o.among[place]
 	}
 	if o.among == nil {
-		o.data.Changed, o.tally = len(found), make(map[graph.Place]*tallied)
+		o.data.Changed, o.tally, o.going = len(found), make(map[graph.Place]*tallied), make(map[graph.Place]graph.Suspect)
 	}
 	maps.DeleteFunc(found, func(_ graph.Place, again bool) bool { return !again })
 	o.among = found
@@ -100,6 +113,9 @@ func (o *objectsReader) count(left int) {
 			o.tally[s.Place] = &tallied{Suspect: s}
 		}
 		o.tally[s.Place].walks++
+	}
+	for _, s := range o.last.Going {
+		o.going[s.Place] = s
 	}
 	o.data.Freed = max(o.data.Freed, int(o.last.Freed))
 }
@@ -111,15 +127,32 @@ func (o *objectsReader) settled(left int) bool {
 		return false // what was freed and reused may look like a great many objects
 	}
 	for place := range o.among {
-		walks := 0
-		if t := o.tally[place]; t != nil {
-			walks = t.walks
-		}
-		if walks < objectConfirmations && walks+left >= objectConfirmations {
+		if walks := o.walks(place); walks < objectConfirmations && walks+left >= objectConfirmations {
 			return false
 		}
 	}
-	return true
+	return left == 0 || len(o.undecided()) == 0
+}
+
+// walks is how many found a place by a way that held.
+func (o *objectsReader) walks(place graph.Place) int {
+	if t := o.tally[place]; t != nil {
+		return t.walks
+	}
+	return 0
+}
+
+// undecided returns the places that all walks found, and too few but through a
+// module that is not live.
+func (o *objectsReader) undecided() []graph.Suspect {
+	var out []graph.Suspect
+	for place, s := range o.going {
+		if o.among[place] && o.walks(place) < objectConfirmations {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(a, b graph.Suspect) int { return cmp.Compare(a.At, b.At) })
+	return out
 }
 
 // look says which values look wrong by the target's own tables, and names
@@ -197,7 +230,10 @@ func (o *objectsReader) facts() {
 		}
 	}
 	confirmed := o.confirmed()
-	d.Changed -= min(d.Changed, len(confirmed)+d.Freed)
+	for _, s := range o.undecided() {
+		d.Going = append(d.Going, o.target(graph.Pointer{Value: s.Value, At: s.At, Path: s.Path, Count: 1}))
+	}
+	d.Changed -= min(d.Changed, len(confirmed)+d.Freed+len(d.Going))
 	for _, s := range confirmed {
 		into := &d.Targets
 		switch {

@@ -31,18 +31,26 @@ const moduleAttempts = 3
 
 // listModules lists the modules, if it can when all are live.
 func (c *collector) listModules() {
-	for until := time.Now().Add(modulePatience); ; {
+	c.awaitModules(modulePatience, func() bool {
 		for range moduleAttempts {
 			if c.modules, c.modulesErr = c.profile.Modules(); c.modulesErr == nil {
 				break
 			}
 		}
-		if c.still || c.modulesErr != nil || !slices.ContainsFunc(c.modules, unsettled) || time.Now().After(until) {
-			return
+		return c.modulesErr != nil || !slices.ContainsFunc(c.modules, unsettled)
+	})
+}
+
+// awaitModules looks again and again until what it looks for is so, but no longer
+// than it has patience, and returns how much of it is left.
+func (c *collector) awaitModules(patience time.Duration, so func() bool) time.Duration {
+	for until := time.Now().Add(patience); ; {
+		if so() || c.still || time.Now().After(until) {
+			return time.Until(until)
 		}
 		select {
 		case <-c.ctx.Done():
-			return
+			return 0
 		case <-time.After(lastingPause):
 		}
 	}

@@ -33,6 +33,9 @@ type Result struct {
 	Programs []Pointer // the same of BPF programs, whose code may have no symbol
 	Odd      []Place   // that look wrong
 	Suspects []Suspect // those of them that last
+	// Going are those that were reached through a module that is being loaded or
+	// unloaded, whose memory may be freed: it says nothing of them.
+	Going []Suspect
 	// Torn are pointers that looked wrong and were not there when the way to them
 	// was read again; Freed those in objects that the allocator says are free.
 	Torn, Freed int64
@@ -80,7 +83,7 @@ func Walk(ctx context.Context, p *kernel.Profile, modules []kernel.LoadedModule,
 		if err := w.confirm(ctx, p, modules, suspicion.Wrong(r.Pointers, r.Programs), suspicion.Among); err != nil {
 			return nil, err
 		}
-		r.Odd, r.Suspects, r.Torn, r.Freed = w.odd, w.foundSuspects(), w.torn, w.freed
+		r.Odd, r.Suspects, r.Going, r.Torn, r.Freed = w.odd, w.suspected(w.suspects), w.suspected(w.going), w.torn, w.freed
 	}
 	w.result(r)
 	return r, nil

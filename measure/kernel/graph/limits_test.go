@@ -63,7 +63,7 @@ func TestForgetfulWalkFindsTheSame(t *testing.T) {
 	if diff := cmp.Diff(want.Pointers, got.Pointers); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(all.foundSuspects(), few.foundSuspects()); diff != "" || len(few.suspects) != 2 {
+	if diff := cmp.Diff(all.suspected(all.suspects), few.suspected(few.suspects)); diff != "" || len(few.suspects) != 2 {
 		t.Errorf("%d suspects: %s", len(few.suspects), diff)
 	}
 	if got.Limited || got.Objects != want.Objects || got.Reached != want.Reached || got.Filled != want.Filled {

@@ -180,14 +180,21 @@ func (w *walker) retrace(ctx context.Context, p *kernel.Profile, modules []kerne
 	for i := range again.suspects {
 		held[again.suspects[i].place()] = true
 	}
-	life := lifetimes{w, again.areas.slabs, make(map[int32]bool)}
+	slabs := again.areas.slabs // with memory read later; nil if nothing is known of it
+	free := w.ways(func(n *node) bool { return slabs != nil && slabs.free(n.at) })
+	going, err := w.unlive(modules)
+	if err != nil {
+		return err
+	}
 	kept := w.suspects[:0]
 	for _, s := range w.suspects {
 		switch {
 		case !held[s.place()]:
 			w.torn++
-		case life.ended(s.node):
+		case free.any(s.node):
 			w.freed++
+		case going.any(s.node):
+			w.going = append(w.going, s)
 		default:
 			kept = append(kept, s)
 		}
@@ -196,36 +203,23 @@ func (w *walker) retrace(ctx context.Context, p *kernel.Profile, modules []kerne
 	return nil
 }
 
-// lifetimes tells whether objects that a walk came by are free.
-type lifetimes struct {
-	walk  *walker
-	slabs *allocator // with memory read later; nil if nothing is known of it
-	known map[int32]bool
+// unlive tells whether an object was reached through a module that is not live.
+func (w *walker) unlive(modules []kernel.LoadedModule) (*ways, error) {
+	u, err := newUnlive(w.profile, modules)
+	switch {
+	case err == nil:
+		return w.ways(u.has), nil
+	case len(modules) == 0: // the kernel may have none
+		return w.ways(func(*node) bool { return false }), nil
+	}
+	return nil, err
 }
 
-// ended reports whether an object is free, or one that led to it.
-func (l *lifetimes) ended(i int32) bool {
-	var way []int32
-	ended := false
-	for ; i >= 0 && !ended && l.slabs != nil; i = l.walk.nodes[i].parent {
-		if known, ok := l.known[i]; ok {
-			ended = known
-			break
-		}
-		way = append(way, i)
-		ended = l.slabs.free(l.walk.nodes[i].at)
-	}
-	for _, k := range way {
-		l.known[k] = ended
-	}
-	return ended
-}
-
-// foundSuspects returns the suspects of a walk.
-func (w *walker) foundSuspects() []Suspect {
-	out := make([]Suspect, 0, len(w.suspects))
-	for i := range w.suspects {
-		s := &w.suspects[i]
+// suspected returns places with the ways to them.
+func (w *walker) suspected(places []slot) []Suspect {
+	out := make([]Suspect, 0, len(places))
+	for i := range places {
+		s := &places[i]
 		out = append(out, Suspect{Place: s.place(), Path: w.path(s.node, s.field.name), Program: s.field.program})
 	}
 	return out

@@ -59,7 +59,8 @@ type walker struct {
 	suspects    []slot
 	badTables   map[uint64]bool
 	odd         []Place
-	torn, freed int64 // suspects that were none
+	going       []slot // suspects reached through modules that are not live
+	torn, freed int64  // suspects that were none
 
 	task             *Type           // struct task_struct
 	pid, comm, stack uint64          // offsets in it
