@@ -3,6 +3,7 @@ package check
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
@@ -16,13 +17,14 @@ import (
 // two looks at the locks. Taking and releasing one takes longer than reading a
 // page does, with an interrupt to each CPU in between.
 
-var errPatching = errors.New("the kernel was patching its text all the time")
+var errPatching = fmt.Errorf("the kernel was patching its text all the time: a scan waits %v in all", lockPatience)
 
-// Bounds of waiting for the lock: tracing all functions takes a second or more
-// on a slow machine.
+// Bounds of waiting for locks, those of tracepoints too: tracing all functions takes
+// a second or more on a slow machine. When a scan has no patience left, what it can
+// read at once is read.
 const (
 	patchingPause = 2 * time.Millisecond
-	maxPatching   = 10 * time.Second
+	lockPatience  = 10 * time.Second
 )
 
 // textRegion reads text as region does, each page while nobody patches text.
@@ -52,9 +54,8 @@ func (c *collector) unchanged(r *region) (bool, error) {
 // quiet reads memory while some locks are free.
 type quiet struct {
 	*collector
-	locks  []mem.Virt
-	waited time.Duration
-	err    error // why nothing more is read
+	locks []mem.Virt
+	err   error // why nothing more is read
 }
 
 func (c *collector) quiet() *quiet {
@@ -85,15 +86,11 @@ func (q *quiet) read(p []byte, at mem.Virt) error {
 		if q.free() && before {
 			return err
 		}
-		if q.waited += patchingPause; q.waited > maxPatching || q.still {
+		if q.still || q.forLocks.over() {
 			q.err = errors.Join(q.err, errPatching)
 			break
 		}
-		select {
-		case <-q.ctx.Done():
-			q.err = q.ctx.Err()
-		case <-time.After(patchingPause):
-		}
+		q.err = errors.Join(q.err, q.forLocks.wait(q.ctx, patchingPause))
 		q.breathe()
 	}
 	return q.err

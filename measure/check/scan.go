@@ -59,6 +59,7 @@ type collector struct {
 
 	kvm         []kvmRange        // planned by kvm.ops
 	patience    time.Duration     // left for waiting until code has an account
+	forLocks    *patience         // for waiting until nobody has some locks
 	systemCalls []mem.SystemCalls // read by the plan of linux.msrs
 
 	xenSystemCalls []xenMSRs // read by the plan of xen.msrs
@@ -90,7 +91,7 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 	began := time.Now()
 	result, c, err := scanOnce(ctx, m, opts, nil)
 	if err == nil && time.Since(began) < scanAgainWithin && c.outrun() {
-		result, _, err = scanOnce(ctx, m, opts, c.pauses)
+		result, _, err = scanOnce(ctx, m, opts, c)
 	}
 	if err != nil {
 		return nil, err
@@ -99,9 +100,12 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 	return result, nil
 }
 
-// scanOnce measures m, which was paused for this scan before.
-func scanOnce(ctx context.Context, m Machine, opts *Options, pauses []time.Duration) (*Result, *collector, error) {
-	c := &collector{ctx: ctx, machine: m, pages: make(Pages), symbols: make(map[mem.Virt]symbolsOrError), rests: new(sync.RWMutex), pauses: pauses}
+// scanOnce measures m, for which this scan may have paused it, and waited, before.
+func scanOnce(ctx context.Context, m Machine, opts *Options, before *collector) (*Result, *collector, error) {
+	c := &collector{ctx: ctx, machine: m, pages: make(Pages), symbols: make(map[mem.Virt]symbolsOrError), rests: new(sync.RWMutex), forLocks: &patience{left: lockPatience}}
+	if before != nil {
+		c.pauses, c.forLocks = before.pauses, before.forLocks
+	}
 	if s, ok := m.(still); ok {
 		c.still = s.Still()
 	}

@@ -3,6 +3,7 @@ package check
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,11 +69,9 @@ func (t *traceCall) follows(iterator address) string {
 
 // Probes are registered under a lock, and the call follows before it is released.
 // What looks wrong counts if so many looks in a row found the same, with the lock
-// free before and after each.
-const (
-	traceCallLooks = 10
-	maxTraceWait   = 10 * time.Second
-)
+// free before and after each. So many looks there are in any case; others as long as
+// the scan has patience for locks.
+const traceCallLooks = 10
 
 // maxTraceCalls bounds the tracepoints of a target: Debian's kernels have 2,000.
 const maxTraceCalls = 1 << 16
@@ -100,9 +99,10 @@ func (c *collector) traceCalls() (facts traceCallFacts) {
 		facts.Unread = errTooManyTraceCalls.Error()
 		return facts
 	}
+	r.settle(calls)
 	for i := range calls {
 		t := &calls[i]
-		switch err := r.settled(t); {
+		switch err := t.err; {
 		case errors.Is(err, errRegistering):
 			facts.Open = append(facts.Open, t.path())
 		case err != nil && t.Module != "": // one too few, if the module stays
@@ -111,7 +111,7 @@ func (c *collector) traceCalls() (facts traceCallFacts) {
 			return facts
 		case t.Module != "" || len(t.Probes) > 0 || t.Call != t.Iterator:
 			t.Symbol = c.symbol(mem.Virt(t.Call))
-			facts.Calls = append(facts.Calls, *t)
+			facts.Calls = append(facts.Calls, t.traceCall)
 		}
 	}
 	var err error
@@ -163,14 +163,14 @@ func (r *traceCallReader) layout() error {
 }
 
 // kernels lists the kernel's own tracepoints, by its symbols.
-func (r *traceCallReader) kernels() []traceCall {
-	var out []traceCall
+func (r *traceCallReader) kernels() []traceLook {
+	var out []traceLook
 	for _, s := range r.profile.Symbols.WithPrefix(traceKeyPrefix) {
 		name := strings.TrimPrefix(s.Name, traceKeyPrefix)
 		at, ok1 := r.profile.Symbol(tracepointPrefix + name)
 		iterator, ok2 := r.profile.Symbol(iteratorPrefix + name)
 		if ok1 && ok2 {
-			out = append(out, traceCall{Name: name, At: address(at), Key: address(s.Addr), Iterator: address(iterator)})
+			out = append(out, traceLook{traceCall: traceCall{Name: name, At: address(at), Key: address(s.Addr), Iterator: address(iterator)}})
 		}
 	}
 	return out
@@ -178,8 +178,8 @@ func (r *traceCallReader) kernels() []traceCall {
 
 // ofModule lists those of a module by its table of them, which linux.objects
 // compares with its file.
-func (r *traceCallReader) ofModule(m *kernel.LoadedModule) []traceCall {
-	var out []traceCall
+func (r *traceCallReader) ofModule(m *kernel.LoadedModule) []traceLook {
+	var out []traceLook
 	symbols, _ := r.moduleSymbols(m)
 	for i := range min(mem.Virt(m.Tracepoints), maxTraceCalls) {
 		entry := m.TracepointTable + 4*i
@@ -200,7 +200,7 @@ func (r *traceCallReader) ofModule(m *kernel.LoadedModule) []traceCall {
 			iterator, _ := symbols.Address(iteratorPrefix + t.Name)
 			t.Iterator = address(iterator)
 		}
-		out = append(out, t)
+		out = append(out, traceLook{traceCall: t})
 	}
 	return out
 }
@@ -226,36 +226,47 @@ func (r *traceCallReader) look(t *traceCall) error {
 
 var errRegistering = errors.New("probes were being registered all the time")
 
-// settled looks at a call. Where it goes is what it was right in, or what enough
+// traceLook is a call that is looked at.
+type traceLook struct {
+	traceCall
+	same int   // looks in a row that found the same, and the lock free
+	err  error // why it is not known
+}
+
+// settle looks at calls. Where one goes is what it was right in, or what enough
 // looks found. That of a module with no symbols is looked at once.
-func (r *traceCallReader) settled(t *traceCall) error {
-	if err := r.look(t); err != nil || t.Iterator == 0 || t.follows(t.Iterator) == "" {
-		return err
+func (r *traceCallReader) settle(calls []traceLook) {
+	var open []*traceLook
+	for i := range calls {
+		t := &calls[i]
+		if t.err = r.look(&t.traceCall); t.err == nil && t.Iterator != 0 && t.follows(t.Iterator) != "" {
+			open = append(open, t)
+		}
 	}
-	for same, began := 0, time.Now(); same < traceCallLooks; {
-		select {
-		case <-r.ctx.Done():
-			return r.ctx.Err()
-		case <-time.After(lastingPause):
+	for looks := 0; len(open) > 0; looks++ {
+		err := r.forLocks.wait(r.ctx, lastingPause)
+		if looks >= traceCallLooks && (r.still || r.forLocks.over()) {
+			err = errRegistering
 		}
-		before := *t
-		free := r.free()
-		if err := r.look(t); err != nil {
-			return err
-		}
-		if t.follows(t.Iterator) == "" {
-			return nil
-		}
-		if !free || !r.free() || !t.like(&before) {
-			same = 0
-			if time.Since(began) > maxTraceWait {
-				return errRegistering
+		open = slices.DeleteFunc(open, func(t *traceLook) bool {
+			if t.err = err; err == nil {
+				r.lookAgain(t)
 			}
-			continue
-		}
-		same++
+			return t.err != nil || t.same == traceCallLooks || t.follows(t.Iterator) == ""
+		})
 	}
-	return nil
+}
+
+// lookAgain looks at a call that was wrong.
+func (r *traceCallReader) lookAgain(t *traceLook) {
+	before := t.traceCall
+	free := r.free()
+	t.err = r.look(&t.traceCall)
+	if free && r.free() && t.like(&before) {
+		t.same++
+	} else {
+		t.same = 0
+	}
 }
 
 // like reports whether two looks found the same.

@@ -84,20 +84,25 @@ func TestTracepointCallSettles(t *testing.T) {
 		lock, point, key, list                    = base + 0x1000, base + 0x2000, base + 0x3000, base + 0x4000
 		iterator, probe, other            address = base + 0x5000, base + 0x5100, base + 0x5200
 		funcs                                     = 16
-		soon, late, never, bound, minimum         = 100 * time.Millisecond, 2 * time.Second, time.Hour, maxTraceWait + time.Second, traceCallLooks * lastingPause
+		soon, late, never, bound, minimum         = 100 * time.Millisecond, 2 * time.Second, time.Hour, lockPatience + time.Second, traceCallLooks * lastingPause
 	)
 	tests := map[string]struct {
 		released, called time.Duration // when the lock is free, when the call is right
 		wrong            bool
 		err              error
+		patience         time.Duration
 	}{
-		"right":                        {0, 0, false, nil},
-		"follows while it is locked":   {soon, soon / 2, false, nil},
-		"follows after it was free":    {0, soon, false, nil},
-		"follows much later":           {late, late - soon, false, nil},
-		"never follows":                {0, never, true, nil},
-		"never follows, locked before": {late, never, true, nil},
-		"locked all the time":          {never, never, true, errRegistering},
+		"right":                        {0, 0, false, nil, lockPatience},
+		"follows while it is locked":   {soon, soon / 2, false, nil, lockPatience},
+		"follows after it was free":    {0, soon, false, nil, lockPatience},
+		"follows much later":           {late, late - soon, false, nil, lockPatience},
+		"never follows":                {0, never, true, nil, lockPatience},
+		"never follows, locked before": {late, never, true, nil, lockPatience},
+		"locked all the time":          {never, never, true, errRegistering, lockPatience},
+		// Others have waited for so long that nobody waits any more.
+		"never follows, no patience":          {0, never, true, nil, 0},
+		"follows after it was free, the same": {0, soon, false, nil, 0},
+		"follows much later, the same":        {late, late - soon, true, errRegistering, 0},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -117,10 +122,11 @@ func TestTracepointCallSettles(t *testing.T) {
 						pages.WriteU64(key-base, uint64(probe))
 					}
 				}}, 0x10000, 4)
-				r := traceCallReader{collector: &collector{ctx: t.Context(), space: space}, lock: lock, funcs: funcs, next: 24}
-				call := traceCall{At: point, Key: key, Iterator: iterator}
-				err := r.settled(&call)
+				r := traceCallReader{collector: &collector{ctx: t.Context(), space: space, forLocks: &patience{left: tt.patience}}, lock: lock, funcs: funcs, next: 24}
+				calls := []traceLook{{traceCall: traceCall{At: point, Key: key, Iterator: iterator}}}
+				r.settle(calls)
 				took := time.Since(began)
+				call, err := &calls[0].traceCall, calls[0].err
 				if !errors.Is(err, tt.err) || (call.follows(iterator) != "") != tt.wrong {
 					t.Errorf("%v, %+v", err, call)
 				}

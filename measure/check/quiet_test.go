@@ -1,0 +1,119 @@
+package check
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+	"github.com/plumbline-sec/plumbline/measure/mem/memtest"
+	"github.com/plumbline-sec/plumbline/measure/paging"
+)
+
+// locked is memory with a lock that somebody has from then until then.
+type locked struct {
+	memtest.Pages
+	mu          sync.Mutex
+	began       time.Time
+	from, until time.Duration
+}
+
+const lockAt mem.Phys = 0x1000
+
+func (l *locked) ReadPhys(p []byte, at mem.Phys) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	owner := uint64(0)
+	if now := time.Since(l.began); now >= l.from && now < l.until {
+		owner = 1
+	}
+	l.WriteU64(lockAt, owner)
+	return l.Pages.ReadPhys(p, at)
+}
+
+// readsLocked reads a page of a target whose lock somebody has, by so many checks at
+// the same time, so often, and returns the error of each reading and how long all took.
+func readsLocked(t *testing.T, from, until time.Duration, checks, times int) (errs []error, took time.Duration) {
+	t.Helper()
+	const base = 0xffff_ffff_8000_0000
+	memory := &locked{Pages: make(memtest.Pages), began: time.Now(), from: from, until: until}
+	memory.WriteU64(0x10000+511*8, 0x11000|3) // one page of 1 GiB
+	memory.WriteU64(0x11000+510*8, 0x83)
+	began := time.Now()
+	var mu sync.Mutex
+	c := &collector{ctx: t.Context(), root: paging.SpaceAt(memory, 0x10000, 4), forLocks: &patience{left: lockPatience}}
+	var all sync.WaitGroup
+	for range checks {
+		all.Go(func() {
+			twin := c.twin()
+			for range times {
+				q := quiet{collector: twin, locks: []mem.Virt{base + mem.Virt(lockAt)}}
+				err := q.read(make([]byte, mem.PageSize), base+0x2000)
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	return errs, time.Since(began)
+}
+
+// All checks together wait for locks as long as one may: a kernel that patches all
+// the time holds a scan up once. One that stops is read, whoever waited before.
+func TestScanWaitsForLocksOnce(t *testing.T) {
+	tests := map[string]struct {
+		from, until   time.Duration
+		checks, times int
+		fails         bool
+		most          time.Duration
+	}{
+		"free":                          {0, 0, 1, 3, false, 0},
+		"for a while":                   {0, 8 * time.Second, 1, 3, false, 8*time.Second + patchingPause},
+		"for a while, of two checks":    {0, 8 * time.Second, 2, 3, false, 8*time.Second + patchingPause},
+		"all the time":                  {0, time.Hour, 1, 3, true, lockPatience + patchingPause},
+		"all the time, of three checks": {0, time.Hour, 3, 3, true, lockPatience + patchingPause},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				errs, took := readsLocked(t, tt.from, tt.until, tt.checks, tt.times)
+				for _, err := range errs {
+					if errors.Is(err, errPatching) != tt.fails {
+						t.Errorf("read: %v", err)
+					}
+				}
+				if len(errs) != tt.checks*tt.times || took > tt.most {
+					t.Errorf("%d readings took %v", len(errs), took)
+				}
+			})
+		})
+	}
+}
+
+// Time in which nobody waited is not counted, nor that of two who wait twice.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &patience{left: 10 * time.Second}
+		var two sync.WaitGroup
+		for range 2 {
+			two.Go(func() {
+				time.Sleep(20 * time.Second)
+				_ = p.wait(t.Context(), 6*time.Second)
+			})
+		}
+		two.Wait()
+		if p.over() {
+			t.Error("over after 6 of 10 seconds")
+		}
+		time.Sleep(20 * time.Second)
+		if _ = p.wait(t.Context(), 4*time.Second); !p.over() {
+			t.Error("not over after 10 seconds")
+		}
+		if !(*patience)(nil).over() {
+			t.Error("nobody's patience is not over")
+		}
+	})
+}
