@@ -46,6 +46,7 @@ func freedTypes(t *testing.T) *kernel.Types {
 			member("comm", 24, char), member("tasks", 0x30, number), member("thread_node", 0x40, number), member("signal", 0x50, number),
 			member("pid_links", 0x58, number), member("mm", 0x60, number),
 			member("thread", 0x70, &btf.Struct{Name: "thread_struct", Size: 8, Members: []btf.Member{member("sp", 0, number)}})}},
+		&btf.Struct{Name: "module", Size: 8, Members: []btf.Member{member("state", 0, half)}},
 		&btf.Struct{Name: "signal_struct", Size: 16, Members: []btf.Member{member("thread_head", 0, number)}},
 	}
 	b, err := btf.NewBuilder(all, nil)
@@ -98,7 +99,8 @@ func freedCollector(t *testing.T, words map[mem.Virt]uint64) *collector {
 		Base: freedBase, End: freedBase + 0x10000, Space: space, Types: freedTypes(t),
 		Symbols: kernel.NewSymbols([]kernel.Symbol{
 			{Addr: freedBase, Kind: 'T', Name: "_text"}, {Addr: freedList, Kind: 'd', Name: "init_free_list"}, {Addr: freedTask, Kind: 'D', Name: "init_task"}, {Addr: freedState, Kind: 'D', Name: "system_state"},
-			{Addr: freedText, Kind: 't', Name: "do_free_init"}, {Addr: freedText + 0x100, Kind: 't', Name: "do_else"}, {Addr: freedBase + 0xf000, Kind: 'D', Name: "_end"},
+			{Addr: freedText, Kind: 't', Name: "do_free_init"}, {Addr: freedText + 0x100, Kind: 't', Name: "do_else"},
+			{Addr: freedText + 0x200, Kind: 't', Name: "free_module"}, {Addr: freedBase + 0xf000, Kind: 'D', Name: "_end"},
 		})}}
 }
 

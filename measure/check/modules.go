@@ -127,8 +127,13 @@ func (c *collector) hiddenModules(data *modulesData) {
 		hidden[i], errs[i] = c.stillHidden(view, nil)
 	}
 	var g grace
-	if slices.ContainsFunc(hidden, func(found map[address]hiddenFact) bool { return len(found) > 0 }) {
+	all := make(map[address]hiddenFact)
+	for _, found := range hidden {
+		maps.Copy(all, found)
+	}
+	if len(all) > 0 {
 		c.pass(&g)
+		c.awaitFreed(all)
 	}
 	for i, view := range views {
 		if len(hidden[i]) > 0 {
@@ -138,6 +143,7 @@ func (c *collector) hiddenModules(data *modulesData) {
 		if len(hidden[i]) > 0 && g.moved && !g.passed() {
 			hidden[i], errs[i] = nil, errUnfreed
 		}
+		errs[i] = errors.Join(errs[i], c.dropUnfreed(hidden[i]))
 		for _, at := range slices.Sorted(maps.Keys(hidden[i])) {
 			data.Hidden = append(data.Hidden, hidden[i][at])
 		}
