@@ -117,7 +117,7 @@ func collectDynamic(c *collector) (any, measure.Coverage, error) {
 		}
 		settled := before.same(after)
 		for i := range data.Code {
-			same, err := c.unchanged(&data.Code[i].region)
+			same, err := c.refresh(&data.Code[i].region)
 			if err != nil {
 				return nil, measure.Coverage{}, err
 			}

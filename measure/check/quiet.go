@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/plumbline-sec/plumbline/internal/pagehash"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -34,21 +35,33 @@ func (c *collector) textRegion(name string, start, end mem.Virt) (region, error)
 	return r, errors.Join(err, q.err)
 }
 
-// unchanged reads a region of text again and reports whether it is what it was.
-// Text that was patched and patched back while it was read differs.
-func (c *collector) unchanged(r *region) (bool, error) {
+// refresh reads a region of text again, each page while nobody patches text, takes
+// what is different now, and reports whether nothing was. Text that was patched and
+// patched back while it was read is different.
+func (c *collector) refresh(r *region) (same bool, err error) {
 	q := c.quiet()
 	page := make([]byte, mem.PageSize)
+	same = true
 	for i := range r.pages() {
 		if i%hashedAtOnce == 0 {
 			c.breathe()
 		}
 		err := q.read(page, r.page(i))
-		if d, ok := r.digest(i); ok != (err == nil) || ok && !bytes.Equal(c.pages[d], page) {
+		if q.err != nil {
 			return false, q.err
 		}
+		d, ok := r.digest(i)
+		if ok == (err == nil) && (!ok || bytes.Equal(c.pages[d], page)) {
+			continue
+		}
+		same = false
+		into := r.Digests[i*len(Digest{}) : (i+1)*len(Digest{})]
+		if clear(into); err == nil {
+			pagehash.Sum(into, page)
+			c.pages[Digest(into)], page = page, make([]byte, mem.PageSize)
+		}
 	}
-	return true, q.err
+	return same, nil
 }
 
 // quiet reads memory while some locks are free.

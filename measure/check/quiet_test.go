@@ -1,12 +1,14 @@
 package check
 
 import (
+	"bytes"
 	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 	"github.com/plumbline-sec/plumbline/measure/mem/memtest"
 	"github.com/plumbline-sec/plumbline/measure/paging"
@@ -116,4 +118,47 @@ func TestPatience(t *testing.T) {
 			t.Error("nobody's patience is not over")
 		}
 	})
+}
+
+// What is different in text that is read again is taken, page by page, until nothing
+// is: as it was, and as memory has it.
+func TestTextIsReadAgain(t *testing.T) {
+	const base, text, pages = 0xffff_ffff_8000_0000, 0x3000, 4
+	memory := make(memtest.Pages)
+	memory.WriteU64(0x10000+511*8, 0x11000|3) // one page of 1 GiB
+	memory.WriteU64(0x11000+510*8, 0x83)
+	for i := range mem.Phys(pages - 1) { // the last cannot be read
+		memory.WriteU64(text+i*mem.PageSize, uint64(i))
+	}
+	space := paging.SpaceAt(memory, 0x10000, 4)
+	c := &collector{ctx: t.Context(), space: space, pages: make(Pages), profile: &kernel.Profile{Space: space, Types: freedTypes(t), Symbols: kernel.NewSymbols(nil)}}
+	r, err := c.textRegion("text", base+text, base+text+pages*mem.PageSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refresh := func(want bool) {
+		t.Helper()
+		if same, err := c.refresh(&r); err != nil || same != want {
+			t.Errorf("the same: %v, %v", same, err)
+		}
+		again, err := c.textRegion("text", base+text, base+text+pages*mem.PageSize)
+		if err != nil || !bytes.Equal(again.Digests, r.Digests) {
+			t.Errorf("other pages than memory has: %v", err)
+		}
+		for i := range r.pages() {
+			if d, ok := r.digest(i); ok && DigestOf(c.pages[d]) != d {
+				t.Errorf("page %d has other bytes than its digest says", i)
+			}
+		}
+	}
+	refresh(true)
+	memory.WriteU64(text+8, 0xcc)
+	memory.WriteU64(text+2*mem.PageSize, 0xcc)
+	refresh(false)
+	refresh(true)
+	memory.WriteU64(text+3*mem.PageSize, 1)
+	refresh(false)
+	delete(memory, text+mem.PageSize)
+	refresh(false)
+	refresh(true)
 }

@@ -38,29 +38,29 @@ type textData struct {
 // textRetries is how often text is read that changes meanwhile.
 const textRetries = 12
 
-// collectText reads what the kernel patches by, the text, and both again: they
-// belong together only if they are the same.
+// collectText reads the text, and then again between two readings of what the kernel
+// patches by: they belong together only if nothing was different. What was is all that
+// is taken anew: a kernel that is traced all the time rests for as long as it takes to
+// compare text, and not for as long as to read and hash it.
 func collectText(c *collector) (any, measure.Coverage, error) {
 	from, ok1 := c.profile.Symbol("_text")
 	to, ok2 := c.profile.Symbol("_etext")
 	if !ok1 || !ok2 {
 		return nil, measure.Coverage{}, fmt.Errorf("%w: no _text or _etext", kernel.ErrNoSymbols)
 	}
-	before := c.patching()
+	text, err := c.textRegion("text", from, to)
+	if err != nil {
+		return nil, measure.Coverage{}, err
+	}
 	for range textRetries {
-		text, err := c.textRegion("text", from, to)
+		before := c.patching()
+		same, err := c.refresh(&text)
 		if err != nil {
 			return nil, measure.Coverage{}, err
 		}
-		same, err := c.unchanged(&text)
-		if err != nil {
-			return nil, measure.Coverage{}, err
-		}
-		after := c.patching()
-		if same && reflect.DeepEqual(before, after) {
+		if after := c.patching(); same && reflect.DeepEqual(before, after) {
 			return textData{Text: text, Patching: after, CPU: c.cpuModel()}, text.coverage(), nil
 		}
-		before = after
 	}
 	return nil, measure.Coverage{}, errChanging
 }
