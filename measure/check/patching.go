@@ -185,13 +185,27 @@ func (c *collector) staticCallKeys(d *patchingData) error {
 }
 
 // gone reports whether a function is in the area of modules and nothing that can
-// be executed is mapped there.
+// be executed is mapped there, or a page of INT3: where executable memory is kept
+// mapped, the kernel fills with that what it frees (mm/execmem.c; as here on x86 in
+// 7.2).
 func (c *collector) gone(function mem.Virt) bool {
 	if from, to := kernel.ModuleArea(); function < from || function >= to {
 		return false
 	}
 	mapping, err := c.profile.Space.Translate(function)
-	return errors.Is(err, paging.ErrNotPresent) || err == nil && mapping.Flags&paging.NoExecute != 0
+	if err != nil {
+		return errors.Is(err, paging.ErrNotPresent)
+	}
+	return mapping.Flags&paging.NoExecute != 0 || c.trapsAt(function)
+}
+
+// trapsAt reports whether the page of an address holds nothing but INT3.
+func (c *collector) trapsAt(at mem.Virt) bool {
+	var page [mem.PageSize]byte
+	if c.profile.Space.Read(page[:1], at) != nil || !traps(page[:1]) {
+		return false // most are code
+	}
+	return c.profile.Space.Read(page[:], at&^(mem.PageSize-1)) == nil && traps(page[:])
 }
 
 // keysOf reads a table of struct static_call_site (two 32-bit distances, the

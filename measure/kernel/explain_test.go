@@ -164,7 +164,7 @@ func patches() map[string]patched {
 		"static call trampoline that is off": {file: jump(at, fn(1)), table: trampoline, facts: calls(0),
 			explains: [][]byte{{0xc3, 0xcc, 0xcc, 0xcc, 0xcc}, jump(at, fn(6))}, refuses: [][]byte{jump(at, fn(2))}},
 		"static call into a module that was unloaded": {file: call(at, fn(10)), table: staticCall, facts: gone(0xffffffffc0003000, true),
-			note:     "static call into a module that was unloaded: nothing is mapped there to be executed",
+			note:     "static call into a module that was unloaded: there is nothing to be executed",
 			explains: [][]byte{call(at+testSlide, 0xffffffffc0003000)},
 			refuses:  [][]byte{jump(at+testSlide, 0xffffffffc0003000), call(at+testSlide, 0xffffffffc0003001), nop(5)}},
 		"static tail call into a module that was unloaded": {file: jump(at, fn(10)), table: staticCall, facts: gone(0xffffffffc0003000, true),

@@ -15,8 +15,8 @@ type PatchFacts struct {
 	// address.
 	StaticCalls map[uint64]uint64
 	// Gone are those of these functions, in the area of modules, where nothing is
-	// mapped that can be executed: KVM keeps the calls into a module that was
-	// unloaded.
+	// mapped that can be executed, or nothing but INT3: KVM keeps the calls into a
+	// module that was unloaded.
 	Gone map[uint64]bool
 	// Constants are the variables that runtime constants are copies of.
 	Constants map[string]uint64

@@ -326,7 +326,7 @@ func (x *explainer) callsGone(at uint64, seen []byte, function, target uint64) b
 	if function != target || !x.env.facts.Gone[target] || x.env.textOf(target) != nil {
 		return false
 	}
-	x.note(at, seen, "static call into a module that was unloaded: nothing is mapped there to be executed")
+	x.note(at, seen, "static call into a module that was unloaded: there is nothing to be executed")
 	return true
 }
 
