@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"errors"
 	"net"
 	"path/filepath"
 	"testing"
@@ -17,9 +18,11 @@ func TestServerOfOthers(t *testing.T) {
 	theirs := filepath.Join(filepath.Dir(m.QMP), "theirs")
 	m.Execute(t, "nbd-server-start", object{"addr": object{"type": "unix", "data": object{"path": theirs}}}, nil)
 	for range 2 {
-		if set, err := OpenVM(t.Context(), m.QMP); err == nil {
-			set.Close()
-			t.Fatal("a snapshot through the server of others")
+		if set, err := OpenVM(t.Context(), m.QMP); !errors.Is(err, ErrInUse) {
+			if err == nil {
+				set.Close()
+			}
+			t.Fatalf("a snapshot beside the server of others: %v", err)
 		}
 		conn, err := net.Dial("unix", theirs)
 		if err != nil {
@@ -44,5 +47,27 @@ func TestServerOfOthers(t *testing.T) {
 	m.Execute(t, "query-named-block-nodes", object{"flat": true}, &nodes)
 	if left := oursOf(nodes); len(left) > 0 {
 		t.Errorf("left: %q", left)
+	}
+}
+
+// While another program has QEMU copy a disk there is no snapshot, its job goes on, and
+// nothing of ours is left.
+func TestJobOfOthers(t *testing.T) {
+	raw, _ := images(t)
+	m := disktest.Start(t, "raw:"+raw)
+	copied := filepath.Join(filepath.Dir(m.QMP), "copy")
+	m.Execute(t, "drive-mirror", object{"job-id": "theirs", "device": "d0", "target": copied, "format": "raw", "sync": "full", "mode": "absolute-paths"}, nil)
+	if set, err := OpenVM(t.Context(), m.QMP); !errors.Is(err, ErrInUse) {
+		if err == nil {
+			set.Close()
+		}
+		t.Errorf("a snapshot beside a job: %v", err)
+	}
+	var jobs []job
+	m.Execute(t, "query-jobs", nil, &jobs)
+	var nodes []blockNode
+	m.Execute(t, "query-named-block-nodes", object{"flat": true}, &nodes)
+	if left := oursOf(nodes); len(left) > 0 || len(jobs) != 1 || jobs[0].ID != "theirs" {
+		t.Errorf("left: nodes %q, jobs %+v", left, jobs)
 	}
 }

@@ -47,7 +47,7 @@ func openLocked(ctx context.Context, socket string, t *tracking) (*Set, error) {
 	s := &Set{closers: []func() error{unlock}, tracking: t}
 	if err := s.openVM(ctx, socket); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("disks of the machine behind %s: %w", socket, err)
+		return nil, fmt.Errorf("disks of the machine behind %s: %w", socket, inUse(err))
 	}
 	return s, nil
 }
