@@ -13,6 +13,7 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/guest"
 	"github.com/plumbline-sec/plumbline/filewatch/tree"
+	"github.com/plumbline-sec/plumbline/internal/qmp"
 	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
 
@@ -100,6 +101,8 @@ func sourceError(err error) error {
 		return failHint(exitIO, err, "qemu-img info --backing-chain shows the chain, rebase -u mends names and formats in it, convert makes one image of it; --backing DIR says where its images may be")
 	case errors.Is(err, disk.ErrAmbiguous):
 		return failHint(exitIO, err, "--vm reads it as its running machine does; qemu-img convert -f FORMAT -O raw makes an image of what you know it to be")
+	case errors.Is(err, qmp.ErrBusy):
+		return failHint(exitIO, err, monitorHint)
 	case errors.Is(err, disk.ErrInUse):
 		return failHint(exitIO, err, "a backup, a copy or a merge of its snapshots runs; try again when that is done")
 	case errors.Is(err, disk.ErrTwice):

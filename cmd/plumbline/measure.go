@@ -161,6 +161,9 @@ func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, erro
 	return report, err
 }
 
+// monitorHint is for a monitor that somebody else holds.
+const monitorHint = "another program holds this QMP socket; give QEMU a second -qmp socket"
+
 // measureError gives an error its exit code and hint.
 func measureError(err error) error {
 	var exit *exitError
@@ -170,7 +173,7 @@ func measureError(err error) error {
 	case errors.Is(err, mem.ErrNotShared):
 		return failHint(exitIO, err, "run as root or as QEMU's user, or start the VM with -object memory-backend-file,share=on")
 	case errors.Is(err, qmp.ErrBusy):
-		return failHint(exitIO, err, "another program holds this QMP socket; give QEMU a second -qmp socket")
+		return failHint(exitIO, err, monitorHint)
 	case errors.Is(err, kernel.ErrOtherBuild):
 		return failHint(exitArgument, err, "give the image and modules that the target booted")
 	case errors.Is(err, kcore.ErrNoKcore):

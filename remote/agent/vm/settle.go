@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -233,6 +234,7 @@ func (s *settlement) findImages(ctx context.Context) error {
 	defer client.Close()
 	var blocks []struct {
 		Device   string `json:"device"`
+		QDev     string `json:"qdev"`
 		Inserted *struct {
 			File   string `json:"file"`
 			Driver string `json:"drv"`
@@ -252,7 +254,7 @@ func (s *settlement) findImages(ctx context.Context) error {
 			s.images = append(s.images, path)
 		default:
 			s.w.alert(trap.Alert{Alert: trap.AlertBlind, Reason: fmt.Sprintf(
-				"disk %s is %s, not raw: the content of its files is not compared", b.Device, b.Inserted.Driver)})
+				"disk %s is %s, not raw: the content of its files is not compared", cmp.Or(b.Device, b.QDev), b.Inserted.Driver)})
 		}
 	}
 	return nil
