@@ -1,5 +1,7 @@
 package lab
 
+import "fmt"
+
 // benignChanges are what honest administrators do to a running machine.
 var benignChanges = []Tamper{
 	{
@@ -41,6 +43,11 @@ var benignChanges = []Tamper{
 			[ -e events/kprobes/lab_return ] || exit 0
 			echo 0 > events/kprobes/lab_return/enable
 			echo '-:lab_return' >> kprobe_events`)),
+	},
+	{
+		Name: "user-probe-runs", Benign: true,
+		Doc:   "put a probe into a program, and run it",
+		apply: script(userProbe("true")+"\n/usr/bin/true", noUserProbe),
 	},
 	{
 		Name: "function-graph", Benign: true,
@@ -146,3 +153,17 @@ var attachBPF = script(`set -e
 	tc qdisc add dev lo clsact
 	tc filter add dev lo ingress bpf bytecode '1,6 0 0 4294967295'`,
 	`tc qdisc del dev lo clsact 2>/dev/null || true`)
+
+// userProbe puts a probe where a program of /usr/bin begins.
+func userProbe(program string) string {
+	return fmt.Sprintf(`set -e
+		at=$(od -A n -t d8 -j 24 -N 8 /usr/bin/%[1]s | tr -d ' ')
+		cd /sys/kernel/tracing
+		echo "p:lab_user /usr/bin/%[1]s:$at" >> uprobe_events
+		echo 1 > events/uprobes/lab_user/enable`, program)
+}
+
+const noUserProbe = `cd /sys/kernel/tracing
+	[ -e events/uprobes/lab_user ] || exit 0
+	echo 0 > events/uprobes/lab_user/enable
+	echo '-:lab_user' >> uprobe_events`

@@ -29,6 +29,13 @@ func (w *walker) contained(i int32, n *node, f *field) {
 		if err == nil && base != 0 {
 			w.pointers(base, w.count(n, f, base, 8), visit)
 		}
+	case filling:
+		base, err := w.u64(head)
+		if room := w.areas.room(base); err == nil && room <= maxFilling {
+			w.pointers(base, room/8, visit)
+		} else if err == nil && base != 0 {
+			w.cut("arrays that are no objects of the allocator")
+		}
 	case inPlace:
 		for k := range w.count(n, f, head, h.elem.Size) {
 			if w.exhausted() {
@@ -66,6 +73,10 @@ func (w *walker) count(n *node, f *field, at, size uint64) uint64 {
 	}
 	return uint64(count)
 }
+
+// maxFilling bounds an object of the allocator that is an array, in bytes: slabs
+// have none that are larger than two pages.
+const maxFilling = 8192
 
 // linked follows a list of links until it comes to end, or to a value with the
 // low bit set (include/linux/list_nulls.h). mask is cleared of the first link:

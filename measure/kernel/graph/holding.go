@@ -21,6 +21,7 @@ const (
 	pointers               // pointer to an array of pointers
 	inPlace                // array of structures at the member itself
 	terminated             // pointer to an array of structures, the last starts with zero
+	filling                // pointer to an array of pointers that is an object of the allocator
 	relative               // pointer to an array of 32-bit distances, each from itself to a structure
 )
 

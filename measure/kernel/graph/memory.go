@@ -77,7 +77,7 @@ func (m *areas) perCPU() {
 // pointer, which only the allocator can tell. ok is false where no object can be.
 func (m *areas) lies(at uint64, t *Type) (uint64, *Type, bool) {
 	switch {
-	case m.text(at), at >= m.initStart && at < m.initEnd, at >= m.perCPUStart && at < m.perCPUEnd:
+	case m.text(at), m.freedAfterBoot(at), at >= m.perCPUStart && at < m.perCPUEnd:
 		return 0, nil, false
 	}
 	if m.slabs == nil {

@@ -61,6 +61,9 @@ var roots = []root{
 	{symbol: "inet6_offloads", shape: pointerArray, typ: "net_offload"},
 	{symbol: "inetsw", shape: holdsArray, held: []held{{form: list, elem: "inet_protosw.list"}}},
 	{symbol: "inetsw6", shape: holdsArray, held: []held{{form: list, elem: "inet_protosw.list"}}},
+	// net/core/rtnetlink.c: for each family an array, made with kcalloc, of a
+	// pointer for each kind of message.
+	{symbol: "rtnl_msg_handlers", shape: holdsArray, held: []held{{form: filling, elem: "rtnl_link"}}},
 	{symbol: "link_ops", shape: holds, held: []held{{form: list, elem: "rtnl_link_ops.list"}}},
 	{symbol: "tcp_cong_list", shape: holds, held: []held{{form: list, elem: "tcp_congestion_ops.list"}}},
 	{symbol: "tcp_ulp_list", shape: holds, held: []held{{form: list, elem: "tcp_ulp_ops.list"}}},
@@ -77,7 +80,8 @@ var roots = []root{
 	{symbol: "nf_sockopts", shape: holds, held: []held{{form: list, elem: "nf_sockopt_ops.list"}}},
 	{symbol: "nf_ct_hook", shape: pointer, typ: "nf_ct_hook"}, // net/netfilter/core.c
 	{symbol: "nfnl_ct_hook", shape: pointer, typ: "nfnl_ct_hook"},
-	{symbol: "xfrm_state_afinfo", shape: pointerArray, typ: "xfrm_state_afinfo"}, // net/xfrm/xfrm_state.c
+	{symbol: "xfrm_state_afinfo", shape: pointerArray, typ: "xfrm_state_afinfo"},   // net/xfrm/xfrm_state.c
+	{symbol: "xfrm_policy_afinfo", shape: pointerArray, typ: "xfrm_policy_afinfo"}, // net/xfrm/xfrm_policy.c
 	{symbol: "xfrm_km_list", shape: holds, held: []held{{form: list, elem: "xfrm_mgr.list"}}},
 
 	// Security: security/security.c; static calls since 6.12.
@@ -161,6 +165,7 @@ var roots = []root{
 	{symbol: "pci_root_buses", shape: holds, held: []held{{form: list, elem: "pci_bus.node"}}}, // drivers/pci/probe.c
 	{symbol: "raw_pci_ops", shape: pointer, typ: "pci_raw_ops"},                                // arch/x86/pci/common.c
 	{symbol: "raw_pci_ext_ops", shape: pointer, typ: "pci_raw_ops"},
+	{symbol: "blkcg_policy", shape: pointerArray, typ: "blkcg_policy"}, // block/blk-cgroup.c
 	{symbol: "elv_list", shape: holds, held: []held{{form: list, elem: "elevator_type.list"}}},
 	{symbol: "cpufreq_driver", shape: pointer, typ: "cpufreq_driver"},
 	{symbol: "cpuidle_curr_driver", shape: pointer, typ: "cpuidle_driver"},
@@ -173,6 +178,9 @@ var roots = []root{
 	{symbol: "crypto_template_list", shape: holds, held: []held{{form: list, elem: "crypto_template.list"}}},
 	{symbol: "key_types_list", shape: holds, held: []held{{form: list, elem: "key_type.link"}}},
 	{symbol: "dump_list", shape: holds, held: []held{{form: list, elem: "kmsg_dumper.list"}}},
+	{symbol: "cgroup_subsys", shape: pointerArray, typ: "cgroup_subsys"},                       // kernel/cgroup/cgroup.c
+	{symbol: "uprobes_tree", shape: holds, held: []held{{form: tree, elem: "uprobe.rb_node"}}}, // kernel/events/uprobes.c
+	{symbol: "x86_pmu", shape: value, typ: "x86_pmu"},                                          // arch/x86/events/core.c
 	{symbol: "machine_ops", shape: value, typ: "machine_ops"},
 	{symbol: "x86_platform", shape: value, typ: "x86_platform_ops"},
 	{symbol: "pm_power_off", shape: function}, // arch/x86/kernel/reboot.c

@@ -40,6 +40,7 @@ type field struct {
 	when *condition // of a member of a union; nil otherwise
 
 	program bool   // of code: see programs
+	boot    bool   // of code: may lead into text that was freed after boot
 	number  uint32 // among all fields of a kernel and its modules
 }
 
@@ -78,6 +79,7 @@ type Schema struct {
 	variables map[string]*Type
 	modules   map[*kernel.Types]*Schema
 	perCPU    []perCPUVariable // nil until made
+	called    []calledRoot     // nil until made
 }
 
 // NewSchema returns the schema of a kernel's types, or of a module's on top of

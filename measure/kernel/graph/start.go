@@ -31,6 +31,7 @@ func (w *walker) start(modules []kernel.LoadedModule) {
 			w.why["root "+err.Error()]++
 		}
 	}
+	w.called()
 	t, err := w.schema.Struct("module")
 	for i := range modules {
 		if err == nil {

@@ -72,6 +72,10 @@ var containers = map[string][]held{
 	"tty_driver.ports": {{form: pointers, elem: "tty_port", count: "num"}},
 	// include/linux/perf_event.h, struct perf_event_context.
 	"perf_event_context.event_list": {{form: list, elem: "perf_event.event_entry"}},
+	// arch/x86/kernel/nmi.c, struct nmi_desc; arch/x86/include/asm/nmi.h.
+	"nmi_desc.head": {{form: list, elem: "nmiaction.list"}},
+	// kernel/events/uprobes.c, struct uprobe: a list since 6.12, linked by next before.
+	"uprobe.consumers": {{form: list, elem: "uprobe_consumer.cons_node"}},
 	// include/linux/tracepoint-defs.h: funcs ends with a probe of no function.
 	"tracepoint.funcs": {{form: terminated, elem: "tracepoint_func"}},
 	// include/linux/module.h: tracepoint_ptr_t is a distance or a pointer.

@@ -1,0 +1,53 @@
+package graph
+
+import (
+	"encoding/binary"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/plumbline-sec/plumbline/measure/kernel"
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// calls puts code into the text that calls through a variable, or through what is
+// at an offset of the object that it points to.
+func (f *fixture) calls(at, variable uint64, offset ...byte) {
+	code := binary.LittleEndian.AppendUint32([]byte{0x48, 0x8b, 5}, uint32(variable-at-7)) // MOV RAX, [RIP+disp32]
+	for _, n := range offset {
+		code = append(code, 0x48, 0x8b, 0x40, n) // MOV RAX, [RAX+n]
+	}
+	f.Write(mem.Phys(at-base), append(code, 0xff, 0xd0)...) // CALL RAX
+}
+
+// Variables that the text calls through are walked from, by what it loads.
+func TestWalkFromCalledVariables(t *testing.T) {
+	f := newFixture()
+	f.put(text, 0)
+	variable, table := f.global("handler"), f.global("operations")
+	list, freed, listed := f.global("empty_list"), f.global("called_at_boot"), f.global("reboot_notifier_list")
+	init := f.global("__init_begin")
+	f.symbols = append(f.symbols, kernel.Symbol{Addr: vars, Kind: 'D', Name: "_sdata"}, kernel.Symbol{Addr: init, Kind: 'D', Name: "_edata"},
+		kernel.Symbol{Addr: init + 256, Kind: 'D', Name: "__init_end"})
+	f.calls(text+0x100, variable)
+	f.calls(text+0x180, table, 16)
+	f.calls(text+0x200, table, 24)
+	f.calls(text+0x280, list, 0)
+	f.calls(text+0x300, freed)
+	f.calls(text+0x380, listed)
+	f.put(variable, text+1) // no function starts there: a walk has no opinion
+	f.put(table, heap)
+	f.put(heap+16, text+2)
+	f.put(heap+24, text+3)
+	f.put(list, list)
+	f.put(freed, init+8)
+	r := f.walk(t)
+	want := map[string]uint64{"handler": text + 1, "operations->+0x10": text + 2, "operations->+0x18": text + 3}
+	if diff := cmp.Diff(want, found(r)); diff != "" {
+		t.Error(diff)
+	}
+	if all := strings.Join(r.NotWalked, "\n"); !strings.Contains(all, "variables that lead into text that was freed after boot (1)") {
+		t.Errorf("does not say what it left out:\n%s", all)
+	}
+}
