@@ -8,7 +8,8 @@ import (
 )
 
 // variableTampers change what the kernel calls by way of variables that no type
-// describes, and of the arrays, trees and lists of handlers behind them.
+// describes, of the arrays, trees and lists of handlers behind them, and of variables
+// of modules that no object leads to.
 var variableTampers = []Tamper{
 	{
 		Name: "acpi-handler", Check: "linux.objects",
@@ -44,6 +45,16 @@ var variableTampers = []Tamper{
 		Name: "perf-operations", Check: "linux.objects",
 		Doc:   "point what the kernel does for the performance counters of a guest that is entered at data",
 		apply: hookField("x86_pmu", "x86_pmu", "guest_get_msrs"),
+	},
+	{
+		Name: "module-driver", Check: "modules.pointers",
+		Doc:   "point what a network driver's module does when its device goes at data",
+		apply: hookSlot("virtio_net_driver", "virtnet_remove", pointerTarget, 0),
+	},
+	{
+		Name: "module-driver-inside", Check: "modules.pointers",
+		Doc:   "point what a network driver's module does when its device goes into the middle of a function of the kernel",
+		apply: hookSlot("virtio_net_driver", "virtnet_remove", "vfs_read", 9),
 	},
 }
 

@@ -51,7 +51,7 @@ func (noModules) Module(string, string) (*kernel.ModuleFile, error) { return nil
 // TestNoListNoPass: where the list of modules was not read there are none to
 // compare, which says nothing about the target.
 func TestNoListNoPass(t *testing.T) {
-	for _, name := range []string{moduleTextName, moduleRodataName} {
+	for _, name := range []string{moduleTextName, moduleRodataName, modulePointersName} {
 		for _, why := range []string{"", "the list could not be read"} {
 			obs := recorded(t)
 			item := obs.Item(modulesName)

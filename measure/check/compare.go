@@ -85,9 +85,9 @@ func newView(o *measure.Observations) (*view, error) {
 		return nil, fmt.Errorf("no kernel was found in it")
 	}
 	for _, item := range o.Items {
-		// The pages of linux.pointers are data, which is written all the time; those
+		// The pages of linux.pointers and modules.pointers are data, which is written all the time; those
 		// of linux.init were given back, and belong to whoever got them.
-		if item.Data == nil || item.Check == pointersName || item.Check == initName {
+		if item.Data == nil || item.Check == pointersName || item.Check == modulePointersName || item.Check == initName {
 			continue
 		}
 		var data any

@@ -242,7 +242,7 @@ func TestBenignChanges(t *testing.T) {
 }
 
 // needFiles names the checks that compare with the kernel's files.
-var needFiles = []string{"linux.text", "linux.rodata", "linux.tables", "linux.vdso", "linux.pointers", "modules.text", "modules.rodata", "linux.dynamic", "linux.init"}
+var needFiles = []string{"linux.text", "linux.rodata", "linux.tables", "linux.vdso", "linux.pointers", "modules.text", "modules.rodata", "modules.pointers", "linux.dynamic", "linux.init"}
 
 // Without the kernel's files what needs them is not measured, and the rest is.
 func TestWithoutFiles(t *testing.T) {

@@ -38,8 +38,10 @@ type objectsData struct {
 	// Programs are addresses of the code of BPF programs. That of classic BPF
 	// has no symbol: it is somewhere in Packs.
 	Programs []targetFact `json:"programs,omitempty"`
-	Made     []madeFact   `json:"made,omitempty"`  // code that the kernel made
-	Packs    []owner      `json:"packs,omitempty"` // memory in which there is that of BPF programs
+	Made     []madeFact   `json:"made,omitempty"` // code that the kernel made
+	// Unread is why the accounts that Made is from could not be read to their end.
+	Unread string  `json:"unread,omitempty"`
+	Packs  []owner `json:"packs,omitempty"` // memory in which there is that of BPF programs
 	// Tables are pointers to tables of functions that lead to what cannot be one:
 	// text, no memory, or a process's.
 	Tables  []targetFact `json:"tables,omitempty"`
@@ -172,6 +174,9 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 	}
 	if n := len(data.Going); n > 0 {
 		return fmt.Errorf("%d pointers that look wrong are reached through modules that are not live, such as %s at %v", n, data.Going[0].Path, data.Going[0].At)
+	}
+	if data.Unread != "" {
+		return errors.New("the accounts of code that the kernel made could not be read: " + data.Unread)
 	}
 	if len(data.Changing) > 0 {
 		return errors.New("how many tracepoints they have changes while it is looked at, in modules " + strings.Join(data.Changing, ", "))

@@ -137,6 +137,7 @@ func TestObjectsNotObserved(t *testing.T) {
 	for name, change := range map[string]func(*objectsData){
 		"nothing":         func(d *objectsData) { *d = objectsData{} },
 		"to a limit only": func(d *objectsData) { d.Limited = true },
+		"accounts unread": func(d *objectsData) { d.Unread = "bpf_kallsyms: list does not link back" },
 		"another account": func(d *objectsData) { d.Changing = []string{"kvm"} },
 		"a module that is not live": func(d *objectsData) {
 			d.Going = []targetFact{{Path: "module kvm.modinfo_attrs->free", At: 0xff00_0000_0000_6000, Value: 5, Count: 1}}

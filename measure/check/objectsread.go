@@ -160,7 +160,12 @@ func (o *objectsReader) undecided() []graph.Suspect {
 func (o *objectsReader) look(modules []kernel.LoadedModule, functions, programs []graph.Pointer) map[uint64]bool {
 	// A module that was being unloaded may be back, where it was.
 	maps.DeleteFunc(o.symbols, func(_ mem.Virt, s symbolsOrError) bool { return s.err != nil })
-	o.data.Made, o.data.Loading, o.loading = o.madeCode(), nil, make(map[uint64]bool)
+	var unread error
+	o.data.Made, unread = o.madeCode()
+	o.data.Unread, o.data.Loading, o.loading = "", nil, make(map[uint64]bool)
+	if unread != nil {
+		o.data.Unread = unread.Error()
+	}
 	o.data.Packs, o.packs = o.bpfPacks()
 	known := make(map[uint64]bool, len(o.data.Made))
 	for _, m := range o.data.Made {

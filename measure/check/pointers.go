@@ -56,7 +56,7 @@ func judgePointers(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if j.code.err != nil || j.code.symbols == nil {
 		return errNotObserved
 	}
-	slots := slotJudge{judging: j, out: out}
+	slots := slotJudge{judging: j, out: out, check: pointersName}
 	for _, part := range []struct {
 		r          *region
 		start, end string
@@ -112,15 +112,21 @@ func (s *slotJudge) elsewhere(r *region, start, end string) (bool, error) {
 type slotJudge struct {
 	*judging
 	out         *measure.Check
+	check       string // whose judgements of pages are remembered
+	anchor      []byte // what they depend on, besides the page
 	seen, other int64
 	unjudged    string // a module that pointers go to and whose file is not known
 }
 
-// region judges a region page by page. A page that was judged clean before, for
-// this kernel at this place, needs no bytes.
+// region judges the slots of the kernel's own data in a region.
 func (s *slotJudge) region(r *region) error {
-	from := r.page(0)
-	for slots := s.image.CodeSlots(from, r.page(r.pages()), s.code.slide); len(slots) > 0; {
+	return s.slots(r, s.image.CodeSlots(r.page(0), r.page(r.pages()), s.code.slide))
+}
+
+// slots judges slots of a region page by page. A page that was judged clean before,
+// for this kernel at this place, needs no bytes.
+func (s *slotJudge) slots(r *region, slots []kernel.CodeSlot) error {
+	for from := r.page(0); len(slots) > 0; {
 		i := int((slots[0].At - from) / mem.PageSize)
 		here := 1
 		for here < len(slots) && slots[here].At < r.page(i+1) {
@@ -141,7 +147,7 @@ func (s *slotJudge) pageOf(r *region, i int, slots []kernel.CodeSlot) error {
 		return fmt.Errorf("the page at %v could not be read", r.page(i))
 	}
 	s.seen += int64(len(slots))
-	key := s.pageKey(pointersName, digest, []byte(r.page(i).String()))
+	key := s.pageKey(s.check, digest, append([]byte(r.page(i).String()), s.anchor...))
 	if s.accepted(key) {
 		return nil
 	}
@@ -181,7 +187,7 @@ func (s *slotJudge) slot(slot kernel.CodeSlot, value address) {
 		return
 	}
 	expected := address(slot.Target).String()
-	if name, _, ok := s.code.symbols.Lookup(uint64(slot.Target)); ok {
+	if name := s.function(slot.Target); name != "" {
 		expected += " (" + name + ")"
 	}
 	s.out.Findings = append(s.out.Findings, s.finding(p, expected, "the pointer "+problem))
@@ -201,8 +207,25 @@ func (s *slotJudge) unknownModule(at address) (string, bool) {
 	return "", false
 }
 
+// function names a function that the files have at an address.
+func (s *slotJudge) function(at mem.Virt) string {
+	if !s.code.kernel.contains(address(at)) {
+		if text, err := s.expected(); err == nil {
+			name, _, _ := text.env.Lookup(uint64(at))
+			return name
+		}
+	}
+	name, _, _ := s.code.symbols.Lookup(uint64(at))
+	return name
+}
+
 // path names a slot by the object that holds it.
 func (s *slotJudge) path(at mem.Virt) string {
+	if s.check == modulePointersName {
+		if text, err := s.expected(); err == nil {
+			return text.env.NameOfData(at)
+		}
+	}
 	name, start, ok := s.code.symbols.Lookup(uint64(at))
 	if !ok {
 		return ""

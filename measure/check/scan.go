@@ -207,6 +207,8 @@ var judgedBy = map[string][]string{
 	moduleTextName: {textName, dynamicName},
 	dynamicName:    {textName, moduleTextName},
 	pointersName:   {textName, dynamicName},
+
+	modulePointersName: {textName, dynamicName},
 }
 
 // withModules adds to the checks asked for what others judge by.

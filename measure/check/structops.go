@@ -49,8 +49,8 @@ var prologues = [][]byte{{0xf3, 0x0f, 0x1e, 0xfa}, {0x55, 0x48, 0x89, 0xe5}}
 // structOpsFunctions lists where the functions of such tables start, by the tables
 // that the kernel calls through: places in the pages of the table, that begin as
 // functions do.
-func (c *collector) structOpsFunctions() []madeFact {
-	tables, _ := c.profile.StructOps()
+func (c *collector) structOpsFunctions() ([]madeFact, error) {
+	tables, err := c.profile.StructOps()
 	var out []madeFact
 	for _, t := range tables {
 		for _, f := range t.Functions {
@@ -65,5 +65,5 @@ func (c *collector) structOpsFunctions() []madeFact {
 			}
 		}
 	}
-	return out
+	return out, err
 }

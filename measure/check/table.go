@@ -52,6 +52,7 @@ func linuxChecks() []check {
 		rodataCheck(),
 		moduleTextCheck(),
 		moduleRodataCheck(),
+		modulePointersCheck(),
 		dynamicCheck(),
 		initCheck(),
 		tablesCheck(),

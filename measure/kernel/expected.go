@@ -44,6 +44,10 @@ type Text struct {
 	linked      sync.Once // sections
 	sections    []Section
 	sectionsErr error
+
+	slotted  sync.Once // slots
+	slots    []CodeSlot
+	slotsErr error
 }
 
 // NewExpected returns what img's text holds where it runs slide bytes above

@@ -1,0 +1,74 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
+)
+
+// relocation is one that stores a symbol's address; symbols are those of
+// testModule.
+func relocation(offset uint64, symbol uint32, addend uint64) []byte {
+	b := binary.LittleEndian.AppendUint64(nil, offset)
+	b = binary.LittleEndian.AppendUint64(b, uint64(symbol)<<32|reloc64)
+	return binary.LittleEndian.AppendUint64(b, addend)
+}
+
+func TestModuleCodeSlots(t *testing.T) {
+	const data, fn1, ownData, ownText = 3, 1, 4, 6 // a section; symbols
+	for name, tt := range map[string]struct {
+		relocations [][]byte
+		unload      string // a section that the target does not say is anywhere
+		want        []CodeSlot
+		err         error
+	}{
+		"the kernel's, and its own": {relocations: [][]byte{relocation(8, ownText, 5), relocation(0, fn1, 0)},
+			want: []CodeSlot{{testModuleData, mem.Virt(fn(1) + testSlide)}, {testModuleData + 8, testModuleText + 5}}},
+		"data":                    {relocations: [][]byte{relocation(0, ownData, 8)}},
+		"data that nobody loaded": {relocations: [][]byte{relocation(0, fn1, 0)}, unload: ".data"},
+		"behind the section":      {relocations: [][]byte{relocation(12, fn1, 0)}, err: ErrRelocation},
+		"behind everything":       {relocations: [][]byte{relocation(^uint64(0)-4, fn1, 0)}, err: ErrRelocation},
+		"of no symbol":            {relocations: [][]byte{relocation(0, 99, 0)}, err: ErrRelocation},
+		"out of the kernel":       {relocations: [][]byte{relocation(0, fn1, 1<<30)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := exportingKernel(t)
+			file, err := NewModule(testModule("test_module"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := e.AddModule(file, loadedTestModule())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range tt.relocations {
+				text.linker.relocations[data] = append(text.linker.relocations[data], r...)
+			}
+			if tt.unload != "" {
+				text.linker.addr[data] = 0
+			}
+			got, err := text.CodeSlots()
+			if diff := cmp.Diff(tt.want, got); diff != "" || !errors.Is(err, tt.err) {
+				t.Errorf("%v: %s", err, diff)
+			}
+			if len(got) > 0 && e.NameOfData(testModuleData+8) == "" {
+				t.Error("its data has no name")
+			}
+		})
+	}
+}
+
+// Text that is freed after loading, the module's description and the data of CPUs
+// are not what the file says, or not in one place.
+func TestKeepsPointers(t *testing.T) {
+	for name, want := range map[string]bool{".data": true, ".data..ro_after_init": true, ".data..read_mostly": true,
+		".init.data": false, ".data..percpu": false, ".gnu.linkonce.this_module": false} {
+		if keepsPointers(name) != want {
+			t.Errorf("%s: %v", name, !want)
+		}
+	}
+}
