@@ -42,7 +42,7 @@ It prints one JSON object on stdout when everything is served.`,
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "configuration `FILE` (TOML)")
-	cmd.Flags().BoolVar(&checkOnly, "check", false, "check the configuration and exit")
+	cmd.Flags().BoolVar(&checkOnly, "check", false, "check the configuration and the files it names, and exit")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log more")
 	cmd.MarkFlagRequired("config")
 	cmd.MarkFlagFilename("config", "toml")

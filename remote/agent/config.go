@@ -93,17 +93,44 @@ type FilesConfig struct {
 	Resume bool `toml:"resume"`
 }
 
-// LoadConfig reads and checks the file at path. Errors wrap [ErrConfig].
+// LoadConfig reads and checks the file at path and the files it names. Errors wrap
+// [ErrConfig].
 func LoadConfig(path string) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	c, err := ParseConfig(data, filepath.Dir(path))
+	if err == nil {
+		err = c.checkFiles()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
+}
+
+// checkFiles reads what the configuration names and the agent reads only later: a
+// watch that cannot begin for a misspelt rule would show days after as files that
+// nobody compared. Errors wrap [ErrConfig].
+func (c *Config) checkFiles() error {
+	if c.At.CA != "" {
+		ca, err := os.ReadFile(c.At.CA)
+		if err == nil {
+			_, err = remote.ParseCertificates(ca)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: verifier.ca: %w", ErrConfig, err)
+		}
+	}
+	for _, t := range c.Targets {
+		for _, rules := range []string{t.Watch.Rules, t.Files.Rules} {
+			if _, err := loadRules(rules); err != nil {
+				return fmt.Errorf("%w: target %s: rules: %w", ErrConfig, t.Name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // ParseConfig reads and checks a configuration whose relative paths are relative
