@@ -61,7 +61,9 @@ func (v *Verifier) openCommands(ctx context.Context, agent string) ([]remote.Com
 	}
 	open := make([]remote.Command, 0, min(len(docs), maxCommands))
 	for i := len(docs) - 1; i >= 0 && len(open) < maxCommands; i-- {
-		open = append(open, docs[i].V)
+		if !stale(docs[i], v.now()) {
+			open = append(open, docs[i].V)
+		}
 	}
 	return open, nil
 }
@@ -214,7 +216,11 @@ func (v *Verifier) noteReceipt(ctx context.Context, agent *machine, stream store
 
 // needed are the bodies that records name and the store does not have.
 func (v *Verifier) needed(ctx context.Context, records []remote.Record) ([]remote.Digest, error) {
-	var named []remote.Digest
+	return v.store.Missing(ctx, manifestsOf(records))
+}
+
+// manifestsOf are the bodies that records name.
+func manifestsOf(records []remote.Record) (named []remote.Digest) {
 	for _, rec := range records {
 		if rec.Kind != remote.KindBaseline {
 			continue
@@ -224,12 +230,12 @@ func (v *Verifier) needed(ctx context.Context, records []remote.Record) ([]remot
 			named = append(named, b.Manifest)
 		}
 	}
-	return v.store.Missing(ctx, named)
+	return named
 }
 
 // handleBody is PUT /v1/agent/bodies/{digest}.
 func (v *Verifier) handleBody(w http.ResponseWriter, r *http.Request) (any, error) {
-	_, end, err := v.beginBulk(r)
+	agent, end, err := v.beginBulk(r)
 	if err != nil {
 		return nil, err
 	}
@@ -245,12 +251,12 @@ func (v *Verifier) handleBody(w http.ResponseWriter, r *http.Request) (any, erro
 	if got := remote.DigestOf(body); got != digest {
 		return nil, badRequest(errors.New("the body's BLAKE3 is " + got.String() + ", not the one in the path"))
 	}
-	return nil, v.storeBodies(r.Context(), map[remote.Digest][]byte{digest: body})
+	return nil, v.storeBodies(r.Context(), agent.Name, map[remote.Digest][]byte{digest: body})
 }
 
 // handleBundle is POST /v1/agent/bodies.
 func (v *Verifier) handleBundle(w http.ResponseWriter, r *http.Request) (any, error) {
-	_, end, err := v.beginBulk(r)
+	agent, end, err := v.beginBulk(r)
 	if err != nil {
 		return nil, err
 	}
@@ -267,10 +273,13 @@ func (v *Verifier) handleBundle(w http.ResponseWriter, r *http.Request) (any, er
 	for _, body := range list {
 		bodies[remote.DigestOf(body)] = body
 	}
-	return nil, v.storeBodies(r.Context(), bodies)
+	return nil, v.storeBodies(r.Context(), agent.Name, bodies)
 }
 
-func (v *Verifier) storeBodies(ctx context.Context, bodies map[remote.Digest][]byte) error {
+func (v *Verifier) storeBodies(ctx context.Context, agent string, bodies map[remote.Digest][]byte) error {
+	if err := v.noteUpload(ctx, agent, bodies); err != nil {
+		return err
+	}
 	if err := v.store.PutBodies(ctx, bodies); err != nil {
 		return err
 	}

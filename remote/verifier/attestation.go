@@ -42,6 +42,10 @@ func (v *Verifier) takeAttestation(ctx context.Context, r store.Record, a *remot
 	if err != nil {
 		return &badRecordError{err}
 	}
+	// Before its bulk is kept: a nonce that is not ours costs an agent nothing.
+	if _, err := v.useNonce(ctx, a.Nonce, a.Target, forAttestation, r.Received); err != nil {
+		return err
+	}
 	digest := remote.DigestOf(a.Evidence)
 	if err := v.store.PutBodies(ctx, map[remote.Digest][]byte{digest: a.Evidence}); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -169,6 +170,12 @@ func (v *Verifier) askFirstBaseline(ctx context.Context, m *machine) ([]store.Ch
 		return nil, nil
 	}
 	m.BaselineAsked = v.now()
+	open, err := list[remote.Command](ctx, v.store, store.Query{Collection: inCommands, Machine: m.MeasuredBy})
+	if err != nil || slices.ContainsFunc(open, func(c *doc[remote.Command]) bool {
+		return c.V.Kind == remote.CommandBaseline && c.V.Target == m.Name
+	}) {
+		return nil, err // the agent is away or at it
+	}
 	return v.askFiles(ctx, m, remote.CommandBaseline, "", "it is watched and has no baseline")
 }
 

@@ -28,6 +28,7 @@ const (
 	inManifests  = "manifest"  // record id -> waitingManifest
 	inKeys       = "ek"        // SHA-256 of the EK -> name of the machine that it stands for
 	inHeldPages  = "held"      // scan id -> digests of the pages that it asked for
+	inUploads    = "upload"    // id -> digests of bodies that an agent sent and no scan asked for
 	inPages      = "page"      // page key -> true: judged clean before
 )
 

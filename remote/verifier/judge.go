@@ -34,6 +34,10 @@ func (v *Verifier) takeScan(ctx context.Context, r store.Record, s *remote.Scan)
 	if err != nil {
 		return &badRecordError{fmt.Errorf("scan report of %s: %w", s.Target, err)}
 	}
+	// Before its bulk is kept: a nonce that is not ours costs an agent nothing.
+	if _, err := v.useNonce(ctx, s.Nonce, s.Target, forScan, r.Received); err != nil {
+		return err
+	}
 	body := remote.DigestOf(s.Observations)
 	if err := v.store.PutBodies(ctx, map[remote.Digest][]byte{body: s.Observations}); err != nil {
 		return err
@@ -171,7 +175,7 @@ func (v *Verifier) judgeScan(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	accepted := v.refs.acceptedPages(ctx, v.store)
+	accepted := v.refs.acceptedPages(ctx, v.store, v.now())
 	var report *measure.Report
 	err = v.guard(func() (err error) {
 		report, err = v.judge(obs, v.refs.of(s.V.Machine, storedPages{ctx, v.store}, accepted))
@@ -188,7 +192,7 @@ func (v *Verifier) judgeScan(ctx context.Context, id string) error {
 	if err := v.storeVerdict(ctx, id, report); err != nil {
 		return err
 	}
-	return accepted.save(ctx, v.now())
+	return accepted.save(ctx)
 }
 
 // askPages asks the measuring agent for pages that were never judged.

@@ -23,7 +23,7 @@ type references struct {
 	mu      sync.Mutex
 	images  map[string]*openedImage // by path
 	modules map[string]check.ModuleSource
-	known   map[check.PageKey]bool
+	known   map[check.PageKey]time.Time // accepted, and when the store was last told of its use
 	memo    check.Memo
 }
 
@@ -48,7 +48,7 @@ func (o *openedImage) open(path string) error {
 // Kernels are unpacked when they are first needed.
 func openReferences(c *Config) (*references, error) {
 	r := &references{config: c, images: make(map[string]*openedImage), modules: make(map[string]check.ModuleSource),
-		known: make(map[check.PageKey]bool)}
+		known: make(map[check.PageKey]time.Time)}
 	for _, h := range c.each() {
 		for _, path := range h.Kernels {
 			r.images[path] = &openedImage{}
@@ -160,11 +160,26 @@ type acceptedPages struct {
 	ctx   context.Context
 	store store.Store
 	refs  *references
-	fresh []check.PageKey
+	now   time.Time
+	fresh []check.PageKey // to be stored: accepted now, or used again after long
 }
 
-func (r *references) acceptedPages(ctx context.Context, s store.Store) *acceptedPages {
-	return &acceptedPages{ctx: ctx, store: s, refs: r}
+// pageUseNoted is how often it is noted that an accepted page is still used.
+const pageUseNoted = 24 * time.Hour
+
+func (r *references) acceptedPages(ctx context.Context, s store.Store, now time.Time) *acceptedPages {
+	return &acceptedPages{ctx: ctx, store: s, refs: r, now: now}
+}
+
+// forgetKnown forgets pages whose use was last noted before a time.
+func (r *references) forgetKnown(before time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, noted := range r.known {
+		if noted.Before(before) {
+			delete(r.known, k)
+		}
+	}
 }
 
 func pageName(k check.PageKey) string { return check.Digest(k).String() }
@@ -172,17 +187,21 @@ func pageName(k check.PageKey) string { return check.Digest(k).String() }
 // Accepted implements check.Accepted.
 func (a *acceptedPages) Accepted(k check.PageKey) bool {
 	a.refs.mu.Lock()
-	known := a.refs.known[k]
+	noted, known := a.refs.known[k]
 	a.refs.mu.Unlock()
-	if known {
-		return true
+	if !known {
+		d, err := a.store.Get(a.ctx, inPages, pageName(k))
+		if err != nil {
+			return false
+		}
+		noted = d.Time
+		a.refs.mu.Lock()
+		a.refs.known[k] = noted
+		a.refs.mu.Unlock()
 	}
-	if _, err := a.store.Get(a.ctx, inPages, pageName(k)); err != nil {
-		return false
+	if a.now.Sub(noted) > pageUseNoted {
+		a.fresh = append(a.fresh, k)
 	}
-	a.refs.mu.Lock()
-	a.refs.known[k] = true
-	a.refs.mu.Unlock()
 	return true
 }
 
@@ -190,13 +209,13 @@ func (a *acceptedPages) Accepted(k check.PageKey) bool {
 func (a *acceptedPages) Accept(k check.PageKey) { a.fresh = append(a.fresh, k) }
 
 // save keeps what was accepted, once the verdict that it came from is kept.
-func (a *acceptedPages) save(ctx context.Context, now time.Time) error {
+func (a *acceptedPages) save(ctx context.Context) error {
 	if len(a.fresh) == 0 {
 		return nil
 	}
 	changes := make([]store.Change, 0, len(a.fresh))
 	for _, k := range a.fresh {
-		changes = append(changes, put(inPages, pageName(k), "", now, true))
+		changes = append(changes, put(inPages, pageName(k), "", a.now, true))
 	}
 	if err := a.store.Apply(ctx, nil, changes...); err != nil {
 		return err
@@ -204,7 +223,7 @@ func (a *acceptedPages) save(ctx context.Context, now time.Time) error {
 	a.refs.mu.Lock()
 	defer a.refs.mu.Unlock()
 	for _, k := range a.fresh {
-		a.refs.known[k] = true
+		a.refs.known[k] = a.now
 	}
 	return nil
 }

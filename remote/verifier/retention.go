@@ -21,7 +21,8 @@ const forgetAtOnce = 200
 // forgetOld drops records, scans, appraisals, file events and lines of the timeline
 // that are older than Config.Keep, each with the body that is its own. What stays
 // however old it is: what each machine's state rests on, scans that are not over,
-// review items and the events behind those that are open, and all baselines.
+// review items and the events behind those that are open, and all baselines. Bodies
+// that an agent sent and no scan asked for, captures of files among them, go too.
 func (v *Verifier) forgetOld(ctx context.Context) error {
 	if v.config.Keep == 0 {
 		return nil
@@ -38,6 +39,9 @@ func (v *Verifier) forgetOld(ctx context.Context) error {
 	}
 	needed, err := v.neededDocuments(ctx)
 	if err != nil {
+		return err
+	}
+	if err := v.forgetUploads(ctx, before); err != nil {
 		return err
 	}
 	for collection, judge := range map[string]func(data []byte) (old bool, bodies []remote.Digest, err error){

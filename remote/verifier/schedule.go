@@ -124,7 +124,7 @@ func (v *Verifier) reassessNow(ctx context.Context, name string) error {
 
 // clean forgets what nobody will ask for again.
 func (v *Verifier) clean(ctx context.Context) {
-	for _, forget := range []func(context.Context) error{v.expireEnrolments, v.forgetNonces, v.forgetSessions, v.forgetPages, v.forgetOld} {
+	for _, forget := range []func(context.Context) error{v.expireEnrolments, v.forgetNonces, v.forgetSessions, v.forgetPages, v.expireCommands, v.expirePages, v.forgetOld} {
 		if err := forget(ctx); err != nil && ctx.Err() == nil {
 			v.log.Error("clean up", "error", err)
 		}

@@ -77,5 +77,9 @@ func (v *Verifier) agentStarted(ctx context.Context, m *machine, s *remote.Statu
 func (v *Verifier) commandFailed(ctx context.Context, m *machine, s *remote.Status, note noteFunc) ([]store.Change, error) {
 	changes := note(remote.SeverityWarning, "agent", fmt.Sprintf("the agent on %s could not do as asked: %s", m.Name, s.Detail))
 	more, err := v.abandonScan(ctx, s.Command, s.Detail)
-	return append(changes, more...), err
+	if err != nil {
+		return nil, err
+	}
+	forget, err := v.forgetAsked(ctx, s.Command, m.Name)
+	return append(append(changes, more...), forget...), err
 }
