@@ -66,7 +66,8 @@ func readRecord(f io.ReaderAt, off, size int64) (entry Entry, next int64, err er
 
 // walk calls visit for each whole record of a segment, whose numbers begin at
 // first, and returns the offset behind the last one. What is damaged is passed over:
-// it shows as a gap in the numbers.
+// it shows as a gap in the numbers. What the disk does not give back is
+// [ErrUnreadable].
 func walk(path string, first uint64, visit func(Entry) bool) (end int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -88,7 +89,7 @@ func walk(path string, first uint64, visit func(Entry) bool) (end int64, err err
 			return end, nil
 		}
 		if err != nil {
-			return end, fmt.Errorf("%s at %#x: %w", path, off, err)
+			return end, fmt.Errorf("%s at %#x: %w: %w", path, off, ErrUnreadable, err)
 		}
 		if !visit(entry) {
 			return end, nil

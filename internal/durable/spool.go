@@ -24,6 +24,8 @@ var (
 	// ErrLocked: another process has the spool open.
 	ErrLocked = errors.New("spool is in use by another process")
 	ErrClosed = errors.New("spool is closed")
+	// ErrUnreadable: the disk does not give back what is in a segment. See Abandon.
+	ErrUnreadable = errors.New("spool segment cannot be read")
 )
 
 // Entry is one record of a spool.
@@ -324,6 +326,31 @@ func (s *Spool) Ack(seq uint64) error {
 		s.segments = s.segments[1:]
 	}
 	return nil
+}
+
+// Abandon gives up the records from number from on that are in one segment with it,
+// and returns the number behind the last of them. It is for a segment that the disk
+// does not give back: what follows would wait for it for ever. Acknowledging them is
+// for the caller to do.
+func (s *Spool) Abandon(from uint64) (next uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, ErrClosed
+	}
+	for _, seg := range s.segments[1:] {
+		if seg.first > from {
+			return seg.first, nil
+		}
+	}
+	if from >= s.next {
+		return from, nil
+	}
+	// The segment is the one that is written to: what comes goes to another.
+	if err := s.rotate(); err != nil {
+		return 0, fmt.Errorf("begin spool segment: %w", err)
+	}
+	return s.next, nil
 }
 
 // Acked is the number of the last acknowledged record, 0 for none.

@@ -213,3 +213,47 @@ func FuzzReadRecord(f *testing.F) {
 		}
 	})
 }
+
+// unreadable has the segment that holds record from give errors, as a disk does that
+// lost a sector: a directory opens and does not read.
+func unreadable(t *testing.T, s *Spool, from uint64) {
+	t.Helper()
+	path := s.segments[0].path
+	for _, seg := range s.segments {
+		if seg.first <= from {
+			path = seg.path
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSpoolAbandonsWhatTheDiskKeeps(t *testing.T) {
+	for name, test := range map[string]struct{ segment, bad uint64 }{
+		"one of many segments": {64, 1}, "the one that is written to": {1 << 20, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, t.TempDir(), SpoolOptions{SegmentBytes: int64(test.segment)})
+			fill(t, s, 12)
+			unreadable(t, s, test.bad)
+			if entries, err := s.Read(test.bad, 100, 1<<20); !errors.Is(err, ErrUnreadable) || len(entries) != 0 {
+				t.Fatalf("Read gives %d entries, %v", len(entries), err)
+			}
+			next, err := s.Abandon(test.bad)
+			if err != nil || next <= test.bad {
+				t.Fatalf("Abandon: %d, %v", next, err)
+			}
+			fill(t, s, 1)
+			if got := numbers(t, s, next); len(got) == 0 || got[0] != next || got[len(got)-1] != 13 {
+				t.Errorf("behind it are %v, want %d to 13", got, next)
+			}
+			if again, err := s.Abandon(14); err != nil || again != 14 {
+				t.Errorf("Abandon where nothing is: %d, %v", again, err)
+			}
+		})
+	}
+}

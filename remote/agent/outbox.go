@@ -21,6 +21,7 @@ type outbox struct {
 	bodies *bodyCache
 	log    *slog.Logger
 	told   uint64 // up to here it was logged which records the spool lost
+	unread int    // how often in a row the disk did not give back the next record
 	// backoff bounds the wait between attempts; zero means 1 s to 1 min.
 	backoff, maxBackoff time.Duration
 }
@@ -97,8 +98,12 @@ func (o *outbox) run(ctx context.Context, client *remote.AgentClient) {
 // deliver sends one batch and whatever bodies the verifier asks for in return.
 func (o *outbox) deliver(ctx context.Context, client *remote.AgentClient) (int, error) {
 	entries, err := o.spool.Read(o.spool.Acked()+1, remote.MaxRecords, remote.MaxRequestBytes/2)
-	if err != nil || len(entries) == 0 {
-		return 0, err
+	if err != nil && len(entries) == 0 {
+		return 0, o.unreadable(err)
+	}
+	o.unread = 0
+	if len(entries) == 0 {
+		return 0, nil
 	}
 	o.tellLost(entries)
 	records := make([]remote.Record, 0, len(entries))
@@ -148,6 +153,32 @@ func (o *outbox) tellLost(entries []durable.Entry) {
 		next = e.Seq + 1
 	}
 	o.told = max(o.told, next-1)
+}
+
+// maxUnread is how often records are tried that the disk does not give back: some
+// minutes, with the waits between. Those behind them are worth more by then.
+const maxUnread = 8
+
+// unreadable gives up the records at the front of the spool when they could not be
+// read again and again. The verifier sees the gap.
+func (o *outbox) unreadable(cause error) error {
+	if !errors.Is(cause, durable.ErrUnreadable) {
+		return cause
+	}
+	if o.unread++; o.unread < maxUnread {
+		return cause
+	}
+	from := o.spool.Acked() + 1
+	next, err := o.spool.Abandon(from)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	if next == from {
+		return cause
+	}
+	o.log.Error("records in the spool cannot be read and are given up", "from", from, "to", next-1, "error", cause)
+	o.unread, o.told = 0, next-1
+	return o.spool.Ack(next - 1)
 }
 
 // errBodyGone: a body that the verifier asks for is no longer here.

@@ -264,3 +264,44 @@ func TestEventsLeaveRoomForScans(t *testing.T) {
 		t.Errorf("scan: %v", err)
 	}
 }
+
+// A segment that the disk does not give back must not keep everything behind it for
+// ever, nor be given up at once.
+func TestOutboxGivesUpWhatTheDiskKeeps(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	r, client := newReceiver(t)
+	o := newOutbox(t, dir)
+	var log bytes.Buffer
+	o.log = slog.New(slog.NewTextHandler(&log, nil))
+	for i := range 30 {
+		if err := put(o, remote.KindStatus, remote.Status{Detail: fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	segments, err := filepath.Glob(filepath.Join(dir, "*.seg"))
+	if err != nil || len(segments) < 3 {
+		t.Fatalf("segments %q, %v", segments, err)
+	}
+	if err := os.Remove(segments[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(segments[0], 0o700); err != nil { // opens, and reads give an error
+		t.Fatal(err)
+	}
+	for try := 1; try < maxUnread; try++ {
+		if _, err := o.deliver(t.Context(), client); !errors.Is(err, durable.ErrUnreadable) || o.spool.Acked() != 0 {
+			t.Fatalf("try %d: %v, acknowledged %d", try, err, o.spool.Acked())
+		}
+	}
+	for o.spool.Pending() > 0 {
+		if _, err := o.deliver(t.Context(), client); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(r.seqs); n == 0 || n == 30 || r.seqs[n-1] != 30 {
+		t.Errorf("delivered %v", r.seqs)
+	}
+	if want := fmt.Sprintf("from=1 to=%d", r.seqs[0]-1); strings.Count(log.String(), want) != 1 {
+		t.Errorf("the log does not say once %q:\n%s", want, log.String())
+	}
+}
