@@ -27,6 +27,8 @@ the firmware measured and what the kernel measured (IMA). "quote" makes it,
 		Example: `  plumbline attest quote --nonce 00112233445566778899aabbccddeeff > evidence.json
   plumbline attest explain evidence.json --write-policy policy.toml
   plumbline attest verify evidence.json --policy policy.toml --nonce 00112233445566778899aabbccddeeff --ak ak.json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
 		attestDigestCommand(),
