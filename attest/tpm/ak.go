@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/plumbline-sec/plumbline/attest"
+	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
 // ErrAKChanged means that this TPM no longer makes the key that the state
@@ -53,11 +54,14 @@ func (t *TPM) CreateAK() (*AK, error) {
 	return ak, nil
 }
 
+// maxState bounds the file that describes a key, in bytes.
+const maxState = 1 << 20
+
 // LoadOrCreateAK reads the key that the file at path describes, or makes one
 // and writes that file (mode 0600, replaced atomically). Errors wrap
 // [ErrAKChanged] when the TPM no longer has it.
 func (t *TPM) LoadOrCreateAK(path string) (*AK, error) {
-	data, err := os.ReadFile(path)
+	data, err := bin.ReadFile(path, maxState)
 	if errors.Is(err, os.ErrNotExist) {
 		return t.createState(path)
 	}
@@ -81,7 +85,7 @@ func (t *TPM) LoadOrCreateAK(path string) (*AK, error) {
 // ReadPublic returns the public part of the key that the file at path
 // describes; no TPM is needed.
 func ReadPublic(path string) ([]byte, error) {
-	data, err := os.ReadFile(path)
+	data, err := bin.ReadFile(path, maxState)
 	if err != nil {
 		return nil, fmt.Errorf("read attestation key: %w", err)
 	}

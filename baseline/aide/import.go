@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
 // Options steer an import. The zero value reads the host's own files.
@@ -103,7 +105,7 @@ func (c *Config) file(path string) error {
 	if info.Size() > maxFile {
 		return fmt.Errorf("%s has %d bytes: too many", path, info.Size())
 	}
-	text, err := os.ReadFile(path)
+	text, err := bin.ReadFile(path, maxFile)
 	if err != nil {
 		return err
 	}

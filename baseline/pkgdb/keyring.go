@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+
+	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
 var (
@@ -26,12 +27,15 @@ type Keyring struct{ keys openpgp.EntityList }
 // maxSigned bounds a signed index: Debian's InRelease has 150 KB.
 const maxSigned = 16 << 20
 
+// maxKeyring bounds a keyring's file, in bytes.
+const maxKeyring = 64 << 20
+
 // OpenKeyring reads OpenPGP public keys from files, armored or not, such as
 // /usr/share/keyrings/debian-archive-keyring.gpg.
 func OpenKeyring(paths ...string) (*Keyring, error) {
 	k := &Keyring{}
 	for _, path := range paths {
-		text, err := os.ReadFile(path)
+		text, err := bin.ReadFile(path, maxKeyring)
 		if err != nil {
 			return nil, fmt.Errorf("read keyring: %w", err)
 		}

@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
 // Key is an Ed25519 key in memory.
@@ -74,8 +76,11 @@ func LoadOrCreateKey(path string) (*Key, error) {
 	return key, WritePublicKey(path+".pub", key.Public())
 }
 
+// maxKeyFile bounds the file of a key, in bytes.
+const maxKeyFile = 1 << 20
+
 func readPEM(path, kind string) ([]byte, error) {
-	text, err := os.ReadFile(path)
+	text, err := bin.ReadFile(path, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}

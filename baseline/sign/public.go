@@ -16,6 +16,8 @@ import (
 	"os"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
 // PublicKey is an ed25519.PublicKey, *ecdsa.PublicKey or *rsa.PublicKey that
@@ -123,7 +125,7 @@ func WritePublicKey(path string, key PublicKey) error {
 // LoadPublicKey reads a public key: PEM, SubjectPublicKeyInfo, or a line as
 // OpenSSH has it in a .pub file.
 func LoadPublicKey(path string) (PublicKey, error) {
-	text, err := os.ReadFile(path)
+	text, err := bin.ReadFile(path, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}

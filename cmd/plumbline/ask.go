@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/verifier"
 )
@@ -44,11 +45,11 @@ func (a *askFlags) client() (*remote.Client, error) {
 		serving.CA = cmp.Or(a.ca, known.CA)
 		serving.Token = cmp.Or(a.tokenFile, known.Token)
 	}
-	ca, err := os.ReadFile(serving.CA)
+	ca, err := bin.ReadFile(serving.CA, maxText)
 	if err != nil {
 		return nil, fail(exitIO, fmt.Errorf("read the verifier's authority: %w", err))
 	}
-	token, err := os.ReadFile(serving.Token)
+	token, err := bin.ReadFile(serving.Token, maxText)
 	if err != nil {
 		return nil, fail(exitIO, fmt.Errorf("read token: %w", err))
 	}

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/plumbline-sec/plumbline/attest"
+	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
 func attestVerifyCommand() *cobra.Command {
@@ -72,7 +72,7 @@ ran; 17 the policy cannot be used, 24 the evidence is malformed.`,
 }
 
 func readPolicy(path string) (*attest.Policy, error) {
-	data, err := os.ReadFile(path)
+	data, err := bin.ReadFile(path, maxText)
 	if err != nil {
 		return nil, fail(exitConfig, fmt.Errorf("policy: %w", err))
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/attest/tpm"
 	"github.com/plumbline-sec/plumbline/baseline/sign"
+	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/internal/durable"
 )
 
@@ -71,7 +72,7 @@ func (k *keyFlags) tpmSigner(name string) (sign.Signer, func(), error) {
 		key, err = device.OpenPersistentKey(handle)
 	} else {
 		var text []byte
-		if text, err = os.ReadFile(name); err == nil {
+		if text, err = bin.ReadFile(name, maxText); err == nil {
 			key, err = device.OpenStoredKey(text)
 		}
 	}
@@ -116,7 +117,7 @@ func (k *keyFlags) keys() ([]sign.PublicKey, error) {
 func (k *keyFlags) public() (sign.PublicKey, error) {
 	kind, name, _ := strings.Cut(k.key, ":")
 	if _, number := persistent(name); kind == "tpm" && !number {
-		text, err := os.ReadFile(name)
+		text, err := bin.ReadFile(name, maxText)
 		if err != nil {
 			return nil, err
 		}

@@ -6,13 +6,17 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/check"
 )
 
+// maxObservations bounds references and observations in files, in bytes.
+const maxObservations = 256 << 20
+
 // readReference reads the file of --reference.
 func readReference(path string) (*check.Reference, error) {
-	b, err := os.ReadFile(path)
+	b, err := bin.ReadFile(path, maxObservations)
 	if err != nil {
 		return nil, fail(exitIO, err)
 	}

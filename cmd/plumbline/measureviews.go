@@ -3,8 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 
+	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/check"
 )
@@ -21,7 +21,7 @@ func writeObservations(path string, obs *measure.Observations) error {
 // compareWith adds to a report how the machine's own view of itself, the file of
 // --compare, differs from what was seen from outside.
 func compareWith(path string, outside *measure.Observations, report *measure.Report) error {
-	b, err := os.ReadFile(path)
+	b, err := bin.ReadFile(path, maxObservations)
 	if err != nil {
 		return fail(exitIO, err)
 	}

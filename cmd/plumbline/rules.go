@@ -2,17 +2,20 @@ package main
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/internal/bin"
 )
+
+// maxText bounds the files that people write: rules, policies, keys, tokens.
+const maxText = 16 << 20
 
 // readRules reads --rules; "" is nil, which takes everything.
 func readRules(path string) (*filewatch.Rules, error) {
 	if path == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(path)
+	text, err := bin.ReadFile(path, maxText)
 	if err != nil {
 		return nil, fail(exitConfig, fmt.Errorf("rules: %w", err))
 	}

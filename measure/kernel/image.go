@@ -3,9 +3,10 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
+
+	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
 // ErrOtherBuild means that a file belongs to another build than the one asked
@@ -70,9 +71,13 @@ func (s span) holds(addr uint64, n int) bool {
 	return addr >= s.addr && addr-s.addr <= uint64(len(s.data)) && uint64(n) <= s.end()-addr
 }
 
+// maxFile bounds the file of a kernel or module, in bytes: a vmlinux with what
+// debuggers want has less.
+const maxFile = 1 << 30
+
 // OpenImage reads a kernel from a vmlinuz or vmlinux file. opts may be nil.
 func OpenImage(path string, opts *ImageOptions) (*Image, error) {
-	file, err := os.ReadFile(path)
+	file, err := bin.ReadFile(path, maxFile)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/zeebo/blake3"
@@ -54,7 +53,7 @@ const (
 // OpenModule reads a module from a .ko file, plain or compressed with XZ, ZSTD
 // or GZIP.
 func OpenModule(path string) (*ModuleFile, error) {
-	file, err := os.ReadFile(path)
+	file, err := bin.ReadFile(path, maxFile)
 	if err != nil {
 		return nil, err
 	}

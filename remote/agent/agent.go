@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/plumbline-sec/plumbline/attest/tpm"
+	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/internal/durable"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/oob"
@@ -187,7 +188,7 @@ func (a *Agent) connect(ctx context.Context) (*remote.AgentClient, error) {
 // the enrolment.
 func (a *Agent) trust(files credentials) (remote.Trust, error) {
 	if a.config.At.CA != "" {
-		ca, err := os.ReadFile(a.config.At.CA)
+		ca, err := bin.ReadFile(a.config.At.CA, maxConfig)
 		if err != nil {
 			return remote.Trust{}, fmt.Errorf("verifier authority: %w", err)
 		}

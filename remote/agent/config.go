@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/BurntSushi/toml"
 	"github.com/bougou/go-ipmi/pkg/bmc"
 
+	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure/oob"
 	"github.com/plumbline-sec/plumbline/remote"
 )
@@ -93,10 +93,13 @@ type FilesConfig struct {
 	Resume bool `toml:"resume"`
 }
 
+// maxConfig bounds the configuration and each file that it names, in bytes.
+const maxConfig = 16 << 20
+
 // LoadConfig reads and checks the file at path and the files it names. Errors wrap
 // [ErrConfig].
 func LoadConfig(path string) (*Config, error) {
-	data, err := os.ReadFile(path)
+	data, err := bin.ReadFile(path, maxConfig)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
@@ -115,7 +118,7 @@ func LoadConfig(path string) (*Config, error) {
 // nobody compared. Errors wrap [ErrConfig].
 func (c *Config) checkFiles() error {
 	if c.At.CA != "" {
-		ca, err := os.ReadFile(c.At.CA)
+		ca, err := bin.ReadFile(c.At.CA, maxConfig)
 		if err == nil {
 			_, err = remote.ParseCertificates(ca)
 		}
@@ -254,7 +257,7 @@ func (b *BMCConfig) users() ([]oob.User, error) {
 			return nil, fmt.Errorf("user %s: privilege %q: want user, operator or administrator", u.Name, u.Privilege)
 		}
 		if u.PasswordFile != "" {
-			data, err := os.ReadFile(u.PasswordFile)
+			data, err := bin.ReadFile(u.PasswordFile, maxConfig)
 			if err != nil {
 				return nil, fmt.Errorf("user %s: %w", u.Name, err)
 			}

@@ -7,12 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
+	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
@@ -126,7 +126,7 @@ func loadRules(path string) (*filewatch.Rules, error) {
 	if path == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(path)
+	data, err := bin.ReadFile(path, maxConfig)
 	if err != nil {
 		return nil, err
 	}

@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/remote"
 )
 
@@ -135,10 +135,13 @@ func (d Duration) or(otherwise time.Duration) time.Duration {
 	return otherwise
 }
 
+// maxConfig bounds the configuration and each text that it names, in bytes.
+const maxConfig = 16 << 20
+
 // LoadConfig reads a configuration file. An unknown key is an error. Errors wrap
 // ErrConfig.
 func LoadConfig(path string) (*Config, error) {
-	data, err := os.ReadFile(path)
+	data, err := bin.ReadFile(path, maxConfig)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}

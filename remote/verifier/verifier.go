@@ -8,12 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/attest"
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/check"
 	"github.com/plumbline-sec/plumbline/remote"
@@ -135,7 +135,7 @@ func (v *Verifier) readReferences() error {
 
 func (v *Verifier) readHost(h Host) error {
 	if h.Policy != "" {
-		data, err := os.ReadFile(h.Policy)
+		data, err := bin.ReadFile(h.Policy, maxConfig)
 		if err != nil {
 			return fmt.Errorf("read %w", err)
 		}
@@ -144,7 +144,7 @@ func (v *Verifier) readHost(h Host) error {
 		}
 	}
 	if h.Rules != "" {
-		data, err := os.ReadFile(h.Rules)
+		data, err := bin.ReadFile(h.Rules, maxConfig)
 		if err != nil {
 			return fmt.Errorf("read %w", err)
 		}
@@ -179,7 +179,7 @@ func (v *Verifier) rulesOf(machine string) *filewatch.Rules { return v.rules[v.c
 func readPool(files []string) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	for _, file := range files {
-		data, err := os.ReadFile(file)
+		data, err := bin.ReadFile(file, maxConfig)
 		if err != nil {
 			return nil, fmt.Errorf("read %w", err)
 		}

@@ -3,8 +3,8 @@ package xen
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 
+	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -35,10 +35,13 @@ type Bounds struct {
 	SetAtBoot, SetAtBootEnd mem.Virt
 }
 
+// maxFile bounds Xen's file, in bytes; a vmlinux is read to see that it is none.
+const maxFile = 1 << 30
+
 // OpenImage reads Xen's file as it is in /boot: a multiboot ELF, gzipped or not.
 // What is something else is [ErrNotXen], so that a caller can try that.
 func OpenImage(path string) (*Image, error) {
-	b, err := os.ReadFile(path)
+	b, err := bin.ReadFile(path, maxFile)
 	if err != nil {
 		return nil, err
 	}
