@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Exit codes. 0 is all well; 1 to 7 are verdicts of the command (a failed
@@ -45,6 +46,16 @@ func failHint(code int, err error, hint string) error {
 	return &exitError{code: code, err: err, hint: hint}
 }
 
+// printableLines keeps names and texts of a guest, an image or a peer, of which an
+// error may tell, from acting upon the terminal. Joined errors have a line each.
+func printableLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // verdict ends a command with code and no message: stdout has the result.
 func verdict(code int) error {
 	if code == 0 {
@@ -80,7 +91,7 @@ func report(w io.Writer, command string, err error) int {
 		exit = &exitError{code: exitArgument, err: err, hint: helpHint(command)}
 	}
 	if exit.err != nil {
-		fmt.Fprintf(w, "plumbline: %v\n", exit.err)
+		fmt.Fprintf(w, "plumbline: %s\n", printableLines(exit.err.Error()))
 		if exit.hint != "" {
 			fmt.Fprintf(w, "hint: %s\n", exit.hint)
 		}

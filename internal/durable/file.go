@@ -23,9 +23,17 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	})
 }
 
+// ErrNotRegular: what is at a path is no file that can be replaced.
+var ErrNotRegular = errors.New("not a regular file")
+
 // Replace is WriteFile for content that is produced by write. An error of write
-// leaves the old file whole.
+// leaves the old file whole. A device, a FIFO or a socket is [ErrNotRegular]: root,
+// who names /dev/null as a place for what he does not want, would else have a file
+// there.
 func Replace(path string, perm fs.FileMode, write func(io.Writer) error) (err error) {
+	if info, err := os.Lstat(path); err == nil && info.Mode()&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket) != 0 {
+		return fmt.Errorf("replace %s: %w", path, ErrNotRegular)
+	}
 	dir := filepath.Dir(path)
 	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
 	if err != nil {

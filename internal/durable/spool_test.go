@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -255,5 +256,21 @@ func TestSpoolAbandonsWhatTheDiskKeeps(t *testing.T) {
 				t.Errorf("Abandon where nothing is: %d, %v", again, err)
 			}
 		})
+	}
+}
+
+// Root could replace a device by a file, and the whole machine would have that.
+func TestReplaceLeavesWhatIsNoFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if err := WriteFile(path, []byte("x"), 0o600); !errors.Is(err, ErrNotRegular) {
+		t.Errorf("WriteFile to a socket: %v", err)
+	}
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeSocket {
+		t.Errorf("the socket: %v, %v", info, err)
 	}
 }

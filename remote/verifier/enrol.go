@@ -231,11 +231,12 @@ func (v *Verifier) approve(e *enrolment) (approval *remote.Enrolment, why string
 }
 
 // approvedBefore finds an operator's earlier approval of the same TPM under
-// the same name: enrolling again asks nobody twice.
+// the same name and in the same role: enrolling again asks nobody twice. A guest
+// that was approved must not make itself a host, who reports about others.
 func (v *Verifier) approvedBefore(ctx context.Context, e *enrolment) *remote.Enrolment {
 	m, err := load[machine](ctx, v.store, inMachines, e.Request.Name)
 	if err != nil || m.V.Enrolment.Approval != string(ApproveOperator) || !v.config.Enrolment.approves(ApproveOperator) ||
-		subtle.ConstantTimeCompare(m.V.EKPublic, e.Request.EKPublic) != 1 {
+		m.V.Role != e.Request.Role || subtle.ConstantTimeCompare(m.V.EKPublic, e.Request.EKPublic) != 1 {
 		return nil
 	}
 	return &m.V.Enrolment

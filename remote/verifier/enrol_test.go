@@ -115,3 +115,25 @@ func TestRacingEnrolmentsHaveOneWinner(t *testing.T) {
 		t.Errorf("results: %v, %v", first, second)
 	}
 }
+
+// An operator who approved a guest has not approved a host, who may report about
+// other machines: the same TPM in another role is asked about again.
+func TestApprovalIsForOneRole(t *testing.T) {
+	r := start(t, twoMachines)
+	guest := accepted(t, "vm1", "tpm 1", ApproveOperator)
+	guest.V.Request.Role = remote.RoleGuest
+	if _, err := r.issue(t.Context(), guest); err != nil {
+		t.Fatal(err)
+	}
+	for role, want := range map[remote.Role]remote.EnrolState{remote.RoleGuest: remote.EnrolDone, remote.RoleHost: remote.EnrolWaiting} {
+		again := accepted(t, "vm1", "tpm 1", "")
+		again.V.Request.Role = role
+		result, err := r.settle(t.Context(), again)
+		if err != nil || result.State != want {
+			t.Errorf("as a %s again: %+v, %v, want %s", role, result, err, want)
+		}
+	}
+	if m := r.machine(t, "vm1"); m.Role != remote.RoleGuest {
+		t.Errorf("vm1 is a %s now", m.Role)
+	}
+}
