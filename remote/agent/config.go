@@ -266,6 +266,9 @@ func (b *BMCConfig) users() ([]oob.User, error) {
 		if u.Password == "" {
 			return nil, fmt.Errorf("user %s: no password", u.Name)
 		}
+		if u.Name == "" || len(u.Name) > bmc.MaxUserNameLen || len(u.Password) > bmc.MaxPasswordLen {
+			return nil, fmt.Errorf("user %q: the name has 1 to %d bytes, the password up to %d", u.Name, bmc.MaxUserNameLen, bmc.MaxPasswordLen)
+		}
 		users = append(users, oob.User{Name: u.Name, Password: u.Password, Privilege: level})
 	}
 	return users, nil

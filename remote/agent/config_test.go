@@ -113,6 +113,8 @@ func TestParseConfigRefuses(t *testing.T) {
 		"a target without VM": {`qmp = "qmp.sock"`, "", "qmp is missing"},
 		"a bad listener":      {`listen = "127.0.0.1:623"`, `listen = "somewhere"`, "listen"},
 		"no password":         {`password_file = "password"`, "", "no password"},
+		"a long password":     {`password_file = "password"`, `password = "123456789012345678901"`, "up to 20"},
+		"a long name":         {`name = "verifier"`, `name = "12345678901234567"`, "1 to 16 bytes"},
 		"an unknown level":    {`password_file = "password"`, "password = \"x\"\nprivilege = \"king\"", "privilege"},
 		"no TOML":             {`[verifier]`, "[verifier", ""},
 	} {
