@@ -37,7 +37,7 @@ func collectObjects(c *collector) (any, measure.Coverage, error) {
 			break
 		}
 		if len(o.undecided()) > 0 {
-			o.patience = o.awaitModules(o.patience, o.allLive)
+			o.patience = o.await(o.patience, o.allLive)
 		}
 	}
 	o.facts()

@@ -40,9 +40,13 @@ type processesData struct {
 	Blind    []string   `json:"blind,omitempty"`  // views that this kernel does not give, and why
 	Unread   []string   `json:"unread,omitempty"` // views that could not be read to their end, and why
 	Unlisted []taskFact `json:"unlisted,omitempty"`
+	Unborn   []taskFact `json:"unborn,omitempty"` // on no list, as they are being made
 
 	QueuedBy map[string]int `json:"queued_by,omitempty"` // Queued, by class of the scheduler
 }
+
+// inMemoryView is the view that finds tasks by the allocator's account.
+const inMemoryView = "memory"
 
 // taskFact is a task that a view lacks.
 type taskFact struct {
@@ -109,10 +113,40 @@ func lasting[T comparable](ctx context.Context, compare func() (map[T]bool, erro
 }
 
 func collectProcesses(c *collector) (any, measure.Coverage, error) {
-	var data processesData
-	var unread []string               // of the last comparison that had any
 	names := make(map[address]string) // of tasks: one that renames itself is the same
-	unlisted, err := lasting(c.ctx, func() (map[taskFact]bool, error) {
+	var data processesData
+	compare := func() (left map[taskFact]bool, err error) {
+		data, left, err = c.lastingTasks(names)
+		return left, err
+	}
+	unlisted, err := compare()
+	if err != nil {
+		return nil, measure.Coverage{}, err
+	}
+	unborn, unlisted, err := c.awaitBorn(unlisted, compare)
+	if err != nil {
+		return nil, measure.Coverage{}, err
+	}
+	data.Unborn = slices.SortedFunc(slices.Values(unborn), taskFact.compare)
+	data.Unlisted = slices.SortedFunc(maps.Keys(unlisted), taskFact.compare)
+	for _, facts := range [][]taskFact{data.Unborn, data.Unlisted} {
+		for i := range facts {
+			facts[i].Comm = names[facts[i].At]
+		}
+	}
+	return data, measure.Coverage{Objects: int64(data.Listed)}, nil
+}
+
+func (t taskFact) compare(o taskFact) int {
+	return cmp.Or(cmp.Compare(t.PID, o.PID), cmp.Compare(t.At, o.At), cmp.Compare(t.Shown, o.Shown))
+}
+
+func (t taskFact) name() string { return fmt.Sprintf("%s (pid %d, process %d)", t.Comm, t.PID, t.TGID) }
+
+// lastingTasks returns the tasks that views lack and that is none of passing.
+func (c *collector) lastingTasks(names map[address]string) (data processesData, unlisted map[taskFact]bool, err error) {
+	var unread []string // of the last comparison that had any
+	unlisted, err = lasting(c.ctx, func() (map[taskFact]bool, error) {
 		seen, found, err := c.compareProcesses(names)
 		if err == nil && len(seen.Unread) > 0 { // a queue changed: read again
 			unread, err = seen.Unread, errUnread
@@ -133,17 +167,7 @@ func collectProcesses(c *collector) (any, measure.Coverage, error) {
 			return found, err
 		})
 	}
-	if err != nil {
-		return nil, measure.Coverage{}, err
-	}
-	for t := range unlisted {
-		t.Comm = names[t.At]
-		data.Unlisted = append(data.Unlisted, t)
-	}
-	slices.SortFunc(data.Unlisted, func(a, b taskFact) int {
-		return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.At, b.At), cmp.Compare(a.Shown, b.Shown))
-	})
-	return data, measure.Coverage{Objects: int64(data.Listed)}, nil
+	return data, unlisted, err
 }
 
 var errUnread = errors.New("a view of the tasks could not be read to its end")
@@ -198,7 +222,7 @@ func (c *collector) compareProcesses(names map[address]string) (processesData, m
 			data.Unread = append(data.Unread, queue.Err.Error())
 		}
 	}
-	missing(inMemory, "memory", known, list)
+	missing(inMemory, inMemoryView, known, list)
 	return data, found, nil
 }
 
@@ -215,9 +239,12 @@ func judgeProcesses(_ *judging, raw json.RawMessage, out *measure.Check) error {
 	}
 	for _, t := range data.Unlisted {
 		out.Findings = append(out.Findings, measure.Finding{
-			Address: t.At.String(), Symbol: fmt.Sprintf("%s (pid %d, process %d)", t.Comm, t.PID, t.TGID),
+			Address: t.At.String(), Symbol: t.name(),
 			Explanation: fmt.Sprintf("a task that the %s shows and the %s does not", t.Shown, t.Missing),
 		})
+	}
+	if len(data.Unborn) > 0 {
+		return errUnborn(data.Unborn)
 	}
 	if len(data.Unread) > 0 {
 		return fmt.Errorf("%w: %s", errUnread, strings.Join(data.Unread, "; "))

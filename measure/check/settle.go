@@ -31,7 +31,7 @@ const moduleAttempts = 3
 
 // listModules lists the modules, if it can when all are live.
 func (c *collector) listModules() {
-	c.awaitModules(modulePatience, func() bool {
+	c.await(modulePatience, func() bool {
 		for range moduleAttempts {
 			if c.modules, c.modulesErr = c.profile.Modules(); c.modulesErr == nil {
 				break
@@ -41,9 +41,9 @@ func (c *collector) listModules() {
 	})
 }
 
-// awaitModules looks again and again until what it looks for is so, but no longer
+// await looks again and again until what it looks for is so, but no longer
 // than it has patience, and returns how much of it is left.
-func (c *collector) awaitModules(patience time.Duration, so func() bool) time.Duration {
+func (c *collector) await(patience time.Duration, so func() bool) time.Duration {
 	for until := time.Now().Add(patience); ; {
 		if so() || c.still || time.Now().After(until) {
 			return time.Until(until)

@@ -22,7 +22,7 @@ const unfreedPatience = 20 * time.Second
 
 // awaitFreed waits until none of some modules off the list is there that is not live.
 func (c *collector) awaitFreed(modules map[address]hiddenFact) {
-	c.awaitModules(unfreedPatience, func() bool {
+	c.await(unfreedPatience, func() bool {
 		for at := range modules {
 			if c.unformed(at) {
 				return false
