@@ -143,13 +143,15 @@ func openLastRecords(dir string, base *lastBase, delta []byte) (r *lastRecords, 
 
 // lastLookup finds records by object, in the order of volumes and inodes.
 type lastLookup struct {
-	r   *lastRecords
-	ids *sorted.Cursor
+	r     *lastRecords
+	ids   *sorted.Cursor
+	block *sorted.Cursor // of the records
 }
 
-func (r *lastRecords) lookup() *lastLookup { return &lastLookup{r, r.ids.All()} }
+func (r *lastRecords) lookup() *lastLookup { return &lastLookup{r, r.ids.All(), r.base.All()} }
 
 // find gives the record of an object, nil for none, and whether it is the base's.
+// It is valid until find is called again.
 func (l *lastLookup) find(k objectKey) (encoded []byte, base bool, err error) {
 	if encoded := l.r.delta.byID[k]; encoded != nil {
 		return encoded, false, nil
@@ -166,12 +168,11 @@ func (l *lastLookup) find(k objectKey) (encoded []byte, base bool, err error) {
 	if len(e) != idEntryLen {
 		return nil, false, fmt.Errorf("place of a record: %w", ErrDamaged)
 	}
-	block, err := l.r.base.Block(int(binary.BigEndian.Uint32(e[idLen:])))
-	if err != nil {
+	if err := l.block.Enter(int(binary.BigEndian.Uint32(e[idLen:]))); err != nil {
 		return nil, false, err
 	}
 	for {
-		encoded, err := block.Next()
+		encoded, err := l.block.Next()
 		if err != nil {
 			return nil, false, err
 		}

@@ -15,6 +15,7 @@ import (
 type view struct {
 	base *sorted.File
 	over *overlay
+	find *sorted.Cursor // of the base, for whoever holds mu or is alone
 
 	mu       sync.Mutex
 	children map[uint64][]entry // of the overlay, by directory
@@ -32,7 +33,7 @@ func (m *volumeMemory) open(dir sorted.Dir) (*view, error) {
 }
 
 func newView(root uint64, point string, base *sorted.File, over *overlay) *view {
-	v := &view{base: base, over: over, children: map[uint64][]entry{}}
+	v := &view{base: base, over: over, find: base.All(), children: map[uint64][]entry{}}
 	v.dirs = newDirPaths(root, point, func(inode uint64) (uint64, string, bool) {
 		entries, err := v.naming(inode)
 		v.fail(err)
@@ -137,8 +138,7 @@ func (v *view) ownersOf(cursor *sorted.Cursor, class int, runs []filewatch.Exten
 
 // prefixed gives what follows the key in each entry of the base that begins so.
 func (v *view) prefixed(key []byte, fn func(rest []byte) error) error {
-	for c := v.base.Seek(key); ; {
-		e, err := c.Next()
+	for e, err := v.find.Seek(key); ; e, err = v.find.Peek() {
 		if err != nil {
 			return memoryError(err)
 		}
@@ -151,6 +151,7 @@ func (v *view) prefixed(key []byte, fn func(rest []byte) error) error {
 		if err := fn(e[len(key):]); err != nil {
 			return err
 		}
+		v.find.Next()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 
 	"github.com/zeebo/blake3"
@@ -19,11 +20,12 @@ type File struct {
 	ref    Ref
 	index  []byte
 	blocks []blockAt
-	cached map[int]cachedBlock
-	oldest [maxCached]int // block numbers + 1, round robin
+	kept   map[int]*keptBlock
+	oldest []*keptBlock // those in kept, round robin
 	turn   int
-	next   int // block behind those read last
-	ahead  int // bytes read then
+	buf    []byte // of the last read
+	next   int    // block behind those read last
+	ahead  int    // bytes read then
 }
 
 // blockAt is where a block is, and where in the index its digest and the beginning
@@ -35,19 +37,21 @@ type blockAt struct {
 	keyLen uint8
 }
 
-// cachedBlock is one that was read.
-type cachedBlock struct {
+// keptBlock is one that was read. Its memory is used again for another: fresh
+// memory costs more than what is read into it.
+type keptBlock struct {
+	number   int
 	raw      []byte
 	verified bool
 }
 
-// maxCached is how many blocks are kept. Who goes forward, by no more than nearBy
+// maxKept is how many blocks are kept. Who goes forward, by no more than nearBy
 // blocks, will ask for most of what follows: with each step twice as much is read,
 // up to aheadLen bytes. Who jumps gets the one block.
 const (
-	maxCached = 1024
-	nearBy    = 4
-	aheadLen  = 16 << 10
+	maxKept  = 1024
+	nearBy   = 4
+	aheadLen = 16 << 10
 )
 
 // maxIndex bounds the index of one file: 4 million blocks.
@@ -67,7 +71,7 @@ func Open(r io.ReaderAt, ref Ref) (*File, error) {
 	if hex.EncodeToString(sum[:]) != ref.BLAKE3 {
 		return nil, fmt.Errorf("%s: index: %w", ref.Name, ErrDamaged)
 	}
-	f := &File{r: r, ref: ref, cached: map[int]cachedBlock{}}
+	f := &File{r: r, ref: ref, kept: map[int]*keptBlock{}}
 	if err := f.parse(index); err != nil {
 		return nil, fmt.Errorf("%s: %w", ref.Name, err)
 	}
@@ -119,28 +123,29 @@ func (f *File) key(i int) []byte {
 // Blocks is how many there are.
 func (f *File) Blocks() int { return len(f.blocks) }
 
-// block gives a block that is as it was written.
+// block gives a block that is as it was written. It is valid until another is asked
+// for.
 func (f *File) block(i int) ([]byte, error) {
-	b, ok := f.cached[i]
-	if !ok {
-		var err error
-		if b.raw, err = f.read(i); err != nil {
+	b := f.kept[i]
+	if b == nil {
+		if err := f.read(i); err != nil {
 			return nil, fmt.Errorf("%s: read block %d: %w", f.ref.Name, i, err)
 		}
+		b = f.kept[i]
 	}
 	if !b.verified {
 		sum := sha256.Sum256(b.raw)
 		if !bytes.Equal(sum[:digestLen], f.index[f.blocks[i].digest:][:digestLen]) {
 			return nil, fmt.Errorf("%s: block %d: %w", f.ref.Name, i, ErrDamaged)
 		}
-		f.cached[i] = cachedBlock{b.raw, true}
+		b.verified = true
 	}
 	return b.raw, nil
 }
 
 // read reads a block and, where that goes on from what was read before, some of
 // those behind it.
-func (f *File) read(i int) ([]byte, error) {
+func (f *File) read(i int) error {
 	if f.next <= i && i < f.next+nearBy {
 		f.ahead = min(max(2*f.ahead, 2*blockLen), aheadLen)
 	} else {
@@ -153,23 +158,41 @@ func (f *File) read(i int) ([]byte, error) {
 		end++
 	}
 	f.next = end
-	raw := make([]byte, size)
+	raw := slices.Grow(f.buf[:0], size)[:size]
+	if size <= aheadLen {
+		f.buf = raw
+	}
 	if n, err := f.r.ReadAt(raw, first); n < len(raw) {
 		if err == io.EOF {
 			err = ErrDamaged // it is cut
 		}
-		return nil, err
+		return err
 	}
 	for n := i; n < end; n++ {
-		if _, ok := f.cached[n]; ok {
-			continue
+		if f.kept[n] == nil {
+			from := f.blocks[n].off - first
+			f.keep(n, raw[from:from+int64(f.blocks[n].size)])
 		}
-		delete(f.cached, f.oldest[f.turn]-1)
-		from := f.blocks[n].off - first
-		f.cached[n], f.oldest[f.turn] = cachedBlock{raw: raw[from : from+int64(f.blocks[n].size)]}, n+1
-		f.turn = (f.turn + 1) % maxCached
 	}
-	return raw[:f.blocks[i].size], nil
+	return nil
+}
+
+// keep keeps a copy of a block, in the place of the oldest where there are enough.
+func (f *File) keep(number int, raw []byte) {
+	var b *keptBlock
+	if len(f.oldest) < maxKept {
+		b = &keptBlock{}
+		f.oldest = append(f.oldest, b)
+	} else {
+		b = f.oldest[f.turn]
+		f.turn = (f.turn + 1) % maxKept
+		delete(f.kept, b.number)
+		if cap(b.raw) > 4*blockLen {
+			b.raw = nil // a large one is rare
+		}
+	}
+	b.number, b.raw, b.verified = number, append(b.raw[:0], raw...), false
+	f.kept[number] = b
 }
 
 // Cursor goes forward through the entries.
@@ -177,7 +200,8 @@ type Cursor struct {
 	f     *File
 	block int    // that rest is of
 	end   int    // number of the first block not to enter
-	rest  []byte // of the block, behind the entry
+	raw   []byte // copy of the block
+	rest  []byte // of it, behind the entry
 	entry []byte
 	state cursorState
 }
@@ -193,21 +217,21 @@ const (
 // All starts at the first entry.
 func (f *File) All() *Cursor { return &Cursor{f: f, end: len(f.blocks)} }
 
-// Block goes through the entries of one block.
-func (f *File) Block(i int) (*Cursor, error) {
-	if i < 0 || i >= len(f.blocks) {
-		return nil, fmt.Errorf("%s: block %d of %d: %w", f.ref.Name, i, len(f.blocks), ErrDamaged)
+// Enter has the cursor go through the entries of one block.
+func (c *Cursor) Enter(i int) error {
+	if i < 0 || i >= len(c.f.blocks) {
+		return fmt.Errorf("%s: block %d of %d: %w", c.f.ref.Name, i, len(c.f.blocks), ErrDamaged)
 	}
-	return &Cursor{f: f, block: i, end: i + 1}, nil
+	c.block, c.end, c.state = i, i+1, before
+	return nil
 }
 
-// Seek starts at the first entry that is not before key. The entries are in the
-// order of their bytes.
-func (f *File) Seek(key []byte) *Cursor {
-	c := f.All()
+// Seek goes to the first entry that is not before key, wherever the cursor is, and
+// gives it as Peek does. The entries are in the order of their bytes.
+func (c *Cursor) Seek(key []byte) ([]byte, error) {
+	c.end = len(c.f.blocks)
 	c.seek(key)
-	c.To(key) // an error comes again
-	return c
+	return c.To(key)
 }
 
 func (c *Cursor) seek(key []byte) {
@@ -255,10 +279,12 @@ func (c *Cursor) Peek() ([]byte, error) {
 		if c.block >= c.end {
 			return nil, nil
 		}
-		var err error
-		if c.rest, err = c.f.block(c.block); err != nil {
+		raw, err := c.f.block(c.block)
+		if err != nil {
 			return nil, err
 		}
+		c.raw = append(c.raw[:0], raw...)
+		c.rest = c.raw
 		c.entry, c.state = c.entry[:0], behind
 	}
 	if err := c.decode(); err != nil {

@@ -60,7 +60,7 @@ func TestSeekFindsWhatIsThere(t *testing.T) {
 		if at < len(entries) {
 			want = entries[at]
 		}
-		if got, err := f.Seek(key).Next(); err != nil || !bytes.Equal(got, want) {
+		if got, err := f.All().Seek(key); err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("seek %d: %x, %v; want %x", i, got, err, want)
 		}
 		if i%7 != 0 && i%1000 > 5 {
@@ -78,6 +78,38 @@ func TestSeekFindsWhatIsThere(t *testing.T) {
 	}
 	if got, err := all.Next(); got != nil || err != nil {
 		t.Fatalf("after the last: %x, %v", got, err)
+	}
+}
+
+// Cursors over more blocks than are kept do not see each other's: what one is in the
+// middle of stays what it is though its block's memory is used again.
+func TestCursorsSideBySide(t *testing.T) {
+	entries := entriesLike(120_000)
+	b, ref := written(t, entries)
+	f, err := Open(bytes.NewReader(b), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Blocks() < 2*maxKept {
+		t.Fatalf("%d blocks", f.Blocks())
+	}
+	slow, fast, jumping := f.All(), f.All(), f.All()
+	random := rand.New(rand.NewPCG(3, 4))
+	for i := range entries {
+		if got, err := fast.Next(); err != nil || !bytes.Equal(got, entries[i]) {
+			t.Fatalf("entry %d: %x, %v", i, got, err)
+		}
+		if i%1000 == 0 {
+			if got, err := slow.Next(); err != nil || !bytes.Equal(got, entries[i/1000]) {
+				t.Fatalf("entry %d, slowly: %x, %v", i/1000, got, err)
+			}
+		}
+		if i%50 == 0 {
+			at := random.IntN(len(entries))
+			if got, err := jumping.Seek(entries[at]); err != nil || !bytes.Equal(got, entries[at]) {
+				t.Fatalf("jump to %d: %x, %v", at, got, err)
+			}
+		}
 	}
 }
 
@@ -144,7 +176,7 @@ func FuzzBlock(f *testing.F) {
 	f.Add(b[:ref.Index])
 	f.Add([]byte{0, 1, 'a', 1, 0, 1, 0})
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		file := &File{blocks: make([]blockAt, 1), cached: map[int]cachedBlock{0: {raw, true}}}
+		file := &File{blocks: make([]blockAt, 1), kept: map[int]*keptBlock{0: {raw: raw, verified: true}}}
 		total := 0
 		for c := file.All(); ; {
 			e, err := c.Next()
@@ -166,12 +198,13 @@ func FuzzIndex(f *testing.F) {
 	b, ref := written(f, entriesLike(400))
 	f.Add(b[ref.Index:], ref.Index)
 	f.Fuzz(func(t *testing.T, index []byte, at int64) {
-		file := &File{r: bytes.NewReader(b), ref: Ref{Index: at}, cached: map[int]cachedBlock{}}
+		file := &File{r: bytes.NewReader(b), ref: Ref{Index: at}, kept: map[int]*keptBlock{}}
 		if file.parse(index) != nil {
 			return
 		}
 		for _, key := range [][]byte{nil, {0}, b[:8], bytes.Repeat([]byte{255}, 40)} {
-			c := file.Seek(key)
+			c := file.All()
+			c.Seek(key)
 			c.To(key)
 			c.Next()
 		}
