@@ -2,11 +2,11 @@ package disk
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/internal/qmp"
@@ -14,123 +14,150 @@ import (
 
 // fleece is the sequence of QMP commands around a snapshot (QEMU 7.2,
 // docs/interop/live-block-operations.rst, "sync=none").
+//
+// Commands are sent together where they can be: QEMU carries them out in order, and
+// one that builds on another that failed fails too. It reads a monitor's commands
+// byte by byte, a few microseconds for each, so names are short.
 type fleece struct {
 	monitor *qmp.Client
-	// others says that QEMU's NBD server is somebody else's.
-	others bool
+	server  server
+	// after are commands that nothing waits for until the snapshot is in use.
+	after sent
 }
 
-// commands run side by side: QEMU carries them out one after the other, and nobody
-// waits for the answer to one before the next is sent.
-type commands struct {
-	wg  sync.WaitGroup
-	mu  sync.Mutex
-	err error
-}
+// server says whose QEMU's only NBD server is.
+type server byte
 
-func (c *commands) run(command func() error) {
-	c.wg.Go(func() {
-		err := command()
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.err = errors.Join(c.err, err)
-	})
-}
+const (
+	unknown server = iota
+	ours           // it was started for this snapshot
+	theirs
+)
 
-func (c *commands) wait() error {
-	c.wg.Wait()
-	return c.err
+// sent are commands whose answers have not been waited for.
+type sent []*qmp.Pending
+
+func (s *sent) add(p *qmp.Pending) { *s = append(*s, p) }
+
+// wait waits for all answers.
+func (s *sent) wait(ctx context.Context) error {
+	var errs []error
+	for _, p := range *s {
+		errs = append(errs, p.Wait(ctx, nil))
+	}
+	*s = nil
+	return errors.Join(errs...)
 }
 
 type object = map[string]any
 
+// layer is the overlay of one disk.
+type layer struct {
+	Block
+	node string // of the overlay; its file's ends with "-file"
+	path string
+}
+
+func (l *layer) file() string { return l.node + "-file" }
+
 // snapshot makes all disks readable as they are at one moment and returns the
 // NBD socket. A read-only disk is exported as it is. t may be nil.
 func (f *fleece) snapshot(ctx context.Context, place *scratch, blocks []Block, t *tracking) (string, error) {
+	events := f.monitor.Subscribe()
+	defer events.Close()
 	nodes := make([]string, len(blocks))
-	socket := place.socket()
-	var ready commands
-	// A server is known to be ours by a node of ours beside it: see sweep.
-	var once sync.Once
-	serve := func() {
-		once.Do(func() {
-			ready.run(func() error {
-				err := f.do(ctx, "nbd-server-start", object{"addr": object{"type": "unix", "data": object{"path": socket}}, "max-connections": 0})
-				f.others = gone(err)
-				return err
-			})
-		})
-	}
+	var layers []layer
 	for i, b := range blocks {
-		nodes[i] = b.Node
-		if b.ReadOnly {
-			continue
+		if nodes[i] = b.Node; !b.ReadOnly {
+			nodes[i] = namePrefix + randomText(3)
+			layers = append(layers, layer{b, nodes[i], ""})
 		}
-		nodes[i] = randomName()
-		ready.run(func() error {
-			if err := f.overlay(ctx, nodes[i], place, exportName(i)+".qcow2", b, &ready, serve); err != nil {
-				return fmt.Errorf("disk %s: %w", b.Device, err)
-			}
-			return nil
-		})
 	}
-	if !slices.ContainsFunc(blocks, func(b Block) bool { return !b.ReadOnly }) {
-		serve()
-	}
-	if err := ready.wait(); err != nil {
+	socket := place.socket()
+	if err := f.overlays(ctx, events, layers, place); err != nil {
 		return "", err
 	}
+	var last sent
+	for i := range layers {
+		last.add(f.monitor.Begin("blockdev-add", object{"driver": "qcow2", "node-name": layers[i].node, "file": layers[i].file(), "backing": layers[i].Node}))
+	}
 	var actions []object
-	for i, b := range blocks {
-		if b.ReadOnly {
-			continue
-		}
+	for i := range layers {
 		if t != nil {
-			actions = append(actions, t.actions(b)...)
+			actions = append(actions, t.actions(layers[i].Block)...)
 		}
 		actions = append(actions, object{"type": "blockdev-backup", "data": object{
-			"device": b.Node, "target": nodes[i], "sync": "none", "job-id": nodes[i] + "-job"}})
+			"device": layers[i].Node, "target": layers[i].node, "sync": "none", "job-id": layers[i].node + "-job"}})
 	}
 	if len(actions) > 0 {
-		if err := f.do(ctx, "transaction", object{"actions": actions}); err != nil {
-			return "", err
-		}
+		last.add(f.monitor.Begin("transaction", object{"actions": actions}))
 	}
 	for i, node := range nodes {
-		export := object{"type": "nbd", "id": namePrefix + exportName(i), "node-name": node, "name": exportName(i), "writable": false}
+		export := object{"type": "nbd", "id": namePrefix + exportName(i), "node-name": node, "name": exportName(i)}
 		if t != nil {
 			export = t.export(export, blocks[i])
 		}
-		if err := f.do(ctx, "block-export-add", export); err != nil {
-			return "", fmt.Errorf("disk %s: %w", blocks[i].Device, err)
+		last.add(f.monitor.Begin("block-export-add", export))
+	}
+	for i := range layers {
+		f.after.add(f.monitor.Begin("job-dismiss", object{"id": creating(layers[i].node)}))
+	}
+	return socket, last.wait(ctx)
+}
+
+// creating is the name of the job that creates a node's image.
+func creating(node string) string { return node + "-create" }
+
+// overlays makes an empty qcow2 for each disk, in a file of its own, and starts the
+// NBD server. What is written to one need not survive this host: it is not flushed.
+func (f *fleece) overlays(ctx context.Context, events *qmp.Subscription, layers []layer, place *scratch) (err error) {
+	for i := range layers {
+		if layers[i].path, err = place.file(exportName(i)); err != nil {
+			return err
 		}
 	}
-	return socket, nil
+	var all sent
+	var jobs []string
+	for i := range layers {
+		l := &layers[i]
+		all.add(f.monitor.Begin("blockdev-add", object{"driver": "file", "node-name": l.file(), "filename": l.path, "locking": "off", "cache": object{"no-flush": true}}))
+		all.add(f.monitor.Begin("blockdev-create", object{"job-id": creating(l.node), "options": object{"driver": "qcow2", "file": l.file(), "size": l.Size}}))
+		jobs = append(jobs, creating(l.node))
+	}
+	// Should this process be killed, the server is known to be ours by a node of
+	// ours beside it: see sweep.
+	server := f.monitor.Begin("nbd-server-start", object{"addr": object{"type": "unix", "data": object{"path": place.socket()}}, "max-connections": 0})
+	err = all.wait(ctx)
+	serving := server.Wait(ctx, nil)
+	if f.server = ours; gone(serving) {
+		f.server = theirs
+	}
+	if err = errors.Join(err, serving); err != nil {
+		return err
+	}
+	return f.concluded(ctx, events, jobs)
 }
 
-// overlay makes an empty qcow2 over a disk in a file of its own. What nothing waits
-// for goes to later; begun is called once there is a node.
-func (f *fleece) overlay(ctx context.Context, node string, place *scratch, name string, b Block, later *commands, begun func()) error {
-	path, err := place.file(name)
-	if err != nil {
-		return err
-	}
-	file := node + "-file"
-	if err := f.do(ctx, "blockdev-add", object{"driver": "file", "node-name": file, "filename": path, "locking": "off"}); err != nil {
-		return err
-	}
-	begun()
-	if err := f.create(ctx, node, object{"driver": "qcow2", "file": file, "size": b.Size}, later); err != nil {
-		return err
-	}
-	return f.do(ctx, "blockdev-add", object{"driver": "qcow2", "node-name": node, "file": file, "backing": b.Node})
-}
-
-// create runs a blockdev-create job to its end.
-func (f *fleece) create(ctx context.Context, node string, options object, later *commands) error {
-	job := node + "-create"
-	if err := f.do(ctx, "blockdev-create", object{"job-id": job, "options": options}); err != nil {
-		return err
+// concluded waits until jobs have come to their end, and says how. QEMU tells of each
+// step of a job; where that does not come through it is asked.
+func (f *fleece) concluded(ctx context.Context, events *qmp.Subscription, names []string) error {
+	const look = 20 * time.Millisecond
+	told, c := 0, events.C
+	for told < len(names) {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case e, ok := <-c:
+			var j job
+			if !ok {
+				c = nil
+			} else if e.Name == "JOB_STATUS_CHANGE" && json.Unmarshal(e.Data, &j) == nil && j.Status == concluded && slices.Contains(names, j.ID) {
+				told++
+			}
+			continue
+		case <-time.After(look):
+		}
+		break
 	}
 	var patience patience
 	for {
@@ -138,14 +165,16 @@ func (f *fleece) create(ctx context.Context, node string, options object, later 
 		if err != nil {
 			return err
 		}
+		done := 0
 		for _, j := range jobs {
-			if j.ID != job || j.Status != "concluded" {
+			if j.Status != concluded || !slices.Contains(names, j.ID) {
 				continue
 			}
-			later.run(func() error { return f.do(ctx, "job-dismiss", object{"id": job}) })
-			if j.Error != "" {
-				return errors.New(j.Error)
+			if done++; j.Error != "" {
+				return fmt.Errorf("%s: %s", j.ID, j.Error)
 			}
+		}
+		if done == len(names) {
 			return nil
 		}
 		if err := patience.wait(ctx); err != nil {
@@ -153,6 +182,8 @@ func (f *fleece) create(ctx context.Context, node string, options object, later 
 		}
 	}
 }
+
+const concluded = "concluded"
 
 type job struct {
 	ID     string `json:"id"`
@@ -187,47 +218,68 @@ func (p *patience) wait(ctx context.Context) error {
 	}
 }
 
-// look asks QEMU at once for the block nodes, for the disks, and whether anything of
-// ours is left of a scan that was killed.
-func (f *fleece) look(ctx context.Context) (nodes []blockNode, blocks []Block, left bool, err error) {
-	var all commands
-	var exports []export
-	var jobs []job
-	all.run(func() (err error) { nodes, err = f.nodes(ctx); return err })
-	all.run(func() (err error) { exports, err = f.exports(ctx); return err })
-	all.run(func() (err error) { jobs, err = f.jobs(ctx); return err })
-	all.run(func() (err error) { blocks, err = Blocks(ctx, f.monitor); return err })
-	if err := all.wait(); err != nil {
-		return nil, nil, false, err
+// seen is what QEMU has of ours.
+type seen struct {
+	nodes   []blockNode // all of them
+	exports []export
+	jobs    []job
+}
+
+// any says whether there is anything.
+func (s *seen) any() bool { return len(s.exports) > 0 || len(s.jobs) > 0 || len(oursOf(s.nodes)) > 0 }
+
+// look asks QEMU for the block nodes and whether anything of ours is there, and for
+// the disks where blocks is not nil.
+func (f *fleece) look(ctx context.Context, blocks *[]Block) (*seen, error) {
+	var devices *qmp.Pending
+	if blocks != nil {
+		devices = f.monitor.Begin("query-block", nil)
 	}
-	left = len(exports) > 0 || len(oursOf(nodes)) > 0 ||
-		slices.ContainsFunc(jobs, func(j job) bool { return strings.HasPrefix(j.ID, namePrefix) })
-	return nodes, blocks, left, nil
+	exports := f.monitor.Begin("query-block-exports", nil)
+	jobs := f.monitor.Begin("query-jobs", nil)
+	nodes := f.monitor.Begin("query-named-block-nodes", object{"flat": true})
+	s := &seen{}
+	err := errors.Join(exports.Wait(ctx, &s.exports), jobs.Wait(ctx, &s.jobs), nodes.Wait(ctx, &s.nodes))
+	s.exports, s.jobs = oursAmong(s.exports), slices.DeleteFunc(s.jobs, func(j job) bool { return !strings.HasPrefix(j.ID, namePrefix) })
+	if blocks != nil && err == nil {
+		*blocks, err = readBlocks(ctx, devices)
+	}
+	return s, err
 }
 
 // sweep takes away everything of ours: of this snapshot, or of one whose process
 // was killed.
 func (f *fleece) sweep(ctx context.Context) error {
-	all, err := f.nodes(ctx)
+	s, err := f.look(ctx, nil)
 	if err != nil {
 		return err
 	}
-	nodes := oursOf(all)
-	exported, err := f.sweepExports(ctx)
-	if err != nil {
-		return err
-	}
-	if (exported || len(nodes) > 0) && !f.others {
+	var ended sent
+	if f.server == ours || f.server == unknown && (len(s.exports) > 0 || len(oursOf(s.nodes)) > 0) {
 		// QEMU has one NBD server and does not say whose it is. Where something
-		// of ours is left, it is ours, or it has not been started.
-		if err := f.do(ctx, "nbd-server-stop", nil); err != nil && !gone(err) {
+		// of ours is left, it is ours, or it has not been started. It ends with
+		// all exports.
+		ended.add(f.monitor.Begin("nbd-server-stop", nil))
+	}
+	for _, j := range s.jobs {
+		ended.add(f.end(j))
+	}
+	for _, p := range ended {
+		if err := p.Wait(ctx, nil); err != nil && !gone(err) {
 			return err
 		}
 	}
-	if err := f.sweepJobs(ctx); err != nil {
-		return err
+	if len(s.exports) > 0 {
+		if err := f.sweepExports(ctx); err != nil {
+			return err
+		}
 	}
-	return f.sweepNodes(ctx, nodes)
+	if len(s.jobs) > 0 {
+		if err := f.sweepJobs(ctx); err != nil {
+			return err
+		}
+	}
+	return f.sweepNodes(ctx, oursOf(s.nodes))
 }
 
 type export struct {
@@ -235,33 +287,41 @@ type export struct {
 	ShuttingDown bool   `json:"shutting-down"`
 }
 
-// exports are ours.
-func (f *fleece) exports(ctx context.Context) ([]export, error) {
-	var all []export
-	err := f.monitor.Execute(ctx, "query-block-exports", nil, &all)
-	return slices.DeleteFunc(all, func(e export) bool { return !strings.HasPrefix(e.ID, namePrefix) }), err
+// oursAmong are the exports that are ours.
+func oursAmong(all []export) []export {
+	return slices.DeleteFunc(all, func(e export) bool { return !strings.HasPrefix(e.ID, namePrefix) })
 }
 
-// sweepExports ends our exports and says whether there were any.
-func (f *fleece) sweepExports(ctx context.Context) (ours bool, err error) {
+// sweepExports ends our exports.
+func (f *fleece) sweepExports(ctx context.Context) error {
 	var patience patience
 	for {
-		exports, err := f.exports(ctx)
-		if err != nil || len(exports) == 0 {
-			return ours, err
+		var exports []export
+		if err := f.monitor.Execute(ctx, "query-block-exports", nil, &exports); err != nil {
+			return err
 		}
-		ours = true
+		if exports = oursAmong(exports); len(exports) == 0 {
+			return nil
+		}
 		for _, e := range exports {
 			if !e.ShuttingDown {
 				if err := f.do(ctx, "block-export-del", object{"id": e.ID, "mode": "hard"}); err != nil {
-					return ours, err
+					return err
 				}
 			}
 		}
 		if err := patience.wait(ctx); err != nil {
-			return ours, err
+			return err
 		}
 	}
+}
+
+// end begins to end a job, whatever its state.
+func (f *fleece) end(j job) *qmp.Pending {
+	if j.Status == concluded {
+		return f.monitor.Begin("job-dismiss", object{"id": j.ID})
+	}
+	return f.monitor.Begin("job-cancel", object{"id": j.ID})
 }
 
 func (f *fleece) sweepJobs(ctx context.Context) error {
@@ -276,15 +336,10 @@ func (f *fleece) sweepJobs(ctx context.Context) error {
 			if !strings.HasPrefix(j.ID, namePrefix) {
 				continue
 			}
-			left++
-			switch j.Status {
-			case "concluded":
-				err = f.do(ctx, "job-dismiss", object{"id": j.ID})
-			case "aborting", "null":
-			default:
-				err = f.do(ctx, "job-cancel", object{"id": j.ID})
+			if left++; j.Status == "aborting" || j.Status == "null" {
+				continue
 			}
-			if err != nil && !gone(err) {
+			if err := f.end(j).Wait(ctx, nil); err != nil && !gone(err) {
 				return err
 			}
 		}
@@ -329,15 +384,13 @@ func oursOf(nodes []blockNode) []string {
 
 // sweepNodes removes our overlays, then the files below them.
 func (f *fleece) sweepNodes(ctx context.Context, nodes []string) error {
+	var removed sent
 	for _, files := range []bool{false, true} {
 		for _, name := range nodes {
-			if strings.HasSuffix(name, "-file") != files {
-				continue
-			}
-			if err := f.do(ctx, "blockdev-del", object{"node-name": name}); err != nil {
-				return err
+			if strings.HasSuffix(name, "-file") == files {
+				removed.add(f.monitor.Begin("blockdev-del", object{"node-name": name}))
 			}
 		}
 	}
-	return nil
+	return removed.wait(ctx)
 }

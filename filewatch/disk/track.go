@@ -115,7 +115,7 @@ func (t *tracking) bitmaps(nodes []blockNode) map[string][]bitmap {
 // prepare finds out whether the last scan's bitmaps are whole, and mends what a
 // scan that was killed left behind.
 func (t *tracking) prepare(ctx context.Context, f *fleece, nodes []blockNode, blocks []Block) (err error) {
-	t.now = Track{ID: t.last.ID, Disks: blocks, Bitmap: t.last.prefix() + strings.TrimPrefix(randomName(), namePrefix)}
+	t.now = Track{ID: t.last.ID, Disks: blocks, Bitmap: t.last.prefix() + randomText(6)}
 	found := t.bitmaps(nodes)
 	switch {
 	case t.last.Bitmap == "":
@@ -232,6 +232,9 @@ func (t *tracking) contexts(b Block) []string {
 
 // finish lets go of one of the two bitmaps of each disk once nothing uses them.
 func (t *tracking) finish(ctx context.Context, f *fleece) error {
+	if t.kept && !t.drop && t.lost == "" && t.relieve(ctx, f) == nil {
+		return nil
+	}
 	nodes, err := f.nodes(ctx)
 	if err != nil {
 		return err
@@ -262,6 +265,18 @@ func (t *tracking) finish(ctx context.Context, f *fleece) error {
 		}
 	}
 	return nil
+}
+
+// relieve removes the last bitmaps, which are where they were unless somebody else
+// meddled.
+func (t *tracking) relieve(ctx context.Context, f *fleece) error {
+	var removed sent
+	for _, b := range t.now.Disks {
+		if !b.ReadOnly {
+			removed.add(f.monitor.Begin("block-dirty-bitmap-remove", object{"node": b.Node, "name": t.last.Bitmap}))
+		}
+	}
+	return removed.wait(ctx)
 }
 
 // dirtyRuns reads a whole metadata context and gives the runs that are, sorted.

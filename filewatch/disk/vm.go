@@ -61,10 +61,11 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 	// a connection of its own, to take down.
 	defer monitor.Close()
 	f := &fleece{monitor: monitor}
-	nodes, blocks, left, err := f.look(ctx)
-	if err == nil && left {
+	var blocks []Block
+	ours, err := f.look(ctx, &blocks)
+	if err == nil && ours.any() {
 		if err = f.sweep(ctx); err == nil {
-			nodes, blocks, _, err = f.look(ctx)
+			ours, err = f.look(ctx, &blocks)
 		}
 	}
 	if err != nil {
@@ -74,7 +75,7 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 		return errors.New("it has no disks")
 	}
 	if s.tracking != nil {
-		if err := s.tracking.prepare(ctx, f, nodes, blocks); err != nil {
+		if err := s.tracking.prepare(ctx, f, ours.nodes, blocks); err != nil {
 			return err
 		}
 		if s.tracking.same {
@@ -91,12 +92,12 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 		close(s.released.decided)
 		return <-s.released.done
 	})
-	s.takeDown = func(decided <-chan struct{}) error { return s.remove(socket, f.others, decided) }
+	s.takeDown = func(decided <-chan struct{}) error { return s.remove(socket, f.server, decided) }
 	export, err := f.snapshot(ctx, place, blocks, s.tracking)
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.dial(ctx, export, blocks)
 	}
-	return s.dial(ctx, export, blocks)
+	return errors.Join(err, f.after.wait(ctx))
 }
 
 // dial connects to the exports of a snapshot.
@@ -129,23 +130,38 @@ func (s *Set) dial(ctx context.Context, export string, blocks []Block) error {
 	return nil
 }
 
-// remove removes the snapshot and, once it is decided which, a bitmap. QEMU's NBD
-// server may be others'. Nobody else need wait for the monitor until it is decided.
-func (s *Set) remove(socket string, others bool, decided <-chan struct{}) error {
+// remove removes the snapshot and, once it is decided which, a bitmap. The
+// NBD server may be others'. Nobody else need wait long for the monitor until it is decided.
+func (s *Set) remove(socket string, server server, decided <-chan struct{}) error {
+	finished := s.tracking == nil
+	finish := func(ctx context.Context, f *fleece) error {
+		finished = true
+		if err := s.tracking.finish(ctx, f); err != nil {
+			return fmt.Errorf("dirty bitmaps: %w", err)
+		}
+		return nil
+	}
 	err := monitored(socket, func(ctx context.Context, f *fleece) error {
-		f.others = others
-		return f.sweep(ctx)
+		f.server = server
+		if err := f.sweep(ctx); err != nil || finished {
+			return err
+		}
+		select {
+		case <-decided:
+			return finish(ctx, f)
+		case <-time.After(shortly):
+			return nil
+		}
 	})
-	if err != nil || s.tracking == nil {
+	if err != nil || finished {
 		return err
 	}
 	<-decided
-	err = monitored(socket, s.tracking.finish)
-	if err != nil {
-		return fmt.Errorf("dirty bitmaps: %w", err)
-	}
-	return nil
+	return monitored(socket, finish)
 }
+
+// shortly is how long a connection is kept for what is mostly decided by then.
+const shortly = 5 * time.Millisecond
 
 // monitored runs fn with a connection of its own.
 func monitored(socket string, fn func(context.Context, *fleece) error) error {
@@ -165,6 +181,11 @@ const removing = 30 * time.Second
 // Blocks lists a machine's disks: everything with a medium but firmware flash
 // and removable drives.
 func Blocks(ctx context.Context, monitor *qmp.Client) ([]Block, error) {
+	return readBlocks(ctx, monitor.Begin("query-block", nil))
+}
+
+// readBlocks reads the answer to query-block.
+func readBlocks(ctx context.Context, query *qmp.Pending) ([]Block, error) {
 	var devices []struct {
 		Device    string `json:"device"`
 		QDev      string `json:"qdev"`
@@ -179,7 +200,7 @@ func Blocks(ctx context.Context, monitor *qmp.Client) ([]Block, error) {
 			} `json:"image"`
 		} `json:"inserted"`
 	}
-	if err := monitor.Execute(ctx, "query-block", nil, &devices); err != nil {
+	if err := query.Wait(ctx, &devices); err != nil {
 		return nil, err
 	}
 	var out []Block
@@ -198,8 +219,11 @@ func Blocks(ctx context.Context, monitor *qmp.Client) ([]Block, error) {
 
 func exportName(i int) string { return fmt.Sprintf("disk%d", i) }
 
-func randomName() string {
-	var b [6]byte
-	rand.Read(b[:])
-	return namePrefix + hex.EncodeToString(b[:])
+func randomName() string { return namePrefix + randomText(6) }
+
+// randomText is that many random bytes in hex.
+func randomText(n int) string {
+	b := make([]byte, n)
+	rand.Read(b)
+	return hex.EncodeToString(b)
 }

@@ -37,35 +37,67 @@ func (c *Client) HMP(ctx context.Context, line string) (string, error) {
 	return strings.ReplaceAll(text, "\r\n", "\n"), nil
 }
 
+// Pending is a command that was sent and whose answer nobody waits for yet.
+type Pending struct {
+	client  *Client
+	command string
+	id      uint64
+	answer  chan message
+	err     error // it was not sent
+}
+
+// Begin sends one command as [Client.Execute] does and does not wait for its
+// answer. QEMU carries out what one caller begins in that order (qmp-spec.rst,
+// "Commands Responses", without out-of-band execution), so that a command may build
+// on those before it.
+func (c *Client) Begin(command string, arguments any) *Pending {
+	return c.begin(command, arguments, nil)
+}
+
 func (c *Client) execute(ctx context.Context, command string, arguments, result any, rights []byte) error {
-	id, answer, err := c.expect()
-	if err != nil {
-		return fmt.Errorf("%s: %w", command, err)
+	return c.begin(command, arguments, rights).Wait(ctx, result)
+}
+
+func (c *Client) begin(command string, arguments any, rights []byte) *Pending {
+	p := &Pending{client: c, command: command}
+	if p.id, p.answer, p.err = c.expect(); p.err != nil {
+		return p
 	}
-	defer c.forget(id)
 	request, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
 		ID        uint64 `json:"id"`
-	}{command, arguments, id})
+	}{command, arguments, p.id})
 	if err != nil {
-		return fmt.Errorf("%s: encode arguments: %w", command, err)
+		err = fmt.Errorf("encode arguments: %w", err)
+	} else {
+		err = c.send(append(request, '\n'), rights)
 	}
-	if err := c.send(append(request, '\n'), rights); err != nil {
-		return fmt.Errorf("%s: %w", command, err)
+	if err != nil {
+		c.forget(p.id)
+		p.err = err
 	}
+	return p
+}
+
+// Wait waits for the answer, as [Client.Execute] does.
+func (p *Pending) Wait(ctx context.Context, result any) error {
+	if p.err != nil {
+		return fmt.Errorf("%s: %w", p.command, p.err)
+	}
+	defer p.client.forget(p.id)
 	select {
-	case m := <-answer:
-		return m.decode(command, result)
-	case <-c.done:
+	case m := <-p.answer:
+		return m.decode(p.command, result)
+	case <-p.client.done:
 		select { // the answer may have come just before the end, as that of "quit" does
-		case m := <-answer:
-			return m.decode(command, result)
+		case m := <-p.answer:
+			return m.decode(p.command, result)
 		default:
 		}
-		return fmt.Errorf("%s: %w", command, c.ended())
+		return fmt.Errorf("%s: %w", p.command, p.client.ended())
 	case <-ctx.Done():
-		return fmt.Errorf("%s: %w", command, ctx.Err())
+		return fmt.Errorf("%s: %w", p.command, ctx.Err())
 	}
 }
 
