@@ -122,33 +122,72 @@ func (v *Volume) changedInodes(was, now *marks, blocks []filewatch.Extent) []uin
 	return slices.Compact(out)
 }
 
-// Some implements volume.Follower.
+// Some implements volume.Follower. The next pieces of the inode tables are read while
+// one looks at those before.
 func (v *Volume) Some(ctx context.Context, inodes []uint64, skip func(inode uint64, raw []byte) bool, fn func(*filewatch.Object, filewatch.Content, error) error) error {
+	if len(inodes) == 0 {
+		return nil
+	}
 	s := v.newScratch()
-	buf := make([]byte, someChunk)
-	var runs []tableRun
-	for len(inodes) > 0 {
+	var bufs [2][]byte
+	next := v.startRuns(inodes, &bufs[0])
+	for turn := 1; ; turn++ {
+		now := <-next
+		if now.err != nil {
+			return now.err
+		}
+		if len(now.rest) > 0 {
+			next = v.startRuns(now.rest, &bufs[turn%2])
+		}
+		err := v.someOfAll(ctx, now.runs, s, skip, fn)
+		if len(now.rest) == 0 {
+			return err
+		}
+		if err != nil {
+			<-next // nobody else waits for it
+			return err
+		}
+	}
+}
+
+// tableRuns are pieces of the inode tables that were read, and the inodes behind
+// those.
+type tableRuns struct {
+	runs []tableRun
+	rest []uint64
+	err  error
+}
+
+// startRuns begins to read the pieces of the first inodes into buf.
+func (v *Volume) startRuns(inodes []uint64, buf *[]byte) <-chan tableRuns {
+	out := make(chan tableRuns, 1)
+	go func() {
+		if *buf == nil {
+			*buf = make([]byte, someChunk)
+		}
+		var t tableRuns
+		if t.runs, t.rest, t.err = v.nextRuns(inodes, *buf, nil); t.err == nil {
+			t.err = v.readRuns(t.runs)
+		}
+		out <- t
+	}()
+	return out
+}
+
+func (v *Volume) someOfAll(ctx context.Context, runs []tableRun, s *scratch, skip func(inode uint64, raw []byte) bool, fn func(*filewatch.Object, filewatch.Content, error) error) error {
+	for i := range runs {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		var err error
-		if runs, inodes, err = v.nextRuns(inodes, buf, runs[:0]); err != nil {
+		if err := v.someOf(&runs[i], s, skip, fn); err != nil {
 			return err
-		}
-		if err := v.readRuns(runs); err != nil {
-			return err
-		}
-		for i := range runs {
-			if err := v.someOf(&runs[i], s, skip, fn); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
 }
 
 // someChunk is how much of the inode tables is read at once, in pieces.
-const someChunk = 512 << 10
+const someChunk = 256 << 10
 
 // tableRun is a piece of an inode table and the inodes that are wanted of it.
 type tableRun struct {
