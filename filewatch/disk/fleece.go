@@ -21,6 +21,7 @@ import (
 type fleece struct {
 	monitor *qmp.Client
 	server  server
+	layers  []layer // of the snapshot
 	// after are commands that nothing waits for until the snapshot is in use.
 	after sent
 }
@@ -66,13 +67,13 @@ func (f *fleece) snapshot(ctx context.Context, place *scratch, blocks []Block, t
 	events := f.monitor.Subscribe()
 	defer events.Close()
 	nodes := make([]string, len(blocks))
-	var layers []layer
 	for i, b := range blocks {
 		if nodes[i] = b.Node; !b.ReadOnly {
 			nodes[i] = namePrefix + randomText(3)
-			layers = append(layers, layer{b, nodes[i], ""})
+			f.layers = append(f.layers, layer{b, nodes[i], ""})
 		}
 	}
+	layers := f.layers
 	socket := place.socket()
 	if err := f.overlays(ctx, events, layers, place); err != nil {
 		return "", err
@@ -290,6 +291,30 @@ type export struct {
 // oursAmong are the exports that are ours.
 func oursAmong(all []export) []export {
 	return slices.DeleteFunc(all, func(e export) bool { return !strings.HasPrefix(e.ID, namePrefix) })
+}
+
+// unmake takes away what snapshot made, without a look at what there is. Where
+// something is not as it was left, that is an error, and sweep goes on from there.
+func (f *fleece) unmake(ctx context.Context) error {
+	stopped := f.monitor.Begin("nbd-server-stop", nil)
+	var ended sent
+	var nodes []string
+	for i := range f.layers {
+		ended.add(f.monitor.Begin("job-cancel", object{"id": f.layers[i].node + "-job"}))
+		nodes = append(nodes, f.layers[i].node, f.layers[i].file())
+	}
+	err := ended.wait(ctx)
+	if e := stopped.Wait(ctx, nil); e != nil {
+		return errors.Join(err, e)
+	}
+	f.server = theirs // whoever starts one now
+	if err == nil && len(f.layers) > 0 {
+		err = f.sweepJobs(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return f.sweepNodes(ctx, nodes)
 }
 
 // sweepExports ends our exports.

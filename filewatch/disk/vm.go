@@ -92,7 +92,7 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 		close(s.released.decided)
 		return <-s.released.done
 	})
-	s.takeDown = func(decided <-chan struct{}) error { return s.remove(socket, f.server, decided) }
+	s.takeDown = func(decided <-chan struct{}) error { return s.remove(socket, *f, decided) }
 	export, err := f.snapshot(ctx, place, blocks, s.tracking)
 	if err == nil {
 		err = s.dial(ctx, export, blocks)
@@ -130,9 +130,9 @@ func (s *Set) dial(ctx context.Context, export string, blocks []Block) error {
 	return nil
 }
 
-// remove removes the snapshot and, once it is decided which, a bitmap. The
-// NBD server may be others'. Nobody else need wait long for the monitor until it is decided.
-func (s *Set) remove(socket string, server server, decided <-chan struct{}) error {
+// remove removes the snapshot that made did or tried to make and, once it is decided
+// which, a bitmap. Nobody else need wait long for the monitor until it is decided.
+func (s *Set) remove(socket string, made fleece, decided <-chan struct{}) error {
 	finished := s.tracking == nil
 	finish := func(ctx context.Context, f *fleece) error {
 		finished = true
@@ -142,9 +142,14 @@ func (s *Set) remove(socket string, server server, decided <-chan struct{}) erro
 		return nil
 	}
 	err := monitored(socket, func(ctx context.Context, f *fleece) error {
-		f.server = server
-		if err := f.sweep(ctx); err != nil || finished {
-			return err
+		f.server, f.layers = made.server, made.layers
+		if made.server != ours || f.unmake(ctx) != nil {
+			if err := f.sweep(ctx); err != nil {
+				return err
+			}
+		}
+		if finished {
+			return nil
 		}
 		select {
 		case <-decided:
