@@ -22,12 +22,15 @@ const (
 )
 
 // Baseline is an opened baseline: its signature and the digest of its records
-// have been verified.
+// have been verified, of the latter see [Begin].
 type Baseline struct {
 	Header Header
 	// Signer is the trusted key that signed it.
 	Signer sign.PublicKey
 	body   io.ReaderAt
+
+	verified chan struct{} // closed once damage is known
+	damage   error
 }
 
 // OpenOptions say what an opened baseline must satisfy.
@@ -47,6 +50,20 @@ type OpenOptions struct {
 // Open reads a baseline of size bytes: it verifies the signature, then the
 // digest of every record, then machine and version. r stays in use.
 func Open(r io.ReaderAt, size int64, o *OpenOptions) (*Baseline, error) {
+	b, err := Begin(r, size, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.Verified(); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// Begin is [Open] that leaves the digest of the records to be verified meanwhile.
+// Until [Baseline.Verified] says that it was, no record is given, and nothing may
+// come of what the caller does with the header.
+func Begin(r io.ReaderAt, size int64, o *OpenOptions) (*Baseline, error) {
 	envelope, err := readEnvelope(r, size)
 	if err != nil {
 		return nil, err
@@ -61,7 +78,7 @@ func Open(r io.ReaderAt, size int64, o *OpenOptions) (*Baseline, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open baseline: %w", err)
 	}
-	b := &Baseline{Signer: key}
+	b := &Baseline{Signer: key, verified: make(chan struct{})}
 	if err := json.Unmarshal(text, &b.Header); err != nil {
 		return nil, fmt.Errorf("read header: %w: %w", ErrDamaged, err)
 	}
@@ -70,9 +87,6 @@ func Open(r io.ReaderAt, size int64, o *OpenOptions) (*Baseline, error) {
 		return nil, err
 	}
 	b.body = io.NewSectionReader(r, int64(len(fileMagic)), b.Header.Body.Size)
-	if err := b.verifyBody(); err != nil {
-		return nil, err
-	}
 	if err := b.Header.CheckVersion(o.LeastVersion); err != nil {
 		return nil, err
 	}
@@ -81,7 +95,18 @@ func Open(r io.ReaderAt, size int64, o *OpenOptions) (*Baseline, error) {
 			return nil, err
 		}
 	}
+	go func() {
+		defer close(b.verified)
+		b.damage = b.verifyBody()
+	}()
 	return b, nil
+}
+
+// Verified waits until the digest of the records is verified, and says why it is not
+// what the signed header says.
+func (b *Baseline) Verified() error {
+	<-b.verified
+	return b.damage
 }
 
 // OpenBytes is Open for a baseline in memory.
@@ -199,6 +224,9 @@ func (b *Baseline) readBlock(z *zstd.Decoder, off, size int64, packed, block []b
 		packed = make([]byte, size)
 	}
 	packed = packed[:size]
+	if err := b.Verified(); err != nil {
+		return packed, block, err
+	}
 	if _, err := b.body.ReadAt(packed, off); err != nil && err != io.EOF {
 		return packed, block, fmt.Errorf("read baseline: %w", err)
 	}

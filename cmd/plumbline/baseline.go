@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -76,7 +77,10 @@ type opened struct {
 	file *os.File
 }
 
-func (o *opened) Close() { o.file.Close() }
+func (o *opened) Close() {
+	o.Verified() // the file is read until then
+	o.file.Close()
+}
 
 // openBaseline verifies a baseline and that it is no older than one used before.
 // machine may be nil.
@@ -92,8 +96,40 @@ func openBaseline(path string, k *keyFlags, machine *filewatch.Machine) (*opened
 	return b, nil
 }
 
+// beginBaseline is openBaseline that leaves what [baseline.Begin] leaves, and taking
+// down the version, to use.
+func beginBaseline(path string, k *keyFlags) (*opened, error) {
+	b, err := openWith(baseline.Begin, path, k, nil)
+	if err != nil {
+		return nil, err
+	}
+	least, err := ledger().Version(b.Header.Lineage)
+	if err == nil {
+		err = b.Header.CheckVersion(least)
+	}
+	if err != nil {
+		b.Close()
+		return nil, baselineError(path, err)
+	}
+	return b, nil
+}
+
+// use says that the baseline is what its signature says, so that what came of it may
+// be told.
+func (o *opened) use(path string) error {
+	err := o.Verified()
+	if err == nil {
+		err = notOlder(&o.Header)
+	}
+	return baselineError(path, err)
+}
+
 // openSigned verifies a baseline, which may be an old one.
 func openSigned(path string, k *keyFlags, machine *filewatch.Machine) (*opened, error) {
+	return openWith(baseline.Open, path, k, machine)
+}
+
+func openWith(open func(io.ReaderAt, int64, *baseline.OpenOptions) (*baseline.Baseline, error), path string, k *keyFlags, machine *filewatch.Machine) (*opened, error) {
 	keys, err := k.keys()
 	if err != nil {
 		return nil, err
@@ -107,7 +143,7 @@ func openSigned(path string, k *keyFlags, machine *filewatch.Machine) (*opened, 
 		f.Close()
 		return nil, fail(exitIO, err)
 	}
-	b, err := baseline.Open(f, info.Size(), &baseline.OpenOptions{Trusted: keys, Machine: machine})
+	b, err := open(f, info.Size(), &baseline.OpenOptions{Trusted: keys, Machine: machine})
 	if err != nil {
 		f.Close()
 		return nil, baselineError(path, err)

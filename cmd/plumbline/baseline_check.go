@@ -114,28 +114,14 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 	if err != nil {
 		return err
 	}
+	if flags.source.since.given() {
+		return runCheckSince(ctx, stderr, flags, began, rules, packages, use)
+	}
 	b, err := openBaseline(flags.file, &flags.key, nil)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	if flags.source.since.given() {
-		report, how, err := checkSince(ctx, stderr, flags, began, b, rules)
-		if err != nil {
-			return err
-		}
-		if packages != nil {
-			kept, err := pkgdb.KeptDiversions(b.Records())
-			if err != nil {
-				return baselineError(flags.file, err)
-			}
-			if kept != nil {
-				packages.Divert(kept, pkgdb.BaselinesWord)
-			}
-			packages.Explain(report.Changes, time.Now())
-		}
-		return use(&checked{report: report, base: b, how: how})
-	}
 	var owners pkgdb.Owners
 	snap, err := captureNow(ctx, stderr, flags, b, rules, &owners)
 	if err != nil {
@@ -159,6 +145,34 @@ func runBaselineCheck(ctx context.Context, stderr io.Writer, flags *baselineChec
 		}
 	}
 	return use(&checked{report: report, base: b})
+}
+
+// runCheckSince is runBaselineCheck for a scan that builds on the last one. What it
+// finds is told once the baseline's records are verified, which happens meanwhile.
+func runCheckSince(ctx context.Context, stderr io.Writer, flags *baselineCheckFlags, began time.Time, rules *filewatch.Rules, packages *pkgdb.Packages, use func(*checked) error) error {
+	b, err := beginBaseline(flags.file, &flags.key)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	report, how, scanErr := checkSince(ctx, stderr, flags, began, b, rules)
+	if err := b.use(flags.file); err != nil {
+		return err
+	}
+	if scanErr != nil {
+		return scanErr
+	}
+	if packages != nil {
+		kept, err := pkgdb.KeptDiversions(b.Records())
+		if err != nil {
+			return baselineError(flags.file, err)
+		}
+		if kept != nil {
+			packages.Divert(kept, pkgdb.BaselinesWord)
+		}
+		packages.Explain(report.Changes, time.Now())
+	}
+	return use(&checked{report: report, base: b, how: how})
 }
 
 // openPackages reads what --package names; nil without it.

@@ -329,6 +329,10 @@ func (c *sinceScan) full(ctx context.Context) error {
 	}
 	options := c.Capture
 	if c.Baseline != nil {
+		// What takes long is not done for one that is damaged.
+		if err := c.Baseline.Verified(); err != nil {
+			return err
+		}
 		if err := options.Follow(c.Baseline); err != nil {
 			return err
 		}
