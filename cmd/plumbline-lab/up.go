@@ -54,6 +54,7 @@ recipe changes.`,
 	flags.StringVar(&o.Xen, "xen", "", "boot this `VERSION` of Xen, the kernel as its first domain's: "+strings.Join(lab.XenVersions(), ", "))
 	flags.StringVar(&o.CPU, "cpu", "", "CPU `MODEL` under TCG (default "+lab.DefaultCPU+", with Xen "+lab.DefaultXenCPU+")")
 	flags.StringVar(&o.UKI, "uki", "", "signed kernel image: default, other (another command line)")
+	flags.StringVar(&o.Append, "append", "", "boot from QEMU's hand instead of UEFI, with `WORDS` added to the kernel's command line")
 	flags.StringVar(&memory, "memory", "1G", "RAM, with suffix M or G")
 	flags.IntVar(&o.CPUs, "smp", 2, "virtual CPUs")
 	flags.BoolVar(&o.PrivateRAM, "private-ram", false, "keep RAM private to QEMU instead of in a shared file")

@@ -41,10 +41,14 @@ type Options struct {
 	Kernel string
 	// Xen is a version of Xen to boot, one of XenVersions, with the kernel as that
 	// of its first domain; empty: none. Such a machine runs on TCG and has neither
-	// UEFI, TPM, BMC nor network; UKI, Disks, BMC and Plugin do not apply.
+	// UEFI, TPM, BMC nor network; UKI, Append, Disks, BMC and Plugin do not apply.
 	Xen string
 	// UKI is the signed kernel image to boot; empty: UKIDefault.
 	UKI string
+	// Append is added to the kernel's command line. Such a machine boots from QEMU's
+	// hand and without UEFI, for nothing signs another command line; empty: it boots
+	// the UKI.
+	Append string
 	// Memory is the guest's RAM in bytes; 0: 1 GiB.
 	Memory int64
 	// CPUs is the number of virtual CPUs; 0: 2.

@@ -29,7 +29,11 @@ func (m *Machine) commandLine(o Options) []string {
 		machine += ",memory-backend=ram"
 	}
 	add("-machine", machine)
-	m.addFirmware(add)
+	if o.Append == "" {
+		m.addFirmware(add)
+	} else {
+		add("-kernel", m.Vmlinuz, "-initrd", m.Initrd, "-append", baseCmdline+" "+o.Append)
+	}
 	m.addSockets(add)
 	m.addDevices(add, o)
 	if m.Trap != "" {
@@ -63,8 +67,10 @@ func (m *Machine) addSockets(add func(...string)) {
 }
 
 func (m *Machine) addDevices(add func(...string), o Options) {
-	disk(add, "esp", m.ESP, ",readonly=on")
-	add("-device", "virtio-blk-pci,drive=esp,serial=plumbline-esp,bootindex=0")
+	if o.Append == "" {
+		disk(add, "esp", m.ESP, ",readonly=on")
+		add("-device", "virtio-blk-pci,drive=esp,serial=plumbline-esp,bootindex=0")
+	}
 	m.addRoot(add)
 	m.addFiles(add, o)
 	for i, path := range o.Disks {

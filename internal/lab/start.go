@@ -131,8 +131,8 @@ func (o *Options) completeXen() error {
 	if _, ok := xens[o.Xen]; !ok {
 		return fmt.Errorf("unknown version of Xen %q, want one of %s", o.Xen, strings.Join(XenVersions(), ", "))
 	}
-	if o.BMC != nil || len(o.Disks) > 0 || o.Plugin != "" || o.UKI != "" || o.PrivateRAM {
-		return errors.New("a machine that boots Xen has no BMC, no further disks, no plugin, no other kernel image and no private RAM")
+	if o.BMC != nil || len(o.Disks) > 0 || o.Plugin != "" || o.UKI != "" || o.Append != "" || o.PrivateRAM {
+		return errors.New("a machine that boots Xen has no BMC, no further disks, no plugin, no other kernel image or command line and no private RAM")
 	}
 	if o.CPU == "" {
 		o.CPU = DefaultXenCPU

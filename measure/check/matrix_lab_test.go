@@ -9,16 +9,21 @@ import (
 	"github.com/plumbline-sec/plumbline/measure"
 )
 
-// matrixKinds are the kinds of CPUs that each kernel runs on: they decide how it
-// patches itself.
+// matrixKinds are the kinds of CPUs that each kernel runs on, and the command
+// lines: they decide how it patches itself and where its objects lie.
 var matrixKinds = []struct {
-	name string
-	cpus int
-	cpu  string
+	name   string
+	cpus   int
+	cpu    string
+	append string
 }{
-	{"two", 2, lab.DefaultCPU},
-	{"one-epyc", 1, "EPYC,+svm"},
-	{"two-intel", 2, "max,vendor=GenuineIntel"}, // with page-table isolation
+	{"two", 2, lab.DefaultCPU, ""},
+	{"one-epyc", 1, "EPYC,+svm", ""},
+	{"two-intel", 2, "max,vendor=GenuineIntel", ""}, // with page-table isolation
+	{"skylake", 2, "Skylake-Server-v5", ""},         // resctrl takes a constant apart
+	{"hardened", 2, lab.DefaultCPU, "slab_nomerge init_on_alloc=1 init_on_free=1 page_alloc.shuffle=1 pti=on vsyscall=none " +
+		"slub_debug=FZP kfence.sample_interval=10 randomize_kstack_offset=on"},
+	{"unmitigated", 2, "max,vendor=GenuineIntel", "mitigations=off nopti nokaslr preempt=full threadirqs"},
 }
 
 // TestMatrix measures a machine for each kernel of Debian's suites and each kind
@@ -29,7 +34,7 @@ func TestMatrix(t *testing.T) {
 	for _, name := range lab.KernelNames() {
 		for _, kind := range matrixKinds {
 			t.Run(name+"-"+kind.name, func(t *testing.T) {
-				m := lab.StartT(t, lab.Options{Kernel: name, CPUs: kind.cpus, CPU: kind.cpu, Files: files})
+				m := lab.StartT(t, lab.Options{Kernel: name, CPUs: kind.cpus, CPU: kind.cpu, Append: kind.append, Files: files})
 				s := newScanner(t, m)
 				accepts(t, s, "as it boots")
 				for _, change := range []string{"kprobe-optimized", "kretprobe", "function-graph", "sniffer", "livepatch"} {

@@ -179,14 +179,17 @@ func (c *collector) compareProcesses(names map[address]string) (processesData, m
 	numbered, err2 := c.profile.TasksByPID()
 	running, err3 := c.profile.RunningTasks()
 	queues, blindQueues := c.profile.QueuedTasks()
-	inMemory, blindMemory := c.profile.TasksInMemory()
+	inMemory, blindMemory := c.profile.TasksInMemory(listed)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return processesData{}, nil, err
 	}
 	data := processesData{Listed: len(listed), Numbered: len(numbered), Running: len(running),
 		InMemory: len(inMemory), QueuedBy: make(map[string]int)}
 	for _, err := range []error{blindQueues, blindMemory} {
-		if err != nil {
+		switch {
+		case errors.Is(err, kernel.ErrSlab):
+			data.Unread = append(data.Unread, err.Error())
+		case err != nil:
 			data.Blind = append(data.Blind, err.Error())
 		}
 	}

@@ -37,7 +37,8 @@ type socketsData struct {
 	Hidden  []hiddenSocket `json:"hidden,omitempty"`
 	Devices []deviceFact   `json:"devices"`
 	Hooks   []pointer      `json:"hooks"`
-	Blind   []string       `json:"blind,omitempty"` // views that could not be read, and why
+	Blind   []string       `json:"blind,omitempty"`  // views that this kernel does not give, and why
+	Unread  []string       `json:"unread,omitempty"` // views that could not be read, and why
 	// Arrived are modules that get packets and came while the scan ran: nothing says
 	// where their functions start.
 	Arrived []string `json:"arrived,omitempty"`
@@ -99,7 +100,10 @@ func (c *collector) compareSockets() (socketsData, map[hiddenSocket]bool, error)
 		return data, nil, err
 	}
 	inMemory, err := c.profile.SocketsInMemory()
-	if err != nil {
+	switch {
+	case errors.Is(err, kernel.ErrSlab):
+		data.Unread = append(data.Unread, err.Error())
+	case err != nil:
 		data.Blind = append(data.Blind, err.Error())
 	}
 	v := socketComparison{known: make(map[mem.Virt]bool), owners: make(map[mem.Virt]string), hidden: make(map[hiddenSocket]bool)}
@@ -196,6 +200,9 @@ func judgeSockets(j *judging, raw json.RawMessage, out *measure.Check) error {
 	}
 	if len(data.Arrived) > 0 {
 		return fmt.Errorf("gets packets, and was loaded while the scan ran: %s", strings.Join(data.Arrived, ", "))
+	}
+	if len(data.Unread) > 0 {
+		return errors.New(strings.Join(data.Unread, "; "))
 	}
 	remarks := []string{}
 	if len(data.Blind) > 0 {

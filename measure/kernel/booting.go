@@ -4,8 +4,6 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/cilium/ebpf/btf"
-
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -32,20 +30,7 @@ func (p *Profile) Booting(regs []mem.Registers) bool {
 // running is SYSTEM_RUNNING of this kernel (enum system_states,
 // include/linux/kernel.h): states came before it in 5.14.
 func (p *Profile) running() (value uint64, ok bool) {
-	all, err := p.Types.Named("system_states")
-	if err != nil {
-		return 0, false
-	}
-	for _, t := range all {
-		if enum, isEnum := t.(*btf.Enum); isEnum {
-			for _, v := range enum.Values {
-				if v.Name == "SYSTEM_RUNNING" {
-					return v.Value, true
-				}
-			}
-		}
-	}
-	return 0, false
+	return p.Types.Enumerator("system_states", "SYSTEM_RUNNING")
 }
 
 // firstProgram reports whether process 1 has run a program, or cannot be told.

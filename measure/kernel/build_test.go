@@ -25,6 +25,7 @@ type testKernel struct {
 	text     [8192]byte
 	symbols  []Symbol
 	sections []elfSection
+	rodata   []byte // behind the symbols
 	abs32    []uint64
 	abs64    []uint64
 	next     uint64 // where the next table goes
@@ -82,6 +83,7 @@ func (k *testKernel) vmlinux() []byte {
 	banner := append([]byte("Linux version 6.1.0-test (someone)\n"), 0)
 	symbols := append(k.symbols, Symbol{testRodata + 8, 'D', "linux_banner"}, Symbol{testRodata + 0x8000, 'D', "__end_rodata"})
 	rodata := append(pad8(append(make([]byte, 8), banner...)), encodeKallsyms(NewSymbols(symbols).list(), false)...)
+	rodata = append(rodata, k.rodata...)
 	sections := append([]elfSection{
 		{},
 		{name: ".text", kind: 1, flags: shfAlloc | shfExec, addr: testBase, data: k.text[:]},

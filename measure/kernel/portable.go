@@ -93,6 +93,9 @@ func (e *Expected) PortableRodata(observed func(page int) []byte) (*Portable, er
 	if r.SetAtBoot.Size > 0 {
 		p.mask(uint32(r.SetAtBoot.Start-r.Start), uint32(r.SetAtBoot.Size))
 	}
+	for _, off := range r.cuts() {
+		p.mask(uint32(off), 1)
+	}
 	if end := uint32(r.Size); int(end) < len(seen) {
 		p.mask(end, uint32(len(seen))-end)
 	}

@@ -20,13 +20,16 @@ type Rodata struct {
 	Size uint64
 
 	want func() []byte // made when first needed
+	cuts func() []int  // offsets of commas that may be NUL
 }
 
 // Rodata returns what the kernel's read-only data should hold.
 func (e *Expected) Rodata() *Rodata {
 	r := &Rodata{
 		Start: mem.Virt(e.image.rodata.addr + e.slide), Pages: len(e.image.rodata.data) / mem.PageSize,
-		SetAtBoot: Area{Kind: AreaROAfterInit}, Size: e.image.rodataEnd - e.image.rodata.addr, want: sync.OnceValue(func() []byte { return e.image.moved(e.image.rodata, e.slide) }),
+		SetAtBoot: Area{Kind: AreaROAfterInit}, Size: e.image.rodataEnd - e.image.rodata.addr,
+		want: sync.OnceValue(func() []byte { return e.image.moved(e.image.rodata, e.slide) }),
+		cuts: sync.OnceValue(func() []int { return cuts(e.image.rodata.data) }),
 	}
 	from, ok1 := e.image.Symbols.Address("__start_ro_after_init")
 	to, ok2 := e.image.Symbols.Address("__end_ro_after_init")
@@ -37,7 +40,7 @@ func (e *Expected) Rodata() *Rodata {
 }
 
 // Compare returns what differs in a page before the end and outside of
-// [Rodata.SetAtBoot].
+// [Rodata.SetAtBoot], but for texts that the kernel took apart at boot.
 func (r *Rodata) Compare(page int, seen []byte) []Difference {
 	if page < 0 || page >= r.Pages || len(seen) != mem.PageSize {
 		return nil
@@ -54,6 +57,11 @@ func (r *Rodata) Compare(page int, seen []byte) []Difference {
 	}
 	if end := r.Start + mem.Virt(r.Size); end < at+mem.PageSize {
 		copy(want[max(end, at)-at:], seen[max(end, at)-at:])
+	}
+	for _, off := range r.cuts() {
+		if off -= page * mem.PageSize; off >= 0 && off < mem.PageSize && seen[off] == 0 {
+			want[off] = 0
+		}
 	}
 	return runs(at, seen, want, "read-only data differs from the file")
 }

@@ -12,6 +12,7 @@ import (
 type SlabCache struct {
 	At    mem.Virt
 	Size  uint64 // of an object's place, bytes
+	Pad   uint64 // of these, before the object
 	count uint64 // of objects in a full slab
 }
 
@@ -23,7 +24,8 @@ const (
 	slabChunk      = 256 << 10 // of page descriptors read at a time
 )
 
-var errSlab = errors.New("slab cache is not understood")
+// ErrSlab means that objects of a cache are not where it says that they are.
+var ErrSlab = errors.New("slab cache is not understood")
 
 // SlabCache reads the cache that a variable of the kernel points to.
 func (p *Profile) SlabCache(variable string) (SlabCache, error) {
@@ -54,8 +56,11 @@ func (p *Profile) slabCache(variable string) (c SlabCache, err error) {
 		return c, err
 	}
 	c = SlabCache{At: mem.Virt(at), Size: uint64(n), count: uint64(oo & 0xffff)}
+	if c.Pad, err = p.SlabPad(c.At); err != nil {
+		return c, err
+	}
 	if c.Size < 64 || c.Size > maxSlabObject || c.count == 0 || c.count > maxSlabObjects {
-		return c, errSlab
+		return c, ErrSlab
 	}
 	return c, nil
 }
@@ -91,6 +96,7 @@ type slabWalk struct {
 
 	direct, descriptors mem.Virt // where RAM and the descriptors of all pages are mapped
 	size, cache         uint64   // of a descriptor; where in it its cache is
+	fence               Fence
 }
 
 func (w *slabWalk) layout() error {
@@ -106,6 +112,9 @@ func (w *slabWalk) layout() error {
 		*into = mem.Virt(value)
 	}
 	var err error
+	if w.fence, err = w.Fence(); err != nil {
+		return err
+	}
 	if w.size, err = w.Types.Size("page"); err != nil {
 		return err
 	}
@@ -113,7 +122,7 @@ func (w *slabWalk) layout() error {
 		w.cache, err = w.Types.Offset("page", "slab_cache")
 	}
 	if err == nil && (w.size < 32 || w.size > 256 || w.cache+8 > w.size) {
-		err = errSlab
+		err = ErrSlab
 	}
 	return err
 }
@@ -147,11 +156,15 @@ func (w *slabWalk) extent(e mem.Extent) error {
 
 func (w *slabWalk) slab(k int, page uint64) error {
 	c := &w.caches[k]
+	if at, ok := w.fence.Object(w.direct + mem.Virt(page*mem.PageSize)); ok {
+		w.out[k] = append(w.out[k], at)
+		return nil
+	}
 	if w.found += int(c.count); w.found > maxFound {
 		return ErrListTooLong
 	}
 	for i := range c.count {
-		w.out[k] = append(w.out[k], w.direct+mem.Virt(page*mem.PageSize+i*c.Size))
+		w.out[k] = append(w.out[k], w.direct+mem.Virt(page*mem.PageSize+i*c.Size+c.Pad))
 	}
 	return nil
 }

@@ -153,7 +153,8 @@ func (p *Profile) ListedSockets() ([]Socket, error) {
 
 // SocketsInMemory finds sockets among all that memory holds of the inodes of
 // sockets (sock_inode_cachep, struct socket_alloc, which begins with the struct
-// socket; as of 7.2 it is within struct sockfs_inode).
+// socket; as of 7.2 it is within struct sockfs_inode). The error is [ErrSlab] if
+// there is no socket of any kind where they should lie: the kernel has some itself.
 func (p *Profile) SocketsInMemory() ([]Socket, error) {
 	s, err := p.sockets()
 	if err != nil {
@@ -168,6 +169,7 @@ func (p *Profile) SocketsInMemory() ([]Socket, error) {
 		return nil, fmt.Errorf("sockets in memory: %w", err)
 	}
 	var out []Socket
+	some := false
 	first, err := p.Types.Offset("sockfs_inode", "socket")
 	if err != nil {
 		first = 0
@@ -182,9 +184,13 @@ func (p *Profile) SocketsInMemory() ([]Socket, error) {
 		if err != nil || mem.Virt(back) != at {
 			continue // freed, or never filled
 		}
+		some = true
 		if found, ok, err := s.read(mem.Virt(sk)); err == nil && ok {
 			out = append(out, found)
 		}
+	}
+	if !some {
+		return nil, fmt.Errorf("sockets in memory: %w", ErrSlab)
 	}
 	return out, nil
 }

@@ -10,8 +10,9 @@ import (
 // TasksInMemory finds live tasks among all that memory holds of their kind: the
 // slabs of task_struct_cachep. A task counts if it is referred to (usage), has
 // not ended, and has a number; idle tasks have none. Freed ones are left out by
-// the same.
-func (p *Profile) TasksInMemory() ([]Task, error) {
+// the same. The error is [ErrSlab] if most of the tasks that are listed do not lie
+// where tasks should: this view sees nothing then.
+func (p *Profile) TasksInMemory(listed []Task) ([]Task, error) {
 	t, err := p.tasks()
 	if err != nil {
 		return nil, fmt.Errorf("tasks in memory: %w", err)
@@ -26,6 +27,9 @@ func (p *Profile) TasksInMemory() ([]Task, error) {
 	places, err := p.SlabObjects(cache)
 	if err != nil {
 		return nil, fmt.Errorf("tasks in memory: %w", err)
+	}
+	if here := countAt(listed, places[0]); 2*here < len(listed) {
+		return nil, fmt.Errorf("tasks in memory: %w: %d of %d tasks on the list lie there", ErrSlab, here, len(listed))
 	}
 	var out []Task
 	for _, at := range places[0] {
@@ -45,4 +49,18 @@ func (p *Profile) TasksInMemory() ([]Task, error) {
 		}
 	}
 	return out, nil
+}
+
+// countAt counts the tasks that lie at one of some places.
+func countAt(tasks []Task, places []mem.Virt) (n int) {
+	at := make(map[mem.Virt]bool, len(places))
+	for _, place := range places {
+		at[place] = true
+	}
+	for _, t := range tasks {
+		if at[t.At] {
+			n++
+		}
+	}
+	return n
 }

@@ -40,6 +40,24 @@ func (t *Types) Named(name string) (all []btf.Type, err error) {
 	return all, err
 }
 
+// Enumerator returns the value of a name of an enumeration.
+func (t *Types) Enumerator(enum, name string) (value uint64, ok bool) {
+	all, err := t.Named(enum)
+	if err != nil {
+		return 0, false
+	}
+	for _, one := range all {
+		if e, isEnum := one.(*btf.Enum); isEnum {
+			for _, v := range e.Values {
+				if v.Name == name {
+					return v.Value, true
+				}
+			}
+		}
+	}
+	return 0, false
+}
+
 // parseTypes reads raw BTF; base is nil for the kernel's own.
 func parseTypes(raw []byte, base *Types) (t *Types, err error) {
 	defer func() { // the bytes are hostile and the parser is not ours

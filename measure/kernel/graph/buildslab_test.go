@@ -40,7 +40,7 @@ func structure(name string, size uint32, members ...member) *btf.Struct {
 
 // allocatorTypes are those of both kinds of kernels.
 func allocatorTypes(cache ...member) []btf.Type {
-	cache = append(cache, member{"size", 24, 4}, member{"object_size", 28, 4}, member{"offset", 40, 4},
+	cache = append(cache, member{"flags", 8, 4}, member{"size", 24, 4}, member{"object_size", 28, 4}, member{"offset", 40, 4}, member{"red_left_pad", 44, 4},
 		member{"refcount", 64, 4}, member{"name", 96, 8}, member{"list", 104, 8}, member{"random", 184, 8})
 	return []btf.Type{
 		&btf.Enum{Name: "pageflags", Size: 4, Values: []btf.EnumValue{{Name: "PG_slab", Value: 7}}},

@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf/btf"
+
+	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
 // A pointer that looks wrong is no suspect where the allocator says that its
@@ -57,6 +59,38 @@ func TestWalkSuspectsNothingFree(t *testing.T) {
 			tt.build(f)
 			r := f.suspects(t, wrongAre(nil, text+5))
 			if free := len(r.Suspects) == 0; free != tt.free || free != (r.Freed == 1) {
+				t.Errorf("suspects %+v, %d free; not walked %q", r.Suspects, r.Freed, r.NotWalked)
+			}
+		})
+	}
+}
+
+// With slab_debug objects lie behind a red zone each, unless their cache gave that
+// up because they would have got too large.
+func TestWalkFindsObjectsBehindRedZones(t *testing.T) {
+	const place, pad, redZone = 2 * slotSize, slotSize, 0x400
+	for name, tt := range map[string]struct {
+		flags, object uint64
+		free          bool
+	}{
+		"behind it":          {redZone, theSlab + 2*place + pad, true},
+		"given up":           {0, theSlab + 2*place, true},
+		"in the red zone":    {redZone, theSlab + 2*place, false},
+		"before all objects": {redZone, theSlab, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture().slabs(specWithLists)
+			f.put(theCache+8, tt.flags)
+			f.put(theCache+24, place|inodeSize<<32)
+			f.put(theCache+40, linkAt|pad<<32)
+			f.put(thePage+40, mem.PageSize/place<<16)
+			f.link(f.global("super_blocks"), heap+superList)
+			f.link(heap+superInodes, tt.object+inodeList)
+			f.put(tt.object+inodeFop, heap+0x300)
+			f.put(heap+0x300, text+5)
+			f.put(thePage+32, f.freed(tt.object))
+			r := f.suspects(t, wrongAre(nil, text+5))
+			if free := len(r.Suspects) == 0 && r.Freed == 1; free != tt.free {
 				t.Errorf("suspects %+v, %d free; not walked %q", r.Suspects, r.Freed, r.NotWalked)
 			}
 		})

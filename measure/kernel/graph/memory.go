@@ -94,7 +94,7 @@ func (m *areas) lies(at uint64, t *Type) (uint64, *Type, bool) {
 	if c.typ != nil && (!c.merged && (t == nil || m.has(c.typ, at-start, t)) || c.typ == t && at == start) {
 		return start, c.typ, true
 	}
-	if t != nil && (c.typ != nil && !c.merged || at-start+t.end > c.size) {
+	if t != nil && (c.typ != nil && !c.merged || at-start+t.end > c.size-c.pad) {
 		m.contradicted++
 	}
 	return at, t, t != nil
@@ -110,7 +110,8 @@ func (m *areas) room(at uint64) uint64 {
 	if s == nil || at < s.start {
 		return 1 << 63
 	}
-	return s.slot(at) + s.cache.size - at
+	end := s.slot(at) + s.cache.size - s.cache.pad // the next one's red zone
+	return max(end, at) - at
 }
 
 // has reports whether outer has a structure of type inner at an offset.

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cilium/ebpf/btf"
-
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -22,6 +20,7 @@ type cache struct {
 	at         uint64 // struct kmem_cache
 	name       string
 	size       uint64 // of a slot, bytes
+	pad        uint64 // of a slot, before the object
 	objectSize uint64
 	merged     bool  // holds objects of several types
 	typ        *Type // of its objects; nil if there is no one type
@@ -46,6 +45,8 @@ type allocator struct {
 	flag                                         uint64 // of a slab in flags, if pageType is not used
 	slabType                                     uint32 // in pageType
 	typeShift                                    uint
+
+	fence kernel.Fence
 
 	*freeLists // nil if it is not known which objects are free
 
@@ -74,6 +75,9 @@ func (a *allocator) layout(p *kernel.Profile) (err error) {
 	}
 	for _, e := range p.Space.Memory().Extents() {
 		a.limit = max(a.limit, a.directMap+uint64(e.End()))
+	}
+	if a.fence, err = p.Fence(); err != nil {
+		return err
 	}
 	owner := "slab" // of its own since 5.17
 	if !p.Types.Has("slab", "slab_cache") {
@@ -104,34 +108,17 @@ func (a *allocator) variable(p *kernel.Profile, name string) (uint64, error) {
 // marks finds how a page says that it is a slab's: a flag (PG_slab, up to 6.9),
 // or its type in the top byte (PGTY_slab, since 6.12; include/linux/page-flags.h).
 func (a *allocator) marks(p *kernel.Profile) (err error) {
-	if v, ok := enumerator(p, "pageflags", "PG_slab"); ok && v < 64 {
+	if v, ok := p.Types.Enumerator("pageflags", "PG_slab"); ok && v < 64 {
 		a.flag = 1 << v
 		return nil
 	}
-	v, ok := enumerator(p, "pagetype", "PGTY_slab")
+	v, ok := p.Types.Enumerator("pagetype", "PGTY_slab")
 	if !ok || v > 0xff {
 		return fmt.Errorf("%w: neither PG_slab nor PGTY_slab", kernel.ErrNoTypes)
 	}
 	a.slabType, a.typeShift = uint32(v), 24
 	a.pageType, err = p.Types.Offset("page", "page_type")
 	return err
-}
-
-func enumerator(p *kernel.Profile, enum, name string) (uint64, bool) {
-	all, err := p.Types.Named(enum)
-	if err != nil {
-		return 0, false
-	}
-	for _, t := range all {
-		if e, ok := t.(*btf.Enum); ok {
-			for _, v := range e.Values {
-				if v.Name == name {
-					return v.Value, true
-				}
-			}
-		}
-	}
-	return 0, false
 }
 
 // list reads all caches (slab_caches, struct kmem_cache).
@@ -165,12 +152,15 @@ func (a *allocator) list(p *kernel.Profile, typeOf func(string) *Type) error {
 		if err := errors.Join(err1, err2, err3, err4); err != nil {
 			return err
 		}
+		if c.pad, err = p.SlabPad(mem.Virt(base)); err != nil {
+			return err
+		}
 		if c.name, err = p.Space.CString(mem.Virt(name), 64); err != nil || size == 0 {
 			return fmt.Errorf("cache at %#x has no name or size (%w)", base, err)
 		}
 		c.size, c.objectSize, c.merged = uint64(size), uint64(objectSize), references > 1
 		c.live = count.live(a.reader, base)
-		if t := typeOf(c.name); t != nil && t.end <= c.size {
+		if t := typeOf(c.name); t != nil && t.end <= c.size-c.pad {
 			c.typ = t
 		}
 		a.caches[base] = c
@@ -286,11 +276,14 @@ func (a *allocator) lookup(page uint64) *slab {
 	if err != nil {
 		return nil
 	}
+	if _, ok := a.fence.Object(mem.Virt(page)); ok {
+		return nil // the object may lie anywhere in the page: the pointer to it tells
+	}
 	c := a.caches[owner]
 	if c == nil {
 		return nil
 	}
-	return &slab{c, page, at}
+	return &slab{c, page + c.pad, at}
 }
 
 // head finds the first of the pages that belong together, from what one of the
@@ -304,7 +297,8 @@ func (a *allocator) head(at, info uint64) uint64 {
 	return at & info
 }
 
-// slot returns the start of the object of s that at lies in.
+// slot returns the start of the object of s that at, which is not before the
+// first, lies in or behind.
 func (s *slab) slot(at uint64) uint64 {
 	return at - (at-s.start)%s.cache.size
 }
