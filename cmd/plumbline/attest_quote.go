@@ -59,7 +59,16 @@ one, holds nothing secret, and is made on first use.`,
 	return cmd
 }
 
+// lastPCR is the last of a TPM of the PC client (TCG PC Client Platform TPM Profile
+// 1.05, 4.6).
+const lastPCR = 23
+
 func quote(cmd *cobra.Command, device, state, out, format string, opts tpm.CollectOptions) error {
+	for _, pcr := range opts.PCRs {
+		if pcr < 0 || pcr > lastPCR {
+			return fail(exitArgument, fmt.Errorf("--pcrs: PCR %d does not exist: 0 to %d do", pcr, lastPCR))
+		}
+	}
 	dev, err := tpm.Open(device)
 	switch {
 	case errors.Is(err, fs.ErrPermission):

@@ -23,9 +23,10 @@ type tools struct {
 	log io.Writer // what children say on stderr
 }
 
-// run executes one command and returns its standard output. The exit code is not
-// an error: verdicts have codes of their own.
-func (t *tools) run(ctx context.Context, name string, args ...string) (out []byte, code int, err error) {
+// run executes one command and returns its standard output and the end of what it
+// said on standard error. The exit code is not an error: verdicts have codes of their
+// own.
+func (t *tools) run(ctx context.Context, name string, args ...string) (out []byte, code int, said string, err error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(t.bin, name), args...)
 	cmd.Env = append(os.Environ(), t.env...)
 	var stderr tail
@@ -36,9 +37,9 @@ func (t *tools) run(ctx context.Context, name string, args ...string) (out []byt
 		err = nil
 	}
 	if err != nil {
-		return out, -1, fmt.Errorf("%s %v: %w", name, args, err)
+		return out, -1, stderr.String(), fmt.Errorf("%s %v: %w", name, args, err)
 	}
-	return out, cmd.ProcessState.ExitCode(), nil
+	return out, cmd.ProcessState.ExitCode(), stderr.String(), nil
 }
 
 // must is run for a command that has to succeed.
@@ -56,12 +57,12 @@ func (t *tools) must(ctx context.Context, name string, args ...string) ([]byte, 
 
 // query is must for a command whose output is one JSON value.
 func (t *tools) query(ctx context.Context, into any, name string, args ...string) error {
-	out, code, err := t.run(ctx, name, args...)
+	out, code, said, err := t.run(ctx, name, args...)
 	if err != nil {
 		return err
 	}
 	if err := json.Unmarshal(out, into); err != nil {
-		return fmt.Errorf("%s %v: exit %d, output is not JSON: %w", name, args, code, err)
+		return fmt.Errorf("%s %v: exit %d, output is not JSON: %w\n%s", name, args, code, err, said)
 	}
 	return nil
 }
