@@ -19,7 +19,8 @@ import (
 // Proves: that none of them leads out of approved text or into the middle of a
 // function. Trusts: linux.text for what the functions do. It cannot see objects
 // that were allocated at run time, and an attacker can still exchange one proper
-// function for another: how many differ from the file is in the report.
+// function for another: how many differ from the file is in the report. It notes
+// which of the programs that the kernel runs by itself were set (helperPaths).
 const pointersName = "linux.pointers"
 
 func pointersCheck() check {
@@ -78,6 +79,7 @@ func judgePointers(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if out.Coverage.Objects = slots.seen; slots.seen == 0 {
 		return errNotObserved
 	}
+	slots.helpers(&data.Data, &data.SetAtBoot)
 	if slots.unjudged != "" {
 		return fmt.Errorf("pointers go into module %s, and there is no file of it to tell where its functions start", slots.unjudged)
 	}
