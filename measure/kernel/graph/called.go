@@ -25,7 +25,11 @@ type calledRoot struct {
 // called queues the variables that the kernel's text calls through, besides those
 // of roots, whose declarations say more, and tracepoints.
 func (w *walker) called() {
-	for _, r := range w.schema.calledRoots(w.profile) {
+	found := w.schema.calledRoots(w.profile)
+	if len(found) == 0 {
+		w.why["variables that the kernel's text calls through: none was found in it"]++
+	}
+	for _, r := range found {
 		// An empty list leads to its own head.
 		if value, err := w.u64(r.at); err == nil && value != r.at && value != r.at-8 {
 			w.root(r.name, r.at, r.typ)
