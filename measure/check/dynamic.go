@@ -115,7 +115,7 @@ func collectDynamic(c *collector) (any, measure.Coverage, error) {
 		if err != nil {
 			return nil, measure.Coverage{}, err
 		}
-		settled := before.same(after)
+		settled := before.same(after) && !c.claimed(&data)
 		for i := range data.Code {
 			same, err := c.refresh(&data.Code[i].region)
 			if err != nil {
@@ -147,13 +147,30 @@ func (d *dynamicData) coverage() (out measure.Coverage) {
 	return out
 }
 
-// unaccounted reports whether there is code that no account has.
-func (c *collector) unaccounted(d *dynamicData) bool {
-	var ranges []mappedRange
+// claimed reports whether some of the code is the text of a module by now: one that
+// came on the list after that was read, and before the code was.
+func (c *collector) claimed(d *dynamicData) bool {
+	text, _ := c.moduleText() // a list that cannot be read claims less
+	size := func(ranges []mappedRange) (n uint64) {
+		for _, r := range ranges {
+			n += r.Size
+		}
+		return n
+	}
+	return size(unownedRanges(d.ranges(), text)) != size(d.ranges())
+}
+
+func (d *dynamicData) ranges() (out []mappedRange) {
 	for i := range d.Code {
 		r := &d.Code[i]
-		ranges = append(ranges, mappedRange{Start: r.Start, Size: uint64(r.pages()) * mem.PageSize})
+		out = append(out, mappedRange{Start: r.Start, Size: uint64(r.pages()) * mem.PageSize})
 	}
+	return out
+}
+
+// unaccounted reports whether there is code that no account has.
+func (c *collector) unaccounted(d *dynamicData) bool {
+	ranges := d.ranges()
 	owners, errs := c.owners()
 	owners = append(owners, c.trapped(unownedRanges(ranges, owners))...)
 	owners = append(owners, c.unnamed(unownedRanges(ranges, owners))...)

@@ -3,7 +3,6 @@ package check
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/internal/pagehash"
@@ -18,7 +17,7 @@ import (
 // two looks at the locks. Taking and releasing one takes longer than reading a
 // page does, with an interrupt to each CPU in between.
 
-var errPatching = fmt.Errorf("the kernel was patching its text all the time: a scan waits %v in all", lockPatience)
+var errPatching = errors.New("the kernel was patching its text all the time")
 
 // Bounds of waiting for locks, those of tracepoints too: tracing all functions takes
 // a second or more on a slow machine. When a scan has no patience left, what it can

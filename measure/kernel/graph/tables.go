@@ -136,6 +136,10 @@ var skipped = map[string]string{
 	"hrtimer_cpu_base.next_timer":         "kept for comparing; of a CPU that is off line it may be gone (kernel/time/hrtimer.c)",
 	"hrtimer_cpu_base.softirq_next_timer": "the same",
 
+	// Both are walked from their lists.
+	"super_block.s_shrink":        "kept after it was freed, until the super block is (fs/super.c, deactivate_locked_super, 6.7)",
+	"trace_event_file.event_call": "kept after the event was removed, while somebody has the file open (kernel/trace/trace_events.c, EVENT_FILE_FL_FREED)",
+
 	"worker.last_func":       "what a worker did last, compared and never called; may be in text freed after boot (kernel/workqueue.c, wq_worker_last_func)",
 	"task_struct.vmacache":   "may be stale: a sequence number says so (mm/vmacache.c, up to 6.0)",
 	"task_struct.last_wakee": "kept without a reference (kernel/sched/fair.c, record_wakee)",
