@@ -48,8 +48,10 @@ func parseQcow2(head []byte) (*qcow2, error) {
 	}
 	h.below = string(head[at : int(at)+int(length)])
 	var err error
-	h.format, err = backingFormat(head[:at], extensions)
-	return h, err
+	if h.format, err = backingFormat(head[:at], extensions); err != nil {
+		return nil, err
+	}
+	return h, nil
 }
 
 // backingFormat finds the format of the backing file among the header extensions,
