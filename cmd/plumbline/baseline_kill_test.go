@@ -1,3 +1,5 @@
+//go:build matrix
+
 package main
 
 import (
@@ -91,6 +93,10 @@ func (s *killStory) bitmaps(m *disktest.Machine) (n int) {
 // Incremental scans of a machine that is written to, before they are made and while
 // they are, and that are killed at random moments, one after the other: the next one
 // that is left alone finds every change that a scan of everything finds.
+//
+// It is not among the tests of each change: QEMU 7.2 may send what it had for a client
+// that was killed to the next one, or close its connection. Then a scan fails, aloud
+// (18), about one in 200, and with it this test.
 func TestKilledIncrementalScansLoseNothing(t *testing.T) {
 	c := volumetest.NewChanges(t, "-t", "ext4")
 	s := &killStory{keyStory: newKeyStory(t), random: c.Random}
