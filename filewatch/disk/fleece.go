@@ -188,6 +188,7 @@ const concluded = "concluded"
 
 type job struct {
 	ID     string `json:"id"`
+	Type   string `json:"type"`
 	Status string `json:"status"`
 	Error  string `json:"error"`
 }
@@ -234,6 +235,13 @@ func (s *seen) any() bool { return len(s.exports) > 0 || len(s.jobs) > 0 || len(
 func (f *fleece) look(ctx context.Context, blocks *[]Block) (*seen, error) {
 	var devices *qmp.Pending
 	if blocks != nil {
+		all, err := f.jobs(ctx)
+		if err == nil {
+			err = backedUp(all)
+		}
+		if err != nil {
+			return nil, err
+		}
 		devices = f.monitor.Begin("query-block", nil)
 	}
 	exports := f.monitor.Begin("query-block-exports", nil)

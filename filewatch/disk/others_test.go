@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
@@ -47,6 +48,22 @@ func TestServerOfOthers(t *testing.T) {
 	m.Execute(t, "query-named-block-nodes", object{"flat": true}, &nodes)
 	if left := oursOf(nodes); len(left) > 0 {
 		t.Errorf("left: %q", left)
+	}
+}
+
+// Nor is anything but the jobs looked at while another program backs a disk up.
+func TestBackupOfOthers(t *testing.T) {
+	raw, _ := images(t)
+	m := disktest.Start(t, "raw:"+raw)
+	copied := filepath.Join(filepath.Dir(m.QMP), "copy")
+	m.Execute(t, "drive-backup", object{"job-id": "theirs", "device": "d0", "target": copied, "format": "qcow2", "sync": "none"}, nil)
+	for range 2 {
+		if set, err := OpenVM(t.Context(), m.QMP); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "theirs") {
+			if err == nil {
+				set.Close()
+			}
+			t.Fatalf("a snapshot beside a backup: %v", err)
+		}
 	}
 }
 
