@@ -6,7 +6,7 @@ GOFLAGS ?= -trimpath
 BIN     := bin
 BENCH   ?= .
 
-.PHONY: all build portable lint check setup test demo bench fuzz damage pictures matrix nested endurance clean
+.PHONY: all build portable lint check setup test demo bench fuzz damage pictures matrix nested libvirt endurance clean
 
 all: build
 
@@ -76,6 +76,10 @@ matrix: setup build
 NESTED ?= .
 nested: setup
 	.ci/nested $(NESTED)
+
+# The product on a libvirt of this machine's own, which it installs: as root.
+libvirt: setup build
+	.ci/libvirt
 
 # 200 scans of a machine that is kept busy with all that is honest.
 endurance: setup build
