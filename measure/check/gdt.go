@@ -7,7 +7,6 @@ import (
 
 	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/measure"
-	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -57,7 +56,7 @@ type gdtFact struct {
 
 func planGDT(c *collector) error {
 	if len(c.registers) == 0 {
-		return kernel.ErrNoRegisters // where a CPU's tables are, only they tell
+		return c.noRegisters() // where a CPU's tables are, only they tell
 	}
 	for _, r := range c.registers {
 		if r.InGuest() && r.TR.Selector == 0 { // KVM before 5.12

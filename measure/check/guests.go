@@ -32,7 +32,8 @@ func (c *collector) readRegisters() (known []mem.Registers, unread absentCPUs, e
 		}
 		known = append(known, r)
 	}
-	return known, unread, err
+	known, apart := c.setApart(known)
+	return known, append(unread, apart...), err
 }
 
 // seek has registers by which a kernel can be sought. Where only some are known, it
@@ -72,9 +73,6 @@ func (c *collector) callsUnread() (out absentCPUs) {
 // foreignCalls reports whether SYSCALL does not lead to the kernel's entry as the
 // kernel has it.
 func (c *collector) foreignCalls(s mem.SystemCalls) bool {
-	if c.xen != nil {
-		return false
-	}
 	entry, ok := c.profile.Symbol(entry64)
 	return ok && (mem.Virt(s.LSTAR) != entry || address(s.STAR) != starSegments || address(s.FMASK)&neededFlags != neededFlags)
 }
@@ -137,9 +135,6 @@ func (c *collector) userReturn(m *kernel.LoadedModule, symbols *kernel.ModuleSym
 // guest_state_loaded). Before, it has them in each vCPU, and they are the guest's
 // until the vCPU is put away.
 func (c *collector) savesCalls() bool {
-	if c.xen != nil {
-		return false
-	}
 	m, err := c.module("kvm_amd")
 	if err != nil {
 		return false

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -43,18 +41,6 @@ var (
 	})
 	sharedUsed bool
 )
-
-// buildGuestFiles builds what the guest finds in /opt/plumbline.
-func buildGuestFiles(dir string) error {
-	for _, name := range []string{"bpfload", "kvmguest"} {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), "../../internal/lab/"+name)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %w: %s", name, err, out)
-		}
-	}
-	return nil
-}
 
 func TestMain(m *testing.M) {
 	code := m.Run()

@@ -32,6 +32,7 @@ const (
 type cpuMachine struct {
 	stillMachine
 	pages    memtest.Pages
+	memory   mem.Reader // nil, or pages
 	readings []func(*cpuMachine) []mem.Registers
 	calls    []func() []mem.SystemCalls
 }
@@ -43,6 +44,8 @@ func (m *cpuMachine) Registers(context.Context) ([]mem.Registers, error) {
 	}
 	return next(m), nil
 }
+
+func (m *cpuMachine) Memory() mem.Reader { return m.memory }
 
 func (m *cpuMachine) SystemCalls(context.Context) ([]mem.SystemCalls, error) {
 	next := m.calls[0]
@@ -329,4 +332,42 @@ func TestUnwrittenSystemCalls(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A CPU whose interrupt table is where nothing is mapped does not keep the others'
+// from being looked at, and is a finding.
+func TestDetectsAnInterruptTableThatIsNotMapped(t *testing.T) {
+	m := new(cpuMachine)
+	c := cpuCollector(t, m, 3)
+	for at := mem.Phys(0x4000); at < 0x5000; at += 8 {
+		m.pages.WriteU64(at, 0)
+	}
+	table := func(cpu int, base mem.Virt) mem.Registers {
+		r := started(cpu)
+		r.IDT = mem.Table{Base: base, Limit: idtSize - 1}
+		return r
+	}
+	const unmapped = mem.Virt(entryAreaFirst) + mem.PageSize
+	for name, tt := range map[string]struct {
+		bases  [2]mem.Virt
+		tables int
+	}{
+		"the second":       {[2]mem.Virt{onlineBase + 0x4000, unmapped}, 1},
+		"the first":        {[2]mem.Virt{unmapped, onlineBase + 0x4000}, 1},
+		"both, one table":  {[2]mem.Virt{unmapped, unmapped}, 0},
+		"both, two tables": {[2]mem.Virt{unmapped, unmapped + 0x1000}, 0},
+	} {
+		c.registers, c.snapshots = []mem.Registers{table(0, tt.bases[0]), table(1, tt.bases[1])}, nil
+		if err := planIDT(c); err != nil {
+			t.Fatal(err)
+		}
+		c.take()
+		raw, _, err := collectIDT(c)
+		if data, _ := raw.(idtData); (err != nil) != (tt.tables == 0) || err == nil && (len(data.Tables) != tt.tables || len(data.CPUs) != 2) {
+			t.Errorf("%s: %v, %+v", name, err, data)
+		}
+	}
+	obs := recorded(t)
+	edit(t, obs, idtName, func(d *idtData) { d.CPUs[1].Base = address(unmapped) })
+	requireFinding(t, judgeOne(t, obs, idtName), "IDTR of CPU 1", "")
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/plumbline-sec/plumbline/measure"
-	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -57,7 +56,7 @@ func collectRegisters(c *collector) (any, measure.Coverage, error) {
 	data := registersData{Absent: c.absent}
 	var err error
 	if len(c.registers) == 0 {
-		return nil, measure.Coverage{}, kernel.ErrNoRegisters
+		return nil, measure.Coverage{}, c.noRegisters()
 	}
 	if data.Capability, err = c.capability(); err != nil {
 		return nil, measure.Coverage{}, fmt.Errorf("what the processor can do: %w", err)

@@ -154,6 +154,7 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 	if c.xen == nil {
 		c.patience = codePatience
 		c.listModules()
+		c.leaveOutGuests()
 		c.leaveOut()
 	}
 	for i, check := range checks {
@@ -270,6 +271,9 @@ func (c *collector) profileOf(ctx context.Context, m Machine, cache *kernel.Cach
 		}
 		if !elusive(err) || len(c.registers)+len(c.absent) == 0 || ctx.Err() != nil {
 			return err
+		}
+		if c.still && err != nil {
+			return c.profileOfAllInGuests(cache, err)
 		}
 	}
 	resume, pauseErr := m.Pause(ctx)
