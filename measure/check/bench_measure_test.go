@@ -31,7 +31,11 @@ type bench struct {
 
 func newBench(t *testing.T, o lab.Options) *bench {
 	t.Helper()
-	m := lab.StartT(t, o)
+	return benchOf(t, lab.StartT(t, o))
+}
+
+func benchOf(t *testing.T, m *lab.Machine) *bench {
+	t.Helper()
 	image, err := kernel.OpenImage(m.Vmlinuz, &kernel.ImageOptions{CacheDir: kernel.DefaultCacheDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -59,17 +63,28 @@ func (b *bench) scan(t *testing.T) (elapsed, pause time.Duration) {
 	t.Helper()
 	start := time.Now()
 	result := b.observe(t)
+	report := b.judge(t, result)
+	if elapsed = time.Since(start); report.Outcome != measure.Pass {
+		fatalReport(t, report)
+	}
+	return elapsed, result.pause()
+}
+
+func (b *bench) judge(t *testing.T, result observed) *measure.Report {
+	t.Helper()
 	b.refs.Pages, b.refs.Checks = result.Pages, b.checks
 	report, err := check.Judge(result.Observations, &b.refs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if elapsed = time.Since(start); report.Outcome != measure.Pass {
-		var text bytes.Buffer
-		report.WriteText(&text)
-		t.Fatalf("%s", &text)
-	}
-	return elapsed, result.pause()
+	return report
+}
+
+func fatalReport(t *testing.T, report *measure.Report) {
+	t.Helper()
+	var text bytes.Buffer
+	report.WriteText(&text)
+	t.Fatalf("%s", &text)
 }
 
 type observed struct{ *check.Result }
@@ -118,14 +133,19 @@ func TestBenchMeasure(t *testing.T) {
 	for end := time.Now().Add(pausesWithin); len(pauses) < 1000 && time.Now().Before(end); {
 		pauses = append(pauses, b.observe(t).pause())
 	}
+	printPauses("measure.pause", pauses)
+	fmt.Printf("bench measure.pause.devicestate %.1f x vs remembered\n", median(forgetful)/median(pauses))
+}
+
+// printPauses prints how long the target stood still at a time.
+func printPauses(name string, pauses []time.Duration) {
 	slices.Sort(pauses)
 	of := func(share int) float64 { return milliseconds(pauses[min(len(pauses)*share/100, len(pauses)-1)]) }
-	fmt.Printf("pauses of %d scans: half under %.2f ms, 90 of 100 under %.2f, 99 under %.2f, all under %.2f\n", len(pauses), of(50), of(90), of(99), of(100))
-	fmt.Printf("bench measure.pause.p50 %.2f ms\n", of(50))
-	fmt.Printf("bench measure.pause.p90 %.2f ms\n", of(90))
-	fmt.Printf("bench measure.pause.p99 %.2f ms\n", of(99))
-	fmt.Printf("bench measure.pause.max %.2f ms\n", of(100))
-	fmt.Printf("bench measure.pause.devicestate %.1f x vs remembered\n", median(forgetful)/of(50))
+	fmt.Printf("%d of %s: half under %.2f ms, 90 of 100 under %.2f, 99 under %.2f, all under %.2f\n", len(pauses), name, of(50), of(90), of(99), of(100))
+	fmt.Printf("bench %s.p50 %.2f ms\n", name, of(50))
+	fmt.Printf("bench %s.p90 %.2f ms\n", name, of(90))
+	fmt.Printf("bench %s.p99 %.2f ms\n", name, of(99))
+	fmt.Printf("bench %s.max %.2f ms\n", name, of(100))
 }
 
 // TestBenchRAMGrowth compares scans of a guest of 8 GiB with one of 512 MiB. Both
