@@ -101,7 +101,7 @@ func (v *Volume) changedInodes(was, now *marks, blocks []filewatch.Extent) []uin
 	var out []uint64
 	add := func(group int, from, to int64) {
 		used := per - int64(min(was.groups[group].unused, now.groups[group].unused))
-		for i := from; i < min(to, used); i++ {
+		for i := max(0, from); i < min(to, used); i++ { // more unused than there are: an earlier state says anything
 			out = append(out, uint64(group)*uint64(per)+uint64(i)+1)
 		}
 	}
