@@ -127,6 +127,7 @@ var observe = map[string]string{
 	"kprobe":            "cat /sys/kernel/debug/kprobes/list | grep -c do_sys_openat2; true",
 	"kprobe-optimized":  "grep -c " + probedInside + " /sys/kernel/debug/kprobes/list; true",
 	"kretprobe":         "grep -c vfs_read /sys/kernel/debug/kprobes/list; true",
+	"user-probe-runs":   "cat /sys/kernel/tracing/uprobe_events",
 	"function-graph":    "cat /sys/kernel/tracing/current_tracer",
 	"local-segment":     "ls /run/lab-ldt-made; true",
 	"livepatch":         "cat /proc/cmdline",

@@ -15,6 +15,10 @@ type Registers struct {
 	TR, LDT, CS        Segment
 	DR                 [8]uint64 // DR4 and DR5 are not used
 
+	// SMM says that the CPU was in system management mode: all else is what the
+	// firmware's handler has, not the kernel (Intel SDM vol. 3C, 33.5).
+	SMM bool
+
 	// Missing names what the source does not tell, such as "EFER".
 	Missing []string
 

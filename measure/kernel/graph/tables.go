@@ -33,6 +33,9 @@ var containers = map[string][]held{
 	// include/linux/mm_types.h, struct mm_struct: mm_mt since 6.1; before, the
 	// vmas are linked by vm_next.
 	"mm_struct.mm_mt": {{form: maple, elem: "vm_area_struct", head: mapleRoot}},
+	// kernel/trace/trace.h, struct trace_array.
+	"trace_array.events":  {{form: list, elem: "trace_event_file.list"}},
+	"trace_array.systems": {{form: list, elem: "trace_subsystem_dir.list"}},
 	// include/linux/kobject.h, struct kset.
 	"kset.list": {{form: list, elem: "kobject.entry"}},
 	// include/linux/proc_fs.h, fs/proc/internal.h, struct proc_dir_entry.
@@ -136,9 +139,11 @@ var skipped = map[string]string{
 	"hrtimer_cpu_base.next_timer":         "kept for comparing; of a CPU that is off line it may be gone (kernel/time/hrtimer.c)",
 	"hrtimer_cpu_base.softirq_next_timer": "the same",
 
-	// Both are walked from their lists.
+	// These are walked from their lists.
 	"super_block.s_shrink":        "kept after it was freed, until the super block is (fs/super.c, deactivate_locked_super, 6.7)",
 	"trace_event_file.event_call": "kept after the event was removed, while somebody has the file open (kernel/trace/trace_events.c, EVENT_FILE_FL_FREED)",
+	"trace_event_file.system":     "the same",
+	"trace_event_file.tr":         "the same",
 
 	"worker.last_func":       "what a worker did last, compared and never called; may be in text freed after boot (kernel/workqueue.c, wq_worker_last_func)",
 	"task_struct.vmacache":   "may be stale: a sequence number says so (mm/vmacache.c, up to 6.0)",

@@ -116,7 +116,10 @@ func (vm *VM) lookOnce(ctx context.Context, kvm bool) (all []seen, running bool,
 	for i := range shown {
 		if stateErr != nil {
 			s := seen{regs: shown[i]}
-			if shown[i].Virtualizing() {
+			switch {
+			case shown[i].SMM:
+				s = unread(shown[i].CPU, mem.Virtualization{Unread: inManagement})
+			case shown[i].Virtualizing():
 				s = unread(shown[i].CPU, mem.Virtualization{Unread: "whether it ran a guest of the target is not known: " + stateErr.Error()})
 			}
 			all = append(all, s)
@@ -133,6 +136,9 @@ func unread(cpu int, v mem.Virtualization) seen {
 
 // own is what a CPU has of the target's own.
 func (vm *VM) own(shown *mem.Registers, state *cpuState, kvm bool) seen {
+	if shown.SMM {
+		return unread(shown.CPU, mem.Virtualization{Unread: inManagement})
+	}
 	s := seen{regs: *shown, calls: state.calls}
 	if !shown.Virtualizing() {
 		return s

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"encoding/binary"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,6 +29,25 @@ func saveAreaPage() []byte {
 		u64(at, v)
 	}
 	return page
+}
+
+// What the firmware's handler has of system management mode is never taken for the
+// target's, of a machine that may run guests and of one that may not.
+func TestRegistersOfSystemManagementMode(t *testing.T) {
+	shown, err := ParseRegisters(strings.Replace(golden(t, "registers.txt"), "SMM=0", "SMM=1", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{true, false} {
+		for _, efer := range []uint64{mem.EFERLMA, mem.EFERLMA | mem.EFERSVME} {
+			r := shown[i]
+			r.EFER = efer
+			got := (&VM{}).own(&r, &cpuState{calls: mem.SystemCalls{CPU: i, LSTAR: 1}, hflags2: hf2GIF}, false)
+			if unread := got.regs.Unread() != "" && got.regs.CR3 == 0 && got.calls.LSTAR == 0; unread != want {
+				t.Errorf("CPU %d, EFER %#x: %+v", i, efer, got)
+			}
+		}
+	}
 }
 
 // What a guest has is never taken for the target's own.

@@ -15,7 +15,7 @@ var errRegisters = errors.New("monitor's registers are not understood")
 
 var (
 	cpuHeading  = regexp.MustCompile(`(?m)^CPU#(\d+)\s*$`)
-	plainValue  = regexp.MustCompile(`\b(RIP|RSP|RFL|CPL|CR[0234]|DR[0-7]|EFER) ?= ?([0-9a-f]+)`)
+	plainValue  = regexp.MustCompile(`\b(RIP|RSP|RFL|CPL|SMM|CR[0234]|DR[0-7]|EFER) ?= ?([0-9a-f]+)`)
 	segmentLine = regexp.MustCompile(`(?m)^(CS|FS|GS|LDT|TR) ?=\s*([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})`)
 	tableLine   = regexp.MustCompile(`(?m)^(GDT|IDT)=\s*([0-9a-f]{8,16}) ([0-9a-f]{8})`)
 )
@@ -57,9 +57,9 @@ func parseCPU(text string) (mem.Registers, error) {
 		text = text[:i]
 	}
 	var r mem.Registers
-	var cpl uint64
+	var cpl, smm uint64
 	values := map[string]*uint64{
-		"RIP": &r.RIP, "RSP": &r.RSP, "RFL": &r.RFLAGS, "CPL": &cpl, "EFER": &r.EFER,
+		"RIP": &r.RIP, "RSP": &r.RSP, "RFL": &r.RFLAGS, "CPL": &cpl, "SMM": &smm, "EFER": &r.EFER,
 		"CR0": &r.CR0, "CR2": &r.CR2, "CR3": &r.CR3, "CR4": &r.CR4,
 	}
 	for i := range r.DR {
@@ -75,6 +75,7 @@ func parseCPU(text string) (mem.Registers, error) {
 		seen = append(seen, m[1])
 	}
 	r.CPL = int(cpl & 3)
+	r.SMM = smm != 0
 	if err := parseSegments(text, &r, &seen); err != nil {
 		return r, err
 	}

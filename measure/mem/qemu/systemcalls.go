@@ -35,7 +35,7 @@ var ErrNoDeviceState = errors.New("the registers of system calls are in QEMU's d
 // so it is if the device state is not what the monitor shows: a CPU may have been in
 // system management mode.
 func (vm *VM) SystemCalls(ctx context.Context) ([]mem.SystemCalls, error) {
-	shown, err := vm.shown(ctx)
+	shown, err := vm.outside(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -79,9 +79,17 @@ func (vm *VM) RAM() *RAM { return vm.ram }
 // guests of its own, the machine is stopped for it: see [mem.Virtualization].
 func (vm *VM) Registers(ctx context.Context) ([]mem.Registers, error) {
 	vm.paused = 0
-	shown, err := vm.shown(ctx)
-	if err != nil || !virtualizing(shown) {
-		return shown, err
+	shown, err := vm.outside(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !virtualizing(shown) {
+		for i := range shown {
+			if shown[i].SMM {
+				shown[i] = unread(shown[i].CPU, mem.Virtualization{Unread: inManagement}).regs
+			}
+		}
+		return shown, nil
 	}
 	all, err := vm.looks(ctx)
 	if err != nil {
