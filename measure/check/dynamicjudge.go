@@ -43,7 +43,7 @@ func judgeDynamic(j *judging, raw json.RawMessage, out *measure.Check) error {
 		d.problems = append(d.problems, data.Unread...)
 	}
 	if len(data.Freeing) > 0 {
-		d.problems = append(d.problems, "code that the kernel is about to free is not compared: "+freedOf(data.Freeing))
+		d.problems = append(d.problems, "code that the kernel is making, or about to free, is not compared: "+freedOf(data.Freeing))
 	}
 	if len(d.problems) > 0 {
 		return errors.New(strings.Join(d.problems, "; "))

@@ -67,7 +67,7 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 		report(r, "executable memory that belongs to neither the kernel, a module, BPF, a probe nor a tracer")
 	}
 	if len(data.Freeing) > 0 {
-		return errors.New("executable memory that the kernel is about to free is not compared: " + freedOf(data.Freeing))
+		return errors.New("executable memory that the kernel is making, or about to free, is not compared: " + freedOf(data.Freeing))
 	}
 	if len(data.Starting) > 0 {
 		return fmt.Errorf("modules that have not ended their start have executable memory that is not compared: %s", strings.Join(data.Starting, ", "))
