@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,6 +91,9 @@ func (j *judging) makeExpected() *expectedText {
 		}
 	}
 	t.env = kernel.NewExpected(j.image, slide, patching)
+	for _, a := range facts.Arrived {
+		t.env.Uncompared(a.Kind, mem.Virt(a.Start), a.Size)
+	}
 	for _, m := range j.inOrder() {
 		if t.modules[m.Name] != nil || t.why[m.Name] != nil {
 			continue // a name twice is a finding of linux.modules
@@ -97,6 +101,13 @@ func (j *judging) makeExpected() *expectedText {
 		text, err := j.expectModule(t.env, m)
 		if err != nil {
 			t.why[m.Name] = err
+			if !m.Live {
+				for _, a := range m.Areas {
+					if a.Kind == kernel.AreaText {
+						t.env.Uncompared(m.Name, mem.Virt(a.Start), a.Size)
+					}
+				}
+			}
 		} else {
 			t.modules[m.Name] = text
 		}
@@ -219,6 +230,10 @@ func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check, doubted
 	}
 	out.Findings = append(out.Findings, j.differences(x.Findings)...)
 	out.Notes = append(out.Notes, j.differences(x.Notes)...)
+	if len(x.Uncompared) > 0 {
+		return fmt.Errorf("static calls lead into modules that were loaded or unloaded while the scan ran: %s",
+			strings.Join(slices.Sorted(maps.Keys(x.Uncompared)), ", "))
+	}
 	return nil
 }
 

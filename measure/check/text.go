@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -32,7 +33,10 @@ func textCheck() check {
 type textData struct {
 	Text     region       `json:"text"` // [_text, _etext)
 	Patching patchingData `json:"patching"`
-	CPU      string       `json:"cpu,omitempty"` // vendor, family, model and stepping, which decide how text is patched
+	// Arrived are the texts of modules that came after the list of modules was read, if
+	// a static call leads to where none of that list is.
+	Arrived []owner `json:"arrived,omitempty"`
+	CPU     string  `json:"cpu,omitempty"` // vendor, family, model and stepping, which decide how text is patched
 }
 
 // textRetries is how often text is read that changes meanwhile.
@@ -59,10 +63,35 @@ func collectText(c *collector) (any, measure.Coverage, error) {
 			return nil, measure.Coverage{}, err
 		}
 		if after := c.patching(); same && reflect.DeepEqual(before, after) {
-			return textData{Text: text, Patching: after, CPU: c.cpuModel()}, text.coverage(), nil
+			return textData{Text: text, Patching: after, Arrived: c.arrivedText(after.StaticCalls), CPU: c.cpuModel()}, text.coverage(), nil
 		}
 	}
 	return nil, measure.Coverage{}, errChanging
+}
+
+// arrivedText lists the texts of modules that came since the list was read, if some
+// of the static calls lead into the area of modules and into none that was there.
+func (c *collector) arrivedText(calls []staticCallFact) (out []owner) {
+	inside := func(m *kernel.LoadedModule, at mem.Virt) bool {
+		a, ok := m.Area(kernel.AreaText)
+		return ok && at >= a.Start && at < a.End()
+	}
+	from, to := kernel.ModuleArea()
+	strange := slices.ContainsFunc(calls, func(s staticCallFact) bool {
+		at := mem.Virt(s.Func)
+		return !s.Gone && at >= from && at < to && !slices.ContainsFunc(c.modules, func(m kernel.LoadedModule) bool { return inside(&m, at) })
+	})
+	if !strange {
+		return nil
+	}
+	list, _ := c.profile.Modules() // one that cannot be read has none
+	for i := range list {
+		m := &list[i]
+		if a, ok := m.Area(kernel.AreaText); ok && !slices.ContainsFunc(c.modules, func(then kernel.LoadedModule) bool { return inside(&then, a.Start) }) {
+			out = append(out, owner{m.Name, address(a.Start), a.Size})
+		}
+	}
+	return out
 }
 
 // between reads the pages between two symbols.

@@ -22,6 +22,21 @@ type Expected struct {
 	// constants are the values of runtime constants that no fact tells, as
 	// first seen.
 	constants map[string]uint64
+
+	uncompared []uncompared
+}
+
+// uncompared is the text of a module that there is nothing to compare with.
+type uncompared struct {
+	name  string
+	start mem.Virt
+	size  uint64
+}
+
+// Uncompared says where the text of a module is that came while the target was read,
+// or is not live: a static call may lead there, and what it finds is not known.
+func (e *Expected) Uncompared(name string, start mem.Virt, size uint64) {
+	e.uncompared = append(e.uncompared, uncompared{name, start, size})
 }
 
 // Text is the expected text of a kernel or a module.

@@ -276,7 +276,7 @@ func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
 	if len(seen) == 6 && seen[0] == 0x0f && seen[1]&0xf0 == 0x80 {
 		target := at + 6 + uint64(int64(rel32(seen[2:])))
 		off := none && (x.env.returnThunk(target) || x.env.nameAt(target) == "__static_call_return")
-		if cur[1] == seen[1] && (off || x.calls(function, known, target) || x.callsGone(at, seen, function, target)) {
+		if cur[1] == seen[1] && (off || x.calls(function, known, target) || x.callsElsewhere(at, seen, function, target)) {
 			return [][]byte{seen}
 		}
 		return nil
@@ -305,7 +305,7 @@ func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
 		x.note(at, seen, "static call to BPF's dispatcher")
 		out = append(out, seen)
 	}
-	if (op == opJump) == tail && x.callsGone(at, seen, function, target) {
+	if (op == opJump) == tail && x.callsElsewhere(at, seen, function, target) {
 		out = append(out, seen)
 	}
 	if x.calls(function, known, target) && (op == opJump) == tail || none && tail && op == opJump && x.env.returnThunk(target) {
@@ -320,14 +320,25 @@ func (x *explainer) calls(function uint64, known bool, target uint64) bool {
 	return (!known || function == target) && x.env.approved(target)
 }
 
-// callsGone reports whether a static call's site goes where its key does, and
-// notes that nothing can be executed there.
-func (x *explainer) callsGone(at uint64, seen []byte, function, target uint64) bool {
-	if function != target || !x.env.facts.Gone[target] || x.env.textOf(target) != nil {
+// callsElsewhere reports whether a static call's site goes where its key does, in the
+// area of modules, and notes that nothing can be executed there, or that it is the
+// text of a module that is not compared.
+func (x *explainer) callsElsewhere(at uint64, seen []byte, function, target uint64) bool {
+	if function != target || x.env.textOf(target) != nil {
 		return false
 	}
-	x.note(at, seen, "static call into a module that was unloaded: there is nothing to be executed")
-	return true
+	if x.env.facts.Gone[target] {
+		x.note(at, seen, "static call into a module that was unloaded: there is nothing to be executed")
+		return true
+	}
+	for _, area := range x.env.uncompared {
+		if target-uint64(area.start) < area.size {
+			x.note(at, seen, "static call into "+area.name+", which is not compared")
+			x.out.Uncompared[area.name] = true
+			return true
+		}
+	}
+	return false
 }
 
 // keyOf returns the address of a static call's key, 0 if nothing tells it. A
