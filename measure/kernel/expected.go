@@ -148,13 +148,15 @@ func (e *Expected) approved(addr uint64) bool {
 	return t != nil && t.symbols.Start(addr-t.slide)
 }
 
-// nameAt returns the name of the symbol that starts at addr in the kernel.
+// nameAt returns the name of the symbol that starts at addr in the kernel, not the
+// one by which code that runs before relocation calls the same (__pi_ in
+// arch/x86/boot/startup, as of 7.2).
 func (e *Expected) nameAt(addr uint64) string {
 	name, start, ok := e.image.Symbols.Lookup(addr - e.slide)
 	if !ok || start != addr-e.slide {
 		return ""
 	}
-	return name
+	return strings.TrimPrefix(name, "__pi_")
 }
 
 // registers in the order of their encoding.

@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"strings"
 )
 
@@ -138,6 +139,14 @@ func (x *explainer) retpoline(at uint64, cur []byte) [][]byte {
 		}
 		for _, b := range fills {
 			out = append(out, padded(b, len(cur), opNop), append(b[:len(b):len(b)], nops(len(cur)-len(b))...))
+		}
+		// As of 7.2 prefixes stand before a short call, and INT3 behind a jump (emit_indirect).
+		switch excess := len(cur) - len(body); {
+		case op == opJump:
+			out = append(out, padded(body, len(cur), opInt3))
+		case excess <= 3:
+			prefixes := bytes.Repeat([]byte{0x2e}, excess)
+			out = append(out, slices.Concat(inverted, fence, prefixes, indirect))
 		}
 	}
 	return out
