@@ -6,7 +6,7 @@ import "bytes"
 // they are, with strsep, before it protects that data: a NUL takes the place of
 // each comma. Here it is what resctrl does not use of Skylake servers up to
 // stepping 4 (arch/x86/kernel/cpu/resctrl/core.c, __check_quirks_intel and
-// set_rdt_options; 5.10 to 7.2). Only code that is gone after boot reads them.
+// set_rdt_options; seen in 6.1). Only code that is gone after boot reads them.
 var cutAtBoot = [...]string{"!cmt,!mbmtotal,!mbmlocal,!l3cat"}
 
 // cuts returns where in the read-only data of a file commas may have become NULs.
