@@ -91,6 +91,9 @@ func (j *judging) makeExpected() *expectedText {
 		}
 	}
 	t.env = kernel.NewExpected(j.image, slide, patching)
+	if !slices.ContainsFunc(j.code.modules, func(m moduleFact) bool { return ofProcessor(m.Name) }) {
+		t.env.Orphan("kvm")
+	}
 	for _, a := range facts.Arrived {
 		t.env.Uncompared(a.Kind, mem.Virt(a.Start), a.Size)
 	}
@@ -230,6 +233,10 @@ func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check, doubted
 	}
 	out.Findings = append(out.Findings, j.differences(x.Findings)...)
 	out.Notes = append(out.Notes, j.differences(x.Notes)...)
+	if len(x.Taken) > 0 {
+		return fmt.Errorf("its static calls go to where kvm_amd or kvm_intel was, which is not loaded, and where there is now: %s (they are told apart again when that is loaded, or kvm unloaded)",
+			strings.Join(slices.Sorted(maps.Keys(x.Taken)), ", "))
+	}
 	if len(x.Uncompared) > 0 {
 		return fmt.Errorf("static calls lead into modules that were loaded or unloaded while the scan ran: %s",
 			strings.Join(slices.Sorted(maps.Keys(x.Uncompared)), ", "))

@@ -84,7 +84,7 @@ func (c *collector) hypervisorFacts() *hypervisorFact {
 		return f
 	}
 	for i, m := range modules {
-		if m.Name == "kvm_amd" || m.Name == "kvm_intel" {
+		if ofProcessor(m.Name) {
 			f.Module = m.Name
 			f.SaveAreas = c.saveAreas(&modules[i])
 		}

@@ -58,6 +58,9 @@ type kvmTable struct {
 // staticCallPrefix starts the path of a static call made from an operation.
 const staticCallPrefix = "static call kvm_x86_"
 
+// ofProcessor reports whether a module is KVM's for one kind of processor.
+func ofProcessor(module string) bool { return module == "kvm_amd" || module == "kvm_intel" }
+
 var errNoKVM = errors.New("the target is no KVM hypervisor: neither kvm_amd nor kvm_intel is loaded")
 
 // opsField is a function pointer's place in a structure.

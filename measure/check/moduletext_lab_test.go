@@ -5,6 +5,7 @@ package check_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -114,4 +115,46 @@ func TestCallsIntoUnloadedModule(t *testing.T) {
 	if c := outcome(); c.Outcome != measure.Fail {
 		t.Errorf("with code there that is nobody's: %s %s", c.Outcome, c.Reason)
 	}
+}
+
+// TestCallsIntoModulesInTheirPlace: what KVM calls is where the module for the
+// processor was, also if others were loaded there. Nothing tells such a call from one
+// that somebody has made into the middle of a function: it is no finding, nor a pass.
+func TestCallsIntoModulesInTheirPlace(t *testing.T) {
+	m := sharedMachine(t)
+	t.Cleanup(func() {
+		if _, err := m.Shell(context.Background(), "for i in veth tun dummy bridge overlay; do modprobe -r $i; done; modprobe kvm_amd"); err != nil {
+			t.Error(err)
+		}
+	})
+	s := newScanner(t, m)
+	outcome := func() measure.Check {
+		r, _ := s.scan(t, "modules.text")
+		return find(t, r, "modules.text")
+	}
+	var start, end uint64
+	line := m.ShellT(t, `modprobe kvm_amd; sed -n 's/^kvm_amd \([0-9]*\) .* \(0x[0-9a-f]*\).*/\2 \1/p' /proc/modules; rmmod kvm_amd`)
+	if _, err := fmt.Sscan(line, &start, &end); err != nil {
+		t.Fatalf("%q: %v", line, err)
+	}
+	end += start
+	for _, name := range []string{"veth", "tun", "dummy", "bridge", "overlay"} {
+		var at uint64
+		line := m.ShellT(t, "modprobe "+name+"; cat /sys/module/"+name+"/sections/.text")
+		if _, err := fmt.Sscan(line, &at); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if at < start || at >= end {
+			continue
+		}
+		if c := outcome(); c.Outcome != measure.NotMeasured || !strings.Contains(c.Reason, "kvm_amd or kvm_intel was") {
+			t.Fatalf("with %s where kvm_amd was: %s %s %+v", name, c.Outcome, c.Reason, c.Findings)
+		}
+		m.ShellT(t, "modprobe kvm_amd")
+		if c := outcome(); c.Outcome != measure.Pass {
+			t.Errorf("with kvm_amd elsewhere: %s %s %+v", c.Outcome, c.Reason, c.Findings)
+		}
+		return
+	}
+	t.Fatalf("no module was loaded where kvm_amd was, %#x to %#x", start, end)
 }

@@ -26,6 +26,9 @@ type Explanation struct {
 	// Uncompared are the modules that the kernel's own static calls lead into and of
 	// which [Expected.Uncompared] has the text: what is called there is not known.
 	Uncompared map[string]bool
+	// Taken are the modules that lie where calls of [Expected.Orphan] lead to, which
+	// are no starts of their functions.
+	Taken map[string]bool
 	// Told are the pages that a finding or a note is about, also those left out
 	// for lack of room. What was judged clean and may be remembered is the rest.
 	Told map[int]bool
@@ -43,7 +46,7 @@ const maxFindings = 1000
 func (e *Expected) Explain(t *Text, pages []int, observed func(page int) []byte) *Explanation {
 	x := &explainer{env: e, text: t, obj: t.obj, slide: t.slide, observed: observed,
 		noted: make(map[uint64]bool), found: make(map[int]bool)}
-	x.out.Told, x.out.Uncompared = make(map[int]bool), make(map[string]bool)
+	x.out.Told, x.out.Uncompared, x.out.Taken = make(map[int]bool), make(map[string]bool), make(map[string]bool)
 	for _, p := range pages {
 		if seen := observed(p); p < t.Pages && len(seen) == mem.PageSize {
 			x.page(p, seen)

@@ -331,10 +331,18 @@ func (x *explainer) calls(function uint64, known bool, target uint64) bool {
 
 // callsElsewhere reports whether a static call's site goes where its key does, in the
 // area of modules, and notes that nothing can be executed there, or that it is the
-// text of a module that is not compared.
+// text of a module that is not compared, or came to lie where another one was.
 func (x *explainer) callsElsewhere(at uint64, seen []byte, function, target uint64) bool {
-	if function != target || x.env.textOf(target) != nil {
+	if function != target {
 		return false
+	}
+	if t := x.env.textOf(target); t != nil {
+		if x.env.orphan == "" || x.text.Name != x.env.orphan || t.Name == "" || t.Name == x.env.orphan || t.symbols.Start(target-t.slide) {
+			return false
+		}
+		x.note(at, seen, "static call into "+t.Name+", which lies where the module was that it went to")
+		x.out.Taken[t.Name] = true
+		return true
 	}
 	if x.env.facts.Gone[target] {
 		x.note(at, seen, "static call into a module that was unloaded: there is nothing to be executed")
