@@ -72,7 +72,7 @@ func New(d *volume.Disk) (*Guest, error) {
 	}
 	slices.Sort(g.machine.Volumes)
 	for _, err := range d.Damage {
-		g.gaps = append(g.gaps, filewatch.Gap{What: "partition table", Reason: err.Error()})
+		g.gaps = append(g.gaps, filewatch.Gap{What: "the disk as a whole", Reason: err.Error()})
 		reasons = append(reasons, err.Error())
 	}
 	if len(readable) == 0 {

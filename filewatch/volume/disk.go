@@ -46,6 +46,7 @@ func Open(r io.ReaderAt, size int64) (*Disk, error) {
 func OpenAll(sources []Source) (*Disk, error) {
 	d := &Disk{}
 	var groups lvmGroups
+	var covering []*Volume
 	for i, s := range sources {
 		t, err := parttab.Read(s.Disk, s.Size)
 		if t == nil {
@@ -63,12 +64,16 @@ func OpenAll(sources []Source) (*Disk, error) {
 			}
 			d.add(v)
 		}
+		if v := beside(i, s, t); v != nil {
+			covering = append(covering, v)
+		}
 	}
 	found, damage := groups.volumes()
 	d.Damage = append(d.Damage, damage...)
-	for _, v := range found {
+	for _, v := range append(found, covering...) {
 		d.add(v)
 	}
+	d.Damage = append(d.Damage, twins(d.Volumes)...)
 	return d, nil
 }
 

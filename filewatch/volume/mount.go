@@ -21,6 +21,9 @@ func (v *Volume) mount() {
 		v.fail(err)
 		return
 	}
+	if v.NotMeasured != "" {
+		return
+	}
 	switch v.Type {
 	case "ext4":
 		v.mountExt4()

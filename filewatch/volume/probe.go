@@ -89,6 +89,9 @@ func kind(r io.ReaderAt, size int64) (name, reason, uuid string, err error) {
 			}
 		}
 		if hasAt(head, s.off, s.magic) {
+			if s.kind == "xfs" && superblockIn(head) {
+				return s.kind, "has the superblock of an ext2, ext3 or ext4 file system too: which of them the guest mounts cannot be told", "", nil
+			}
 			return s.kind, s.reason, uuidAt(head, s), nil
 		}
 	}

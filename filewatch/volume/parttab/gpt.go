@@ -11,21 +11,62 @@ import (
 	"github.com/plumbline-sec/plumbline/internal/bin"
 )
 
-// maxEntries bounds the GPT array; the specification's usual size is 128.
-const maxEntries = 4096
+const (
+	// maxArray bounds the array of entries in bytes, as Linux does
+	// (KMALLOC_MAX_SIZE); the specification's usual size is 16 KiB.
+	maxArray = 4 << 20
+	// entrySize is the only size of an entry that Linux takes.
+	entrySize = 128
+)
+
+// sectorSizes are those that disks of machines have.
+var sectorSizes = []int64{512, 4096}
+
+// announcedGPT reads the table that a protective MBR announces, whatever the size
+// of the disk's sectors; nil, nil where there is none.
+func announcedGPT(r io.ReaderAt, size int64) (*Table, error) {
+	var whole, broken *Table
+	var damage error
+	for _, sector := range sectorSizes {
+		t, err := readGPT(r, size, sector)
+		switch {
+		case t == nil && err == nil:
+		case err != nil:
+			if broken == nil && damage == nil {
+				broken, damage = t, err
+			}
+		case whole == nil:
+			whole = t
+		default:
+			return whole, fmt.Errorf("%w: a GPT for sectors of %d bytes beside that for %d", ErrAmbiguous, sector, whole.SectorSize)
+		}
+	}
+	if whole != nil {
+		return whole, nil
+	}
+	return broken, damage
+}
+
+// strayGPT is the error of a table that no protective MBR announces: Linux passes
+// it over unless its command line says "gpt".
+func strayGPT(r io.ReaderAt, size int64) error {
+	for _, sector := range sectorSizes {
+		if t, err := readGPTAt(r, size, sector, sector); t != nil && err == nil {
+			return fmt.Errorf("%w: a GPT that no protective MBR announces, which Linux does not go by", ErrAmbiguous)
+		}
+	}
+	return nil
+}
 
 // readGPT reads the primary table at sector 1 or, where that is damaged, the
 // backup in the last sector. Neither there: nil, nil.
-func readGPT(r io.ReaderAt, size, sector int64, boot []byte) (*Table, error) {
+func readGPT(r io.ReaderAt, size, sector int64) (*Table, error) {
 	t, err := readGPTAt(r, size, sector, sector)
 	if err == nil && t != nil {
 		return t, nil
 	}
-	if t == nil && err == nil && !protective(boot) {
-		return nil, nil
-	}
 	if size < 2*sector {
-		return nil, err
+		return t, err
 	}
 	backup, berr := readGPTAt(r, size, sector, (size/sector-1)*sector)
 	if backup != nil && berr == nil {
@@ -34,20 +75,24 @@ func readGPT(r io.ReaderAt, size, sector int64, boot []byte) (*Table, error) {
 	return t, err
 }
 
-// protective says whether the MBR announces a GPT (partition type 0xEE).
+// protective says whether the MBR announces a GPT as Linux has it
+// (block/partitions/efi.c, is_pmbr_valid, 6.12): an entry of type 0xEE that begins
+// at sector 1.
 func protective(boot []byte) bool {
 	if boot[510] != 0x55 || boot[511] != 0xAA {
 		return false
 	}
 	for i := range 4 {
-		if boot[446+16*i+4] == 0xEE {
+		e := boot[446+16*i:]
+		if e[4] == 0xEE && binary.LittleEndian.Uint32(e[8:]) == 1 {
 			return true
 		}
 	}
 	return false
 }
 
-// readGPTAt reads the header at off: UEFI 2.10 table 5-5.
+// readGPTAt reads the header at off: UEFI 2.10 table 5-5. It takes what Linux takes
+// (is_gpt_valid), so that it is not led to another table than a guest.
 func readGPTAt(r io.ReaderAt, size, sector, off int64) (*Table, error) {
 	head := make([]byte, sector)
 	if off+sector > size {
@@ -71,9 +116,15 @@ func readGPTAt(r io.ReaderAt, size, sector, off int64) (*Table, error) {
 	if crc32.ChecksumIEEE(head[:length]) != sum {
 		return t, fmt.Errorf("GPT header checksum: %w", ErrCorrupt)
 	}
+	c.Seek(0x18)
+	own, _ := c.U64(), c.U64() // the other header's place
+	firstUsable, lastUsable := c.U64(), c.U64()
+	if own != uint64(off/sector) || firstUsable > lastUsable || lastUsable >= uint64(size/sector) {
+		return t, fmt.Errorf("GPT header of sector %d at sector %d, for sectors %d to %d of %d: %w", own, off/sector, firstUsable, lastUsable, size/sector, ErrCorrupt)
+	}
 	c.Seek(0x48)
 	lba, count, each, asum := int64(c.U64()), c.U32(), c.U32(), c.U32()
-	if count > maxEntries || each < 128 || each > 4096 || lba < 0 || lba > size/sector {
+	if each != entrySize || int64(count)*int64(each) > maxArray || lba < 0 || lba > size/sector {
 		return t, fmt.Errorf("GPT with %d entries of %d bytes at sector %d: %w", count, each, lba, ErrCorrupt)
 	}
 	array := make([]byte, int64(count)*int64(each))

@@ -14,14 +14,15 @@ type mbrEntry struct {
 	first, count int64
 }
 
-// readMBR reads the four primary entries and the logical partitions. A boot
-// sector of a file system is not taken for a table.
+// readMBR reads the four primary entries and the logical partitions. The boot sector
+// of a file system is no table as a rule: where one has entries that make sense,
+// Linux goes by them (block/partitions/msdos.c, 6.12).
 func readMBR(r io.ReaderAt, size int64, boot []byte) (*Table, error) {
 	if boot[510] != 0x55 || boot[511] != 0xAA {
 		return &Table{}, nil
 	}
 	entries, ok := mbrEntries(boot)
-	if !ok || fatBootSector(boot) {
+	if !ok {
 		return &Table{}, nil
 	}
 	id := binary.LittleEndian.Uint32(boot[440:])
@@ -59,15 +60,6 @@ func mbrEntries(b []byte) ([4]mbrEntry, bool) {
 		}
 	}
 	return out, true
-}
-
-// fatBootSector tells a FAT or NTFS boot sector from a partition table: both
-// end in 55 AA, only the former start with a jump and name their type.
-func fatBootSector(b []byte) bool {
-	if b[0] != 0xEB && b[0] != 0xE9 {
-		return false
-	}
-	return string(b[3:7]) == "NTFS" || string(b[54:57]) == "FAT" || string(b[82:85]) == "FAT" || string(b[3:8]) == "EXFAT"
 }
 
 func extended(kind byte) bool { return kind == 0x05 || kind == 0x0F || kind == 0x85 }

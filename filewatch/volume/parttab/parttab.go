@@ -44,9 +44,13 @@ type Partition struct {
 // ErrCorrupt marks a table that contradicts itself.
 var ErrCorrupt = errors.New("partition table corrupt")
 
-// Read finds the partition table of a disk. A disk without one gives a Table of
-// kind [None] and no error. A damaged table comes with its readable partitions
-// and an error.
+// ErrAmbiguous marks a disk with a second table that its guest may go by.
+var ErrAmbiguous = errors.New("the disk has a second partition table")
+
+// Read finds the partition table that Linux goes by. A disk without one gives a
+// Table of kind [None] and no error. A damaged table comes with its readable
+// partitions and an error; so does one beside which there is another: a guest can
+// write that, to show other partitions than it uses.
 func Read(r io.ReaderAt, size int64) (*Table, error) {
 	boot := make([]byte, 512)
 	if size < 512 {
@@ -55,11 +59,15 @@ func Read(r io.ReaderAt, size int64) (*Table, error) {
 	if _, err := r.ReadAt(boot, 0); err != nil {
 		return nil, fmt.Errorf("read first sector: %w", err)
 	}
-	for _, sector := range []int64{512, 4096} {
-		t, err := readGPT(r, size, sector, boot)
-		if t != nil || err != nil {
+	if protective(boot) {
+		if t, err := announcedGPT(r, size); t != nil || err != nil {
 			return t, err
 		}
+		return readMBR(r, size, boot)
 	}
-	return readMBR(r, size, boot)
+	t, err := readMBR(r, size, boot)
+	if err == nil {
+		err = strayGPT(r, size)
+	}
+	return t, err
 }

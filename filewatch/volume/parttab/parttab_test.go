@@ -2,7 +2,9 @@ package parttab_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"hash/crc32"
 	"os"
 	"os/exec"
@@ -148,4 +150,69 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A guest can write a second table, to show other partitions than it uses: what Linux
+// goes by is read, and the other one told.
+func TestSecondTables(t *testing.T) {
+	read := func(script string) []byte {
+		b, err := os.ReadFile(disk(t, script))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	mbr, gpt := read(layouts["mbr"]), read(layouts["gpt"])
+	// Of a disk with sectors of 4 KiB, the table and its array, moved and numbered.
+	wide := func(b []byte) {
+		copy(b[4096:], gpt[512:1024])
+		head := b[4096:4608]
+		put := binary.LittleEndian.PutUint64
+		put(head[0x18:], 1)
+		put(head[0x20:], uint64(len(b)/4096-1))
+		put(head[0x28:], 6)
+		put(head[0x30:], uint64(len(b)/4096-6))
+		put(head[0x48:], 2)
+		copy(b[8192:], gpt[1024:1024+16<<10])
+		binary.LittleEndian.PutUint32(head[0x10:], 0)
+		binary.LittleEndian.PutUint32(head[0x10:], crc32.ChecksumIEEE(head[:92]))
+	}
+	resum := func(head []byte) {
+		binary.LittleEndian.PutUint32(head[0x10:], 0)
+		binary.LittleEndian.PutUint32(head[0x10:], crc32.ChecksumIEEE(head[:92]))
+	}
+	for name, c := range map[string]struct {
+		from   []byte
+		change func([]byte)
+		kind   parttab.Kind
+		sector int64
+		want   error
+	}{
+		"as made":                        {gpt, func([]byte) {}, parttab.GPT, 512, nil},
+		"GPT put behind an MBR":          {mbr, func(b []byte) { copy(b[512:34*512], gpt[512:]) }, parttab.MBR, 512, parttab.ErrAmbiguous},
+		"protective entry not at 1":      {gpt, func(b []byte) { b[446+8] = 2 }, parttab.MBR, 512, parttab.ErrAmbiguous},
+		"nothing announces it":           {gpt, func(b []byte) { clear(b[446:510]) }, parttab.None, 0, parttab.ErrAmbiguous},
+		"remains of a GPT behind an MBR": {mbr, func(b []byte) { copy(b[512:1024], gpt[512:]); b[600] ^= 1 }, parttab.MBR, 512, nil},
+		"backup of a GPT on an MBR's":    {mbr, func(b []byte) { copy(b[len(b)-33*512:], gpt[len(gpt)-33*512:]) }, parttab.MBR, 512, nil},
+		"for sectors of 4 KiB":           {gpt, func(b []byte) { clear(b[512:1024]); clear(b[len(b)-512:]); wide(b) }, parttab.GPT, 4096, nil},
+		"remains beside that":            {gpt, func(b []byte) { wide(b); clear(b[len(b)-512:]) }, parttab.GPT, 4096, nil},
+		"both":                           {gpt, func(b []byte) { wide(b); copy(b[8192:], make([]byte, 16<<10)); emptyArray(b[4096:], resum) }, parttab.GPT, 512, parttab.ErrAmbiguous},
+		"header of another sector":       {gpt, func(b []byte) { b[512+0x18] = 9; resum(b[512:]) }, parttab.GPT, 512, nil},
+		"boot sector of FAT":             {mbr, func(b []byte) { copy(b, "\xEB\x3C\x90"); copy(b[54:], "FAT16") }, parttab.MBR, 512, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := bytes.Clone(c.from)
+			c.change(b)
+			got, err := parttab.Read(bytes.NewReader(b), int64(len(b)))
+			if got == nil || got.Kind != c.kind || got.SectorSize != c.sector || !errors.Is(err, c.want) || c.want == nil && err != nil {
+				t.Errorf("%+v, %v, want %q of %d, %v", got, err, c.kind, c.sector, c.want)
+			}
+		})
+	}
+}
+
+// emptyArray makes the header at head that of an array of zeros.
+func emptyArray(head []byte, resum func([]byte)) {
+	binary.LittleEndian.PutUint32(head[0x58:], crc32.ChecksumIEEE(make([]byte, 16<<10)))
+	resum(head)
 }
