@@ -253,11 +253,8 @@ func TestRefusesTampering(t *testing.T) {
 	for i := range good {
 		bad := bytes.Clone(good)
 		bad[i] ^= 1
-		if b, err := OpenBytes(bad, trusting(k)); err == nil {
-			// Bits that carry no meaning: the unused ones of base64.
-			if !bytes.Equal(mustJSON(t, b), mustJSON(t, open(t, good, k))) {
-				t.Fatalf("byte %d of %d flipped: opened with other content", i, len(good))
-			}
+		if _, err := OpenBytes(bad, trusting(k)); err == nil {
+			t.Fatalf("byte %d of %d flipped: opened", i, len(good))
 		}
 	}
 	for n := range good {

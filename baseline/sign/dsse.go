@@ -7,9 +7,16 @@
 // DSSE v1.0: https://github.com/secure-systems-lab/dsse/blob/v1.0.0/protocol.md
 // A verifier trusts the keys it is given and no other; the key id in an envelope
 // is a hint, never a reason to trust.
+//
+// A signature covers payload and type. What else is in an envelope must be as [Seal]
+// writes it: byte for byte in the encoding, and the names beside the signature that
+// counts those of its key. So nothing can be put into one, or a bit of it change, and
+// it still open; except for signatures by keys that are not trusted, of which DSSE
+// allows any number.
 package sign
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,9 +78,13 @@ func Open(payloadType string, data []byte, trusted []PublicKey) ([]byte, PublicK
 	for _, s := range e.Signatures {
 		for _, key := range trusted {
 			known = known || s.KeyID == KeyID(key)
-			if Verify(key, message, s.Sig) {
-				return e.Payload, key, nil
+			if !Verify(key, message, s.Sig) {
+				continue
 			}
+			if s.KeyID != KeyID(key) || s.Algorithm != "" && s.Algorithm != Algorithm(key) {
+				return nil, nil, fmt.Errorf("read envelope: the signature by %s says that it is %s by %s: %w", KeyID(key), s.Algorithm, s.KeyID, ErrSignature)
+			}
+			return e.Payload, key, nil
 		}
 	}
 	if !known {
@@ -102,6 +113,9 @@ func readEnvelope(payloadType string, data []byte) (*envelope, error) {
 	}
 	if n := len(e.Signatures); n == 0 || n > maxSignatures {
 		return nil, fmt.Errorf("read envelope: %d signatures, want 1 to %d: %w", n, maxSignatures, ErrSignature)
+	}
+	if again, err := json.Marshal(e); err != nil || !bytes.Equal(again, data) {
+		return nil, fmt.Errorf("read envelope: it is not as it was written: %w", ErrSignature)
 	}
 	return &e, nil
 }

@@ -57,7 +57,8 @@ func TestOpenRefuses(t *testing.T) {
 		"another's":              {theirs, ErrUntrusted},
 		"another's, as if ours":  {edit(func(e *envelope) { e.Payload, e.Signatures[0].Sig = theirs.Payload, theirs.Signatures[0].Sig }), ErrSignature},
 		"ours behind another's":  {edit(func(e *envelope) { e.Signatures = append(theirs.Signatures, e.Signatures...) }), nil},
-		"under a name it is not": {edit(func(e *envelope) { e.Signatures[0].KeyID = theirs.Signatures[0].KeyID }), nil},
+		"under a name it is not": {edit(func(e *envelope) { e.Signatures[0].KeyID = theirs.Signatures[0].KeyID }), ErrSignature},
+		"of another algorithm":   {edit(func(e *envelope) { e.Signatures[0].Algorithm = "none" }), ErrSignature},
 	} {
 		data, err := json.Marshal(test.envelope)
 		if err != nil {
@@ -66,6 +67,30 @@ func TestOpenRefuses(t *testing.T) {
 		payload, key, err := Open(testType, data, []PublicKey{ours.Public()})
 		if !errors.Is(err, test.want) || (err == nil) != (string(payload) == "what we signed" && key != nil) {
 			t.Errorf("%s: %q, %v, want %v", name, payload, err, test.want)
+		}
+	}
+}
+
+// No bit of an envelope is free, nor can anything be put into it.
+func TestOpenRefusesEveryChange(t *testing.T) {
+	ours := newKey(t)
+	good, _ := sealed(t, "what we signed", ours)
+	trusted := []PublicKey{ours.Public()}
+	for bit := range len(good) * 8 {
+		data := bytes.Clone(good)
+		data[bit/8] ^= 1 << (bit % 8)
+		if _, _, err := Open(testType, data, trusted); err == nil {
+			t.Errorf("bit %d of byte %d: opens", bit%8, bit/8)
+		}
+	}
+	for name, data := range map[string][]byte{
+		"another field":   bytes.Replace(good, []byte("{"), []byte(`{"note":"x",`), 1),
+		"a field twice":   bytes.Replace(good, []byte("{"), []byte(`{"payload":"AAAA",`), 1),
+		"white space":     bytes.Replace(good, []byte(":"), []byte(": "), 1),
+		"something after": append(bytes.Clone(good), '\n'),
+	} {
+		if _, _, err := Open(testType, data, trusted); !errors.Is(err, ErrSignature) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
