@@ -85,6 +85,9 @@ type WatchConfig struct {
 type FilesConfig struct {
 	Rules string   `toml:"rules"` // for baselines; default: those of watch
 	Disks []string `toml:"disks"` // images; default: what QMP says
+	// Backing are the directories in which images may lie that Disks name as what
+	// is below them; without one an overlay is refused.
+	Backing []string `toml:"backing"`
 	// FullEvery has captures build on the last one where that holds, and every
 	// n-th read everything; 0: each reads everything.
 	FullEvery int `toml:"full_every"`
@@ -163,8 +166,10 @@ func (c *Config) absolute(base string) {
 		for j := range t.BMC.Users {
 			paths = append(paths, &t.BMC.Users[j].PasswordFile)
 		}
-		for j := range t.Files.Disks {
-			paths = append(paths, &t.Files.Disks[j])
+		for _, list := range [][]string{t.Files.Disks, t.Files.Backing} {
+			for j := range list {
+				paths = append(paths, &list[j])
+			}
 		}
 	}
 	for _, p := range paths {
@@ -218,6 +223,9 @@ func (c *Config) checkTargets() error {
 		}
 		if err := t.BMC.check(); err != nil {
 			return fmt.Errorf("target %s: bmc: %w", t.Name, err)
+		}
+		if len(t.Files.Backing) > 0 && len(t.Files.Disks) == 0 {
+			return fmt.Errorf("target %s: files: backing is for overlays among disks, and there are no disks", t.Name)
 		}
 	}
 	return nil

@@ -37,6 +37,10 @@ password_file = "password"
 [target.watch]
 enabled = true
 rules = "rules.toml"
+
+[target.files]
+disks   = ["vm1.qcow2"]
+backing = ["images"]
 `
 
 func TestParseConfigResolvesPaths(t *testing.T) {
@@ -47,6 +51,9 @@ func TestParseConfigResolvesPaths(t *testing.T) {
 	c, err := ParseConfig([]byte(wholeConfig), dir)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if f := c.Targets[0].Files; f.Disks[0] != filepath.Join(dir, "vm1.qcow2") || f.Backing[0] != filepath.Join(dir, "images") {
+		t.Errorf("paths: %+v", f)
 	}
 	if c.TPM.Path != filepath.Join(dir, "tpm.sock") || c.TPM.EventLog != "-" || c.Targets[0].Watch.Rules != filepath.Join(dir, "rules.toml") {
 		t.Errorf("paths: %+v", c)
@@ -116,6 +123,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"a long password":     {`password_file = "password"`, `password = "123456789012345678901"`, "up to 20"},
 		"a long name":         {`name = "verifier"`, `name = "12345678901234567"`, "1 to 16 bytes"},
 		"an unknown level":    {`password_file = "password"`, "password = \"x\"\nprivilege = \"king\"", "privilege"},
+		"overlays of no disk": {`disks   = ["vm1.qcow2"]`, "", "no disks"},
 		"no TOML":             {`[verifier]`, "[verifier", ""},
 	} {
 		_, err := ParseConfig([]byte(strings.Replace(wholeConfig, c.old, c.new, 1)), dir)

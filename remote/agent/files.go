@@ -91,7 +91,7 @@ func (t *target) captureWhole(ctx context.Context, rules *filewatch.Rules, w io.
 // that holds.
 func (t *target) captureSince(ctx context.Context, rules *filewatch.Rules, w io.Writer, e *baseline.Edition, key sign.Signer) (*baseline.Header, error) {
 	since := vm.Since{
-		Place: vm.Place{Name: t.config.Name, QMP: t.config.QMP, Images: t.config.Files.Disks},
+		Place: t.place(),
 		Dir:   filepath.Join(t.agent.config.State, "scan-"+t.config.Name), Rules: rules, FullEvery: t.config.Files.FullEvery,
 		Capture: baseline.CaptureOptions{Rules: rules, TempDir: t.agent.config.State}, Once: t.config.Files.FullEvery == 0,
 	}
@@ -130,11 +130,18 @@ func (t *target) captureSince(ctx context.Context, rules *filewatch.Rules, w io.
 	return header, nil
 }
 
+// place is where the target's files are read from.
+func (t *target) place() vm.Place {
+	f := &t.config.Files
+	return vm.Place{Name: t.config.Name, QMP: t.config.QMP, Images: f.Disks, Backing: f.Backing}
+}
+
 func (t *target) openFiles(ctx context.Context) (*vm.Files, error) {
 	if len(t.config.Files.Disks) == 0 {
 		// The disks are found through the monitor.
 		t.monitor.Lock()
 		defer t.monitor.Unlock()
 	}
-	return vm.OpenFiles(ctx, &vm.Place{Name: t.config.Name, QMP: t.config.QMP, Images: t.config.Files.Disks})
+	place := t.place()
+	return vm.OpenFiles(ctx, &place)
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 )
@@ -114,6 +116,40 @@ func TestCapturesBuildOnEachOther(t *testing.T) {
 			}
 			machine.Become(t, 0, before, after)
 			before = after
+		}
+	}
+}
+
+// Overlays among an agent's disks are read over images in the directories that its
+// configuration names, and refused without.
+func TestCapturesOverlays(t *testing.T) {
+	changes := volumetest.NewChanges(t, "-t", "ext4")
+	dir := t.TempDir()
+	overlay := filepath.Join(dir, "overlay")
+	volumetest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", changes.Image, "-F", "raw", overlay)
+	path := filepath.Join(dir, "manifest")
+	capture := func(files FilesConfig) error {
+		a := &Agent{config: &Config{State: t.TempDir()}, log: slog.New(slog.DiscardHandler), version: "test"}
+		_, err := (&target{agent: a, config: TargetConfig{Name: "web", Files: files}}).capture(t.Context(), path)
+		return err
+	}
+	if err := capture(FilesConfig{Disks: []string{changes.Image}}); err != nil {
+		t.Fatal(err)
+	}
+	want := manifest(t, path)
+	if err := capture(FilesConfig{Disks: []string{overlay}}); !errors.Is(err, disk.ErrOverlay) {
+		t.Errorf("an overlay, unasked: %v", err)
+	}
+	backing := []string{filepath.Dir(changes.Image)}
+	for name, files := range map[string]FilesConfig{
+		"whole":       {Disks: []string{overlay}, Backing: backing},
+		"incremental": {Disks: []string{overlay}, Backing: backing, FullEvery: 2},
+	} {
+		if err := capture(files); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := manifest(t, path); got.Body.BLAKE3 != want.Body.BLAKE3 {
+			t.Errorf("%s: %d objects, want %d as of the image below", name, got.Objects, want.Objects)
 		}
 	}
 }

@@ -58,6 +58,7 @@ func (t *target) watchOnce(ctx context.Context) error {
 		Profiles: &t.agent.profiles,
 		Rules:    rules,
 		Images:   t.config.Files.Disks,
+		Backing:  t.config.Files.Backing,
 		Alert:    t.watchAlert,
 		Bound: func() {
 			t.agent.log.Info("watching", "target", t.config.Name, "stream", stream)

@@ -103,7 +103,7 @@ func (s *settlement) look(ctx context.Context, r *trap.Record) (trap.Live, error
 // open opens the disks as they are now, anew each time: a journal that has
 // grown is another disk.
 func (s *settlement) open(ctx context.Context) (trap.Disk, error) {
-	files, err := OpenFiles(ctx, &Place{Name: s.w.Target, QMP: s.w.QMP, Images: s.images})
+	files, err := OpenFiles(ctx, &Place{Name: s.w.Target, QMP: s.w.QMP, Images: s.images, Backing: s.w.Backing})
 	if err != nil {
 		return nil, err
 	}

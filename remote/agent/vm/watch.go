@@ -40,6 +40,8 @@ type Watcher struct {
 	// open, where they are raw. Changed objects at level verify and above are
 	// read from them once they are there.
 	Images []string
+	// Backing are the directories in which images below Images may lie.
+	Backing []string
 	// Index is a baseline to judge events by. Nil judges nothing.
 	Index *baseline.Index
 	// Settled, when not nil, gets the events that follow from others, with the
