@@ -40,6 +40,8 @@ type dynamicData struct {
 	Tracers  []tracerFact  `json:"tracers,omitempty"`
 	Images   []imageFact   `json:"images,omitempty"`
 	RealMode *realModeFact `json:"real_mode,omitempty"`
+	// Uncleared: the kernel gives out memory with what it held before.
+	Uncleared bool `json:"uncleared,omitempty"`
 	// Header is the size of what stands before BPF programs, and what the first
 	// number there counts: pages up to 5.17, bytes since.
 	Header     uint64   `json:"header,omitempty"`
@@ -194,7 +196,7 @@ func (c *collector) dynamicAccounts() (*dynamicData, error) {
 		read func(*dynamicData) error
 	}{
 		{"kprobe slots", c.slotPages}, {"kprobes", c.probed}, {"ftrace trampolines", c.tracers}, {"BPF", c.bpfNames},
-		{"BPF's operations", c.structOps}, {"real mode code", c.realModeCode},
+		{"BPF's operations", c.structOps}, {"real mode code", c.realModeCode}, {"init_on_alloc", c.uncleared},
 	} {
 		if err := part.read(d); err != nil {
 			d.Unread = append(d.Unread, fmt.Sprintf("%s: %v", part.name, err))

@@ -34,7 +34,7 @@ func (d *dynamicJudge) pack(c *dynamicCode, at, end address) {
 				d.odd(here, code[off:], "BPF's "+i.Name+" does not fit into its memory")
 				return
 			}
-			d.add(i.Name, here, code[off:off+size], true)
+			d.add(i.Name, here, code[off:off+size], true, kernel.TrampolineSlack)
 			off += (size + packChunk - 1) &^ (packChunk - 1)
 			continue
 		}
@@ -86,18 +86,21 @@ func (d *dynamicJudge) program(at address, code []byte) {
 		d.odd(at, code, "what is before BPF's "+name+" is not filling")
 		return
 	}
-	d.add(name, start, code[uint64(start-at):], false)
+	d.add(name, start, code[uint64(start-at):], false, 0)
 }
 
 // image judges code that has a page of its own.
 func (d *dynamicJudge) image(c *dynamicCode, name string, at, end address, trampoline bool) {
 	if code, ok := d.bytes(c, at, int(end-at)); ok {
-		d.add(name, at, code, trampoline)
+		d.add(name, at, code, trampoline, 0)
 	}
 }
 
-func (d *dynamicJudge) add(name string, at address, code []byte, trampoline bool) {
-	d.images = append(d.images, &kernel.JIT{Name: name, Start: mem.Virt(at), Code: code, Trampoline: trampoline})
+func (d *dynamicJudge) add(name string, at address, code []byte, trampoline bool, slack int) {
+	if trampoline && d.data.Uncleared {
+		slack = len(code)
+	}
+	d.images = append(d.images, &kernel.JIT{Name: name, Start: mem.Virt(at), Code: code, Trampoline: trampoline, Slack: slack})
 }
 
 // branches judges all of BPF's code: it branches into itself. Memory that holds

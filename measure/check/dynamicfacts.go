@@ -143,3 +143,16 @@ func (c *collector) realModeCode(d *dynamicData) error {
 	d.RealMode = &realModeFact{address(base), phys}
 	return err
 }
+
+// uncleared reads the kernel's switch for clearing memory that it gives out, a
+// static key (mm/page_alloc.c, init_on_alloc, since 5.3). It is off where pages
+// are poisoned too.
+func (c *collector) uncleared(d *dynamicData) error {
+	at, ok := c.profile.Symbol("init_on_alloc")
+	if !ok {
+		return nil
+	}
+	enabled, err := c.space.U32(at)
+	d.Uncleared = err == nil && int32(enabled) == 0
+	return err
+}

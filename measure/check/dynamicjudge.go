@@ -28,7 +28,7 @@ func judgeDynamic(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if data.RealMode == nil && len(data.Code) == 0 {
 		return errNotObserved
 	}
-	env := want.env.WithProbes(probesOf(data.Kprobes))
+	env := want.env.ForMadeCode(probesOf(data.Kprobes), data.Uncleared)
 	d := dynamicJudge{judging: j, env: env, data: &data, text: text, out: out}
 	for i := range data.Code {
 		if err := data.Code[i].validate(); err != nil {
@@ -257,6 +257,9 @@ func (d *dynamicJudge) summary() []string {
 	}
 	if len(d.images) > 0 {
 		out = append(out, fmt.Sprintf("%d pieces of BPF's code, held against what its compiler emits", len(d.images)))
+	}
+	if d.data.Uncleared {
+		out = append(out, "the kernel does not clear memory (init_on_alloc is off): what is behind code, where nothing leads, is not judged")
 	}
 	return out
 }

@@ -23,7 +23,8 @@ var matrixKinds = []struct {
 	{"skylake", 2, "Skylake-Server-v5", ""},         // resctrl takes a constant apart
 	{"hardened", 2, lab.DefaultCPU, "slab_nomerge init_on_alloc=1 init_on_free=1 page_alloc.shuffle=1 pti=on vsyscall=none " +
 		"slub_debug=FZP kfence.sample_interval=10 randomize_kstack_offset=on"},
-	{"unmitigated", 2, "max,vendor=GenuineIntel", "mitigations=off nopti nokaslr preempt=full threadirqs"},
+	{"unmitigated", 2, "max,vendor=GenuineIntel", "mitigations=off nopti nokaslr preempt=full threadirqs " +
+		"init_on_alloc=0 page_poison=1"},
 }
 
 // TestMatrix measures a machine for each kernel of Debian's suites and each kind

@@ -19,6 +19,8 @@ type Expected struct {
 	modules []*Text
 	facts   PatchFacts
 	probes  []Kprobe // those of the facts, but for slots
+	// uncleared: see [Expected.ForMadeCode].
+	uncleared bool
 	// constants are the values of runtime constants that no fact tells, as
 	// first seen.
 	constants map[string]uint64

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"strings"
 
 	"golang.org/x/arch/x86/x86asm"
 
@@ -23,11 +22,16 @@ type JIT struct {
 	// Trampoline: calls the functions that it stands in front of behind their
 	// entry, where ftrace patches.
 	Trampoline bool
+	// Slack is how many of the last bytes of the code, at most, the compiler
+	// asked for and did not write: they are copied out of memory that nobody
+	// cleared. What is in there is no code.
+	Slack int
 }
 
 // jitCode is code being judged.
 type jitCode struct {
 	*JIT
+	half     int    // where its second half begins, 0 if it has none
 	starts   []bool // where an instruction starts
 	branches []jitBranch
 }
@@ -51,7 +55,7 @@ type jitBranch struct {
 func (e *Expected) ExplainJIT(images []*JIT, mapped func(mem.Virt) bool) (findings, notes []Difference) {
 	var swept []*jitCode
 	for _, image := range images {
-		code := &jitCode{JIT: image, starts: make([]bool, len(image.Code))}
+		code := &jitCode{JIT: image, half: e.half(image), starts: make([]bool, len(image.Code))}
 		swept = append(swept, code)
 		if d := e.sweep(code); d != nil {
 			findings = append(findings, *d)
@@ -86,6 +90,7 @@ func (e *Expected) sweep(c *jitCode) *Difference {
 	ended := true // nothing runs on into what comes next
 	for off := 0; off < len(c.Code); {
 		if ended {
+			off = c.behindSlack(off)
 			for off < len(c.Code) && (c.Code[off] == opInt3 || c.Code[off] == 0) {
 				off++
 			}
@@ -95,6 +100,9 @@ func (e *Expected) sweep(c *jitCode) *Difference {
 		}
 		inst, err := decodeJIT(c.Code[off:])
 		if err != nil {
+			if e.unwrittenHalf(c, off) {
+				return nil
+			}
 			d := c.difference(uint64(c.Start)+uint64(off), fmt.Sprintf("code that BPF's compiler does not make: %v", err))
 			return &d
 		}
@@ -106,7 +114,7 @@ func (e *Expected) sweep(c *jitCode) *Difference {
 		ended = inst.Op == x86asm.RET || inst.Op == x86asm.JMP || inst.Op == x86asm.INT
 		off = next
 	}
-	if !ended {
+	if !ended && !e.unwrittenHalf(c, len(c.Code)-1) {
 		d := c.difference(uint64(c.Start)+uint64(len(c.Code))-1, "BPF's code runs on past its end")
 		return &d
 	}
@@ -169,29 +177,6 @@ func (e *Expected) leads(c *jitCode, b jitBranch, all []*jitCode, mapped func(me
 		return gone
 	}
 	return "a branch of BPF's code goes to no start of a function of approved text: to " + e.symbol(b.to)
-}
-
-// unused reports whether code lies in the half of an image that is not in use:
-// what it went to may be gone and others be there. A dispatcher's are chosen by
-// the key of its static call; before 5.12 (and so while the kernel single-stepped
-// probes by the trap flag) trampolines had halves too, as dispatchers before
-// static calls, and nothing but the text that goes there tells.
-func (e *Expected) unused(c *jitCode, from uint64) bool {
-	half := uint64(len(c.Code)) / 2
-	start := uint64(c.Start)
-	if from-start >= half {
-		start += half
-	}
-	if c.Trampoline && strings.HasPrefix(c.Name, "bpf_dispatcher_") {
-		for key, function := range e.facts.StaticCalls {
-			if function == start && strings.HasPrefix(e.nameAt(key), dispatcherKey) {
-				return false
-			}
-		}
-		return true
-	}
-	_, old := e.image.Symbols.Address("kprobe_debug_handler")
-	return old && c.Trampoline && strings.HasPrefix(c.Name, "bpf_trampoline_")
 }
 
 // inThunk reports whether addr is in one of the arrays of thunks whose elements

@@ -38,12 +38,14 @@ const (
 	maxSlotBytes = mem.PageSize
 )
 
-// WithProbes returns what is expected when these probes are registered: by them
-// slots are judged. Those of the facts are of the moment when text was read,
-// which slots are not read at.
-func (e *Expected) WithProbes(probes []Kprobe) *Expected {
+// ForMadeCode returns what is expected of code that the kernel makes, when these
+// probes are registered: by them slots are judged. Those of the facts are of the
+// moment when text was read, which slots are not read at. Uncleared says that the
+// kernel gives out memory with what it held before (init_on_alloc=0): where it did
+// not write, and nothing leads, anything may be.
+func (e *Expected) ForMadeCode(probes []Kprobe, uncleared bool) *Expected {
 	out := *e
-	out.probes = probes
+	out.probes, out.uncleared = probes, uncleared
 	return &out
 }
 
@@ -77,7 +79,7 @@ func (e *Expected) ExplainSlots(p SlotPage, code []byte, text TextReader) (out [
 			out = append(out, Difference{Addr: s.start, Observed: bytes.Clone(s.code[:min(len(s.code), 32)]), Expected: s.expected, Explanation: why})
 		}
 	}
-	if rest := code[i:]; !isFilling(rest) {
+	if rest := code[i:]; !e.unwritten(rest) {
 		out = append(out, Difference{Addr: p.Start + mem.Virt(i), Observed: bytes.Clone(rest[:min(len(rest), 16)]),
 			Explanation: "code behind the last slot of a page of kprobe slots"})
 	}
@@ -106,6 +108,9 @@ func (e *Expected) ExplainOwners(pages []SlotPage) []Difference {
 	return out
 }
 
+// unwritten reports whether memory may be as it was when the kernel got it.
+func (e *Expected) unwritten(code []byte) bool { return e.uncleared || isFilling(code) }
+
 // isFilling reports whether nobody has written to fresh executable memory.
 func isFilling(code []byte) bool { return allInt3(code) || bytes.Equal(code, make([]byte, len(code))) }
 
@@ -123,11 +128,11 @@ type slot struct {
 }
 
 func (s *slot) judge(optimized bool) string {
-	if isFilling(s.code) {
-		if s.owner != nil {
-			return "the slot of a registered kprobe is empty"
-		}
+	switch {
+	case s.owner == nil && s.env.unwritten(s.code):
 		return ""
+	case isFilling(s.code):
+		return "the slot of a registered kprobe is empty"
 	}
 	if optimized {
 		return s.judgeOptimized()

@@ -132,7 +132,6 @@ func TestExplainOptimizedSlot(t *testing.T) {
 	}
 }
 
-// A probe whose code is in no slot of its own leads past what is compared.
 // Slots are judged by the probes that are registered when they are read: text may
 // have been read before one was, or after.
 func TestExplainSlotsWithProbes(t *testing.T) {
@@ -140,6 +139,7 @@ func TestExplainSlotsWithProbes(t *testing.T) {
 	probe := Kprobe{At: 0xffff888000001000, Addr: probed, Opcode: 0x48, Slot: testSlots + 15}
 	page := SlotPage{Start: testSlots, Size: 15}
 	empty, filled := make([]byte, mem.PageSize), make([]byte, mem.PageSize)
+	uncleared := bytes.Repeat(poison[:1], mem.PageSize)
 	copy(filled[15:], ripMoved(testSlots+15))
 	copy(filled[22:], branch(opJump, testSlots+22, uint64(probed)+7))
 	registered, before := probedKernel(t, probe), probedKernel(t)
@@ -148,9 +148,12 @@ func TestExplainSlotsWithProbes(t *testing.T) {
 		code []byte
 		ok   bool
 	}{
-		"registered after the slots were read":  {registered.WithProbes(nil), empty, true},
-		"registered before the slots were read": {before.WithProbes([]Kprobe{probe}), filled, true},
-		"registered, and its slot is empty":     {before.WithProbes([]Kprobe{probe}), empty, false},
+		"registered after the slots were read":  {registered.ForMadeCode(nil, false), empty, true},
+		"registered before the slots were read": {before.ForMadeCode([]Kprobe{probe}, false), filled, true},
+		"registered, and its slot is empty":     {before.ForMadeCode([]Kprobe{probe}, false), empty, false},
+		"in memory that was not cleared":        {before.ForMadeCode(nil, true), uncleared, true},
+		"the same where memory is cleared":      {before.ForMadeCode(nil, false), uncleared, false},
+		"of a probe, with what memory held":     {before.ForMadeCode([]Kprobe{probe}, true), uncleared, false},
 	} {
 		d, stale := tt.env.ExplainSlots(page, tt.code, textOf(tt.env))
 		d = append(d, tt.env.ExplainOwners([]SlotPage{page})...)
@@ -160,6 +163,7 @@ func TestExplainSlotsWithProbes(t *testing.T) {
 	}
 }
 
+// A probe whose code is in no slot of its own leads past what is compared.
 func TestExplainOwners(t *testing.T) {
 	pages := []SlotPage{{Start: testSlots, Size: 15}, {Start: testSlots + 4096, Size: 89, Optimized: true}}
 	for name, tt := range map[string]struct {

@@ -80,15 +80,16 @@ func (e *Expected) trampoline(t Trampoline, source trampolineSource, start uint6
 		if len(tail) > 1 {
 			want = append(want, opInt3)
 		}
-		want = append(want, filling(tail[min(len(tail), 2):])...)
+		want = append(want, e.filling(tail[min(len(tail), 2):])...)
 	}
 	want = binary.LittleEndian.AppendUint64(want, uint64(t.Ops))
-	return append(want, filling(seen[t.Size:])...)
+	return append(want, e.filling(seen[t.Size:])...)
 }
 
-// filling is fresh executable memory: zeros, or INT3 since 6.13.
-func filling(seen []byte) []byte {
-	if allInt3(seen) {
+// filling is fresh executable memory: zeros, or INT3 since 6.13, or what it held
+// before.
+func (e *Expected) filling(seen []byte) []byte {
+	if allInt3(seen) || e.uncleared {
 		return seen
 	}
 	return make([]byte, len(seen))

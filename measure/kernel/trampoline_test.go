@@ -18,6 +18,9 @@ func tracedKernel(t testing.TB) *Expected {
 	return NewExpected(k.image(t), testSlide, PatchFacts{})
 }
 
+// poison is what a kernel that poisons pages leaves in them.
+var poison = [3]byte{0xaa, 0xaa, 0xaa}
+
 func TestExplainTrampoline(t *testing.T) {
 	e := tracedKernel(t)
 	const at, ops = 0xffffffffc0100000, 0xffff888001234500
@@ -36,6 +39,19 @@ func TestExplainTrampoline(t *testing.T) {
 	copy(thunk[128:], branch(opJump, at+128, fn(6)+testSlide))
 	if d := e.ExplainTrampoline(trampoline, thunk, text); len(d) != 0 {
 		t.Errorf("one that returns through a thunk: %+v", d)
+	}
+	uncleared := bytes.Clone(code)
+	copy(uncleared[130:133], poison[:])
+	copy(uncleared[141:], bytes.Repeat(poison[:1], len(code)-141))
+	if d := e.ForMadeCode(nil, true).ExplainTrampoline(trampoline, uncleared, text); len(d) != 0 {
+		t.Errorf("one in memory that was not cleared: %+v", d)
+	}
+	if d := e.ExplainTrampoline(trampoline, uncleared, text); len(d) != 2 {
+		t.Errorf("the same where memory is cleared: %+v", d)
+	}
+	uncleared[3] ^= 1
+	if d := e.ForMadeCode(nil, true).ExplainTrampoline(trampoline, uncleared, text); len(d) != 1 {
+		t.Errorf("a byte of its code: %+v", d)
 	}
 	for name, attack := range map[string]func(b []byte){
 		"a byte of the code":      func(b []byte) { b[3] ^= 1 },
