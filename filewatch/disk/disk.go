@@ -1,6 +1,7 @@
 // Package disk opens a machine's disks for reading: image files and block
 // devices directly, other formats and the disks of running machines through
-// QEMU over NBD. Nothing here writes to a disk.
+// QEMU over NBD, or from the image where QEMU says that they are the same there.
+// Nothing here writes to a disk.
 package disk
 
 import (
@@ -13,7 +14,6 @@ import (
 	"slices"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/filewatch/disk/nbd"
 )
 
 // ErrNotSupported: the disk is in a form that cannot be read here.
@@ -39,8 +39,8 @@ func (d *Disk) NextData(off int64) (int64, error) {
 // ReadMany fills each of bufs from the offset beside it, at once where that saves
 // waiting. After an error any of bufs may hold anything.
 func (d *Disk) ReadMany(bufs [][]byte, offs []int64) error {
-	if c, ok := d.ReaderAt.(*nbd.Client); ok {
-		return c.ReadMany(bufs, offs)
+	if m, ok := d.ReaderAt.(interface{ ReadMany([][]byte, []int64) error }); ok {
+		return m.ReadMany(bufs, offs)
 	}
 	for i, b := range bufs {
 		if n, err := d.ReadAt(b, offs[i]); n < len(b) {

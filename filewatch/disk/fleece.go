@@ -94,7 +94,7 @@ func (f *fleece) snapshot(ctx context.Context, place *scratch, blocks []Block, t
 		last.add(f.monitor.Begin("transaction", object{"actions": actions}))
 	}
 	for i, node := range nodes {
-		export := object{"type": "nbd", "id": namePrefix + exportName(i), "node-name": node, "name": exportName(i)}
+		export := object{"type": "nbd", "id": namePrefix + exportName(i), "node-name": node, "name": exportName(i), "allocation-depth": true}
 		if t != nil {
 			export = t.export(export, blocks[i])
 		}

@@ -281,9 +281,14 @@ func (t *tracking) relieve(ctx context.Context, f *fleece) error {
 
 // dirtyRuns reads a whole metadata context and gives the runs that are, sorted.
 func dirtyRuns(client *nbd.Client, context string, is func(flags uint32) bool) ([]filewatch.Extent, error) {
+	return runsOf(client, context, 0, client.Size, is)
+}
+
+// runsOf is dirtyRuns from one offset to another; a run may go on past that.
+func runsOf(client *nbd.Client, context string, from, end int64, is func(flags uint32) bool) ([]filewatch.Extent, error) {
 	var out []filewatch.Extent
-	for off := int64(0); off < client.Size; {
-		extents, err := client.Extents(context, off, client.Size-off)
+	for off := from; off < end; {
+		extents, err := client.Extents(context, off, end-off)
 		if err != nil {
 			return nil, err
 		}

@@ -95,13 +95,13 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 	s.takeDown = func(decided <-chan struct{}) error { return s.remove(socket, *f, decided) }
 	export, err := f.snapshot(ctx, place, blocks, s.tracking)
 	if err == nil {
-		err = s.dial(ctx, export, blocks)
+		err = s.dial(ctx, export, blocks, monitor.PID())
 	}
 	return errors.Join(err, f.after.wait(ctx))
 }
 
-// dial connects to the exports of a snapshot.
-func (s *Set) dial(ctx context.Context, export string, blocks []Block) error {
+// dial connects to the exports of a snapshot that the QEMU of a process made.
+func (s *Set) dial(ctx context.Context, export string, blocks []Block, pid int) error {
 	changed := map[int][]filewatch.Extent{}
 	for i, b := range blocks {
 		var contexts []string
@@ -114,6 +114,11 @@ func (s *Set) dial(ctx context.Context, export string, blocks []Block) error {
 		}
 		s.closers = append(s.closers, client.Close)
 		s.Disks = append(s.Disks, &Disk{client, b.Device, client.Size})
+		if image := imageOf(pid, b); image != nil {
+			near := besideOf(ctx, client, image, export, exportName(i))
+			s.closers = append(s.closers, near.Close)
+			s.Disks[i].ReaderAt = near
+		}
 		changed[i] = nil
 		for _, c := range contexts {
 			if changed[i], err = dirtyRuns(client, c, func(flags uint32) bool { return flags&nbd.Dirty != 0 }); err != nil {

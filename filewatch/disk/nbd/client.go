@@ -72,13 +72,23 @@ type call struct {
 // Dial connects to an export on a unix socket. contexts are metadata contexts
 // that must be there; [Allocation] is used where the server has it.
 func Dial(ctx context.Context, socket, export string, contexts ...string) (*Client, error) {
+	return dial(ctx, socket, func(conn net.Conn) (*Client, error) { return NewClient(conn, export, contexts...) })
+}
+
+// DialFor is Dial without [Allocation], which costs the server its work whenever it
+// is asked about another context.
+func DialFor(ctx context.Context, socket, export string, contexts ...string) (*Client, error) {
+	return dial(ctx, socket, func(conn net.Conn) (*Client, error) { return newClient(conn, export, contexts, nil) })
+}
+
+func dial(ctx context.Context, socket string, begin func(net.Conn) (*Client, error)) (*Client, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("connect to NBD server: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	c, err := NewClient(conn, export, contexts...)
+	c, err := begin(conn)
 	if !stop() && err == nil {
 		c.Close()
 		return nil, context.Cause(ctx)
@@ -91,8 +101,13 @@ func Dial(ctx context.Context, socket, export string, contexts ...string) (*Clie
 
 // NewClient negotiates on an open connection, which it closes in the end.
 func NewClient(conn net.Conn, export string, contexts ...string) (*Client, error) {
+	return newClient(conn, export, contexts, []string{Allocation})
+}
+
+// newClient negotiates for contexts that must be there and others that may be.
+func newClient(conn net.Conn, export string, contexts, more []string) (*Client, error) {
 	c := &Client{conn: conn, least: 1, contexts: map[string]uint32{}, calls: map[uint64]*call{}, done: make(chan struct{})}
-	if err := c.negotiate(export, contexts); err != nil {
+	if err := c.negotiate(export, contexts, more); err != nil {
 		return nil, fmt.Errorf("NBD export %q: %w", export, err)
 	}
 	go c.receive()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"math/bits"
+	"slices"
 	"strings"
 )
 
@@ -44,7 +45,7 @@ const (
 )
 
 // negotiate ends with the connection in transmission mode.
-func (c *Client) negotiate(export string, contexts []string) error {
+func (c *Client) negotiate(export string, contexts, more []string) error {
 	var hello [18]byte
 	if _, err := io.ReadFull(c.conn, hello[:]); err != nil {
 		return fmt.Errorf("read greeting: %w", err)
@@ -64,7 +65,7 @@ func (c *Client) negotiate(export string, contexts []string) error {
 		return err
 	}
 	if structured {
-		if err := c.metaContexts(export, append([]string{Allocation}, contexts...)); err != nil {
+		if err := c.metaContexts(export, slices.Concat(more, contexts)); err != nil {
 			return err
 		}
 	}
