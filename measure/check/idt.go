@@ -215,7 +215,7 @@ func (j *gateJudge) gate(vector int, g gate) []measure.Finding {
 	}
 	var out []measure.Finding
 	wantType := uint8(gatePresentInterrupt)
-	if userVectors[vector] {
+	if userVectors[vector] && !j.unused(vector, g.Handler) {
 		wantType = gateUser
 	}
 	if g.Selector != kernelCS || g.Type != wantType || g.IST != 0 && !istVectors[vector] || g.IST > 7 {
@@ -239,6 +239,17 @@ var (
 	istVectors  = map[int]bool{1: true, 2: true, 8: true, 18: true, 29: true}
 )
 
+// unused reports whether a vector that user mode may raise is a device's instead:
+// without 32-bit system calls (ia32_emulation=off, from 6.7 on) 0x80 is one like
+// any other (idt_setup_traps, idt_setup_apic_and_irq_gates).
+func (j *gateJudge) unused(vector int, h pointer) bool {
+	return vector >= 32 && j.isIRQ(vector, h)
+}
+
+func (j *gateJudge) isIRQ(vector int, h pointer) bool {
+	return j.isStub(h, j.array("irq_entries_start", j.data.IRQEntries), vector-32, 8, 16)
+}
+
 // handler says what handler a vector should have and whether it has it.
 func (j *gateJudge) handler(vector int, h pointer) (expected string, ok bool) {
 	name := j.name(h)
@@ -251,7 +262,7 @@ func (j *gateJudge) handler(vector int, h pointer) (expected string, ok bool) {
 	if vector < 32 && j.isStub(h, j.early(), vector, 9, 13) {
 		return "", true
 	}
-	if vector >= 32 && (j.isStub(h, j.array("irq_entries_start", j.data.IRQEntries), vector-32, 8, 16) || j.isSpurious(h, vector)) {
+	if vector >= 32 && (j.isIRQ(vector, h) || j.isSpurious(h, vector)) {
 		return "", true
 	}
 	switch {

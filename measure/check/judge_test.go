@@ -150,6 +150,36 @@ func TestAcceptsUnusedGates(t *testing.T) {
 	}
 }
 
+// Without 32-bit system calls 0x80 is a vector of devices.
+func TestVectorOf32BitSystemCalls(t *testing.T) {
+	tests := map[string]struct {
+		kind  uint8
+		index int // of the stub
+		says  string
+	}{
+		"a device's":                    {gatePresentInterrupt, 0x80 - 32, ""},
+		"a device's, open to user mode": {gateUser, 0x80 - 32, "another privilege"},
+		"another device's":              {gatePresentInterrupt, 0x81 - 32, "does not go to the kernel's handler"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			obs := recorded(t)
+			edit(t, obs, idtName, func(d *idtData) {
+				g := &d.Tables[0].Gates[0x80]
+				size := (d.Tables[0].Gates[0x31].Handler.Value - d.Tables[0].Gates[0x30].Handler.Value)
+				g.Handler.Value, g.Handler.Symbol = d.Tables[0].Gates[0x30].Handler.Value+size*address(tt.index-0x10), "irq_entries_start+0x1"
+				g.Type = tt.kind
+			})
+			c := judgeOne(t, obs, idtName)
+			if tt.says != "" {
+				requireFinding(t, c, "idt[0x80]", tt.says)
+			} else if c.Outcome != measure.Pass {
+				t.Errorf("%s %+v", c.Outcome, c.Findings)
+			}
+		})
+	}
+}
+
 // underKVM gives the gate of HYPERVISOR_CALLBACK_VECTOR the handler that it has in
 // a guest of KVM, seen with Debian's 6.1 and 6.12 under kvm_amd: the recorded
 // machine ran under TCG and has Hyper-V's or none.

@@ -19,6 +19,7 @@ type patchingData struct {
 	Paravirt    []paravirtFact   `json:"paravirt,omitempty"`
 	StaticCalls []staticCallFact `json:"static_calls,omitempty"`
 	Constants   []constantFact   `json:"constants,omitempty"`
+	CallDepth   bool             `json:"call_depth,omitempty"` // calls are counted
 	Kprobes     []kprobeFact     `json:"kprobes,omitempty"`
 	Trampolines []trampolineFact `json:"trampolines,omitempty"`
 	// Livepatches are no fact of patching: ftrace's trampolines lead to them.
@@ -78,6 +79,7 @@ func (c *collector) patching() patchingData {
 		read func(*patchingData) error
 	}{
 		{"paravirt", c.paravirt}, {"static calls", c.staticCallKeys}, {"runtime constants", c.constants},
+		{"call depth tracking", c.callDepth},
 		{"kprobes", c.kprobes}, {"ftrace", c.trampolines},
 	} {
 		if err := part.read(&d); err != nil {
@@ -93,7 +95,7 @@ func (c *collector) patching() patchingData {
 // facts are the same in the form that explaining text takes.
 func (d *patchingData) facts() kernel.PatchFacts {
 	f := kernel.PatchFacts{Paravirt: make(map[uint64]uint64, len(d.Paravirt)), StaticCalls: make(map[uint64]uint64, len(d.StaticCalls)),
-		Gone: make(map[uint64]bool), Constants: make(map[string]uint64, len(d.Constants))}
+		Gone: make(map[uint64]bool), Constants: make(map[string]uint64, len(d.Constants)), CallDepth: d.CallDepth}
 	for _, p := range d.Paravirt {
 		f.Paravirt[uint64(p.At)] = uint64(p.Func)
 	}
@@ -248,6 +250,18 @@ func (c *collector) constants(d *patchingData) error {
 		d.Constants = append(d.Constants, constantFact{name, address(value)})
 	}
 	return errors.Join(errs...)
+}
+
+// callDepth reads whether the kernel counts calls (arch/x86/kernel/callthunks.c).
+func (c *collector) callDepth(d *patchingData) error {
+	at, ok := c.profile.Symbol("thunks_initialized")
+	if !ok {
+		return nil // before 6.2, or built without
+	}
+	var set [1]byte
+	err := c.space.Read(set[:], at)
+	d.CallDepth = set[0] != 0
+	return err
 }
 
 func (c *collector) words(at mem.Virt, n uint64) ([]uint64, error) {

@@ -16,6 +16,9 @@ func (e *Expected) Anchor(t *Text, page int) []byte {
 	if page >= len(t.obj.first) {
 		return out
 	}
+	if e.facts.CallDepth {
+		out = append(out, 1)
+	}
 	paravirt, end := false, uint32(page+1)*mem.PageSize
 	for i := int(t.obj.first[page]); i < len(t.obj.sites) && t.obj.sites[i].off < end; i++ {
 		switch s := t.obj.sites[i]; s.kind {

@@ -24,6 +24,7 @@ type Expected struct {
 	// constants are the values of runtime constants that no fact tells, as
 	// first seen.
 	constants map[string]uint64
+	counter   callCounter
 
 	uncompared []uncompared
 	orphan     string // see [Expected.Orphan]
@@ -80,6 +81,9 @@ func NewExpected(img *Image, slide uint64, facts PatchFacts) *Expected {
 	e.kernel = &Text{
 		Start: mem.Virt(img.text.addr + slide), Pages: len(img.text.data) / mem.PageSize,
 		obj: &img.object, symbols: img.Symbols, slide: slide,
+	}
+	if e.counter = e.callCounterOf(); e.counter.size() > 0 {
+		e.kernel.obj = img.countingCalls()
 	}
 	e.kernel.want = sync.OnceValue(func() []byte { return img.moved(img.text, slide) })
 	e.kernel.replacements = sync.OnceValue(func() []byte { return img.moved(img.replacements, slide) })

@@ -77,7 +77,7 @@ func (x *explainer) page(page int, seen []byte) {
 	}
 	x.out.Changed += changed(seen, want)
 	left := append([]byte(nil), want...)
-	seen = x.withoutProbes(lo, seen, want)
+	seen = x.withoutCounters(lo, x.withoutProbes(lo, seen, want), want)
 	for i := int(x.obj.first[page]); i < len(x.obj.sites); {
 		next, end := x.obj.group(i)
 		start := int(x.obj.sites[i].off)

@@ -210,8 +210,11 @@ func patches() map[string]patched {
 
 // TestExplain puts every allowed and some forbidden encodings at each kind of
 // patch site. A forbidden one, an attacker's, must be a finding with its place.
-func TestExplain(t *testing.T) {
-	for name, p := range patches() {
+func TestExplain(t *testing.T) { explains(t, patches()) }
+
+func explains(t *testing.T, all map[string]patched) {
+	t.Helper()
+	for name, p := range all {
 		t.Run(name, func(t *testing.T) {
 			at := fn(20)
 			k := newTestKernel()

@@ -18,6 +18,8 @@ type PatchFacts struct {
 	// mapped that can be executed, or nothing but INT3: KVM keeps the calls into a
 	// module that was unloaded.
 	Gone map[uint64]bool
+	// CallDepth says that the kernel counts calls: see callCounter.
+	CallDepth bool
 	// Constants are the variables that runtime constants are copies of.
 	Constants map[string]uint64
 	Kprobes   []Kprobe

@@ -47,6 +47,21 @@ type madeOnce struct {
 	symbolDigest [32]byte
 	slots        sync.Once
 	codeSlots    []CodeSlot
+	counting     sync.Once
+	countedCalls *object // with the calls that call depth tracking changes
+}
+
+// countingCalls is the object with each call in it: as many sites again, which only
+// kernels that count calls need.
+func (img *Image) countingCalls() *object {
+	img.made.counting.Do(func() {
+		o, err := imageObject(img, true)
+		if err != nil { // too many sites: the calls are then findings
+			o = img.object
+		}
+		img.made.countedCalls = &o
+	})
+	return img.made.countedCalls
 }
 
 // SymbolDigest stands for the symbols, as [Symbols.Digest] gives it.
@@ -122,7 +137,7 @@ func newImage(vmlinux []byte) (*Image, error) {
 		return nil, err
 	}
 	img.exports = exportsOf(img)
-	if img.object, err = imageObject(img); err != nil {
+	if img.object, err = imageObject(img, false); err != nil {
 		return nil, err
 	}
 	return img, nil

@@ -5,7 +5,7 @@ import "strings"
 // imageObject finds the patch tables of a kernel: sections where the linker
 // script keeps them apart, symbols where it merges them into others
 // (arch/x86/kernel/vmlinux.lds.S, include/asm-generic/vmlinux.lds.h).
-func imageObject(img *Image) (object, error) {
+func imageObject(img *Image, callDepth bool) (object, error) {
 	o := object{text: img.text, replacements: img.section(".altinstr_replacement")}
 	t := tables{
 		alternatives: img.section(".altinstructions"),
@@ -17,6 +17,9 @@ func imageObject(img *Image) (object, error) {
 		trace:        img.between("__start_mcount_loc", "__stop_mcount_loc"),
 		jumps:        img.between("__start___jump_table", "__stop___jump_table"),
 		calls:        img.between("__start_static_call_sites", "__stop_static_call_sites"),
+	}
+	if callDepth {
+		t.called = img.section(".call_sites")
 	}
 	for s := range img.Symbols.All() {
 		if strings.HasPrefix(s.Name, "__SCT__") {

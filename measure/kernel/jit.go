@@ -98,6 +98,11 @@ func (e *Expected) sweep(c *jitCode) *Difference {
 				return nil
 			}
 		}
+		if e.counter.starts(c.Code[off:], uint64(c.Start)+uint64(off)) {
+			c.starts[off], ended = true, false
+			off += e.counter.size()
+			continue
+		}
 		inst, err := decodeJIT(c.Code[off:])
 		if err != nil {
 			if e.unwrittenHalf(c, off) {

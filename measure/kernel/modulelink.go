@@ -190,9 +190,13 @@ func (l *linker) codeSize() uint64 {
 // tables are those of patch sites, which in a module are sections.
 func (l *linker) tables() (*tables, error) {
 	var t tables
+	var called *span // where calls are counted
+	if l.env.facts.CallDepth {
+		called = &t.called
+	}
 	into := map[string]*span{
 		".altinstructions": &t.alternatives, ".parainstructions": &t.paravirt, ".retpoline_sites": &t.retpolines,
-		".return_sites": &t.returns, ".ibt_endbr_seal": &t.seals, ".smp_locks": &t.locks,
+		".return_sites": &t.returns, ".ibt_endbr_seal": &t.seals, ".smp_locks": &t.locks, ".call_sites": called,
 		".static_call_sites": &t.calls, "__jump_table": &t.jumps, "__mcount_loc": &t.trace,
 	}
 	for i, s := range l.file.elf.sections {

@@ -16,6 +16,7 @@ const (
 	siteRetpoline                   // .retpoline_sites, from 5.16
 	siteReturn                      // .return_sites, from 5.19
 	siteAlternative                 // .altinstructions
+	siteCall                        // .call_sites, from 6.2 on where calls are counted
 	siteSeal                        // .ibt_endbr_seal, from 5.18
 	siteLock                        // .smp_locks
 	siteConstant                    // runtime_ptr_*, runtime_shift_*, from 6.11
@@ -27,7 +28,7 @@ const (
 	siteKinds
 )
 
-var siteNames = [...]string{"paravirt call", "indirect branch", "return", "alternative", "IBT seal", "lock prefix",
+var siteNames = [...]string{"paravirt call", "indirect branch", "return", "alternative", "call", "IBT seal", "lock prefix",
 	"runtime constant", "static call", "static call trampoline", "jump label", "ftrace location", "call of ftrace's user"}
 
 func (k siteKind) String() string { return siteNames[k] }
@@ -73,6 +74,7 @@ type object struct {
 // tables are the raw tables to make sites from; absent ones are empty.
 type tables struct {
 	alternatives, paravirt, retpolines, returns, seals, locks span
+	called                                                    span
 	calls, jumps, trace                                       span
 	constants                                                 []span
 	trampolines, tracers                                      []uint64
@@ -91,6 +93,7 @@ func (o *object) build(t *tables) error {
 	o.addParavirt(t.paravirt)
 	o.addRelative(t.retpolines, siteRetpoline)
 	o.addRelative(t.returns, siteReturn)
+	o.addRelative(t.called, siteCall)
 	o.addRelative(t.seals, siteSeal)
 	o.addRelative(t.locks, siteLock)
 	o.addConstants(t.constants)
@@ -154,6 +157,10 @@ func (k siteKind) length(code []byte) int {
 	case siteLock:
 		if code[0] == 0xf0 {
 			return 1
+		}
+	case siteCall:
+		if call {
+			return 5
 		}
 	case siteSeal:
 		return 4

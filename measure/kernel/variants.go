@@ -22,6 +22,8 @@ func (x *explainer) variants(s site, at uint64, cur, seen []byte) [][]byte {
 		return x.returns(at, cur)
 	case siteAlternative:
 		return x.alternatives(x.obj.alts[s.arg], at, cur, seen)
+	case siteCall:
+		return x.counting(at, cur)
 	case siteSeal: // ENDBR64 becomes a NOP that no compiler emits (asm/ibt.h)
 		if bytes.Equal(cur, []byte{0xf3, 0x0f, 0x1e, 0xfa}) {
 			return [][]byte{{0x66, 0x0f, 0x1f, 0x00}, {0x0f, 0x1f, 0x40, 0xd6}} // the second from 6.16 on
@@ -53,6 +55,7 @@ func (x *explainer) paravirt(at uint64, cur, seen []byte) [][]byte {
 		return nil
 	}
 	if op, target, ok := branchTarget(seen, at); ok && op == paravirtOp(cur) && isPadding(seen[5:]) {
+		target = x.env.behindCounter(op, target)
 		if known && target != function || !x.env.approved(target) {
 			return nil
 		}
@@ -119,6 +122,10 @@ func (x *explainer) retpoline(at uint64, cur []byte) [][]byte {
 	if !ok {
 		return nil
 	}
+	var out [][]byte
+	if thunk, ok := x.env.countingThunk(op, reg); ok {
+		out = append(out, slices.Concat(cur[:len(cur)-len(code)], branch(cur[len(cur)-5], uint64(at), thunk)))
+	}
 	modrm := byte(0xd0)
 	if op == opJump {
 		modrm = 0xe0
@@ -127,7 +134,6 @@ func (x *explainer) retpoline(at uint64, cur []byte) [][]byte {
 	if reg >= 8 {
 		indirect = append([]byte{0x41}, indirect...)
 	}
-	var out [][]byte
 	for _, fence := range [][]byte{nil, {0x0f, 0xae, 0xe8}} {
 		body := append(append(append([]byte(nil), inverted...), fence...), indirect...)
 		if len(body) > len(cur) {
@@ -188,6 +194,9 @@ func (x *explainer) alternatives(a alternative, at uint64, cur, seen []byte) [][
 		} else {
 			out = append(out, mergeNops(padded(moved, len(cur), opNop), seen))
 		}
+	}
+	for _, code := range append([][]byte{cur}, out...) {
+		out = append(out, x.counting(at, code)...)
 	}
 	return out
 }
@@ -310,6 +319,7 @@ func (x *explainer) staticCall(s site, at uint64, cur, seen []byte) [][]byte {
 	if !ok || len(seen) != 5 {
 		return out
 	}
+	target = x.env.behindStaticCounter(op, target, function, known)
 	if known && function == target && x.env.Dispatches(key, target) && (op == opJump) == tail {
 		x.note(at, seen, "static call to BPF's dispatcher")
 		out = append(out, seen)
