@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -49,5 +50,35 @@ func TestWalkFromCalledVariables(t *testing.T) {
 	}
 	if all := strings.Join(r.NotWalked, "\n"); !strings.Contains(all, "variables that lead into text that was freed after boot (1)") {
 		t.Errorf("does not say what it left out:\n%s", all)
+	}
+}
+
+// A timer whose trial failed at boot keeps the handler of that, and no other.
+func TestWalkLeavesHandlerOfTimerTrial(t *testing.T) {
+	const trial = 8 // where its handler is in the text that was freed
+	for name, tt := range map[string]struct {
+		leads, freed, end uint64
+		found             bool
+	}{
+		"to it":                          {vars + 0x800 + trial, vars + 0x800, vars + 0x900, false},
+		"behind its start":               {vars + 0x800 + trial + 1, vars + 0x800, vars + 0x900, true},
+		"to it, and it was not freed":    {vars + 0x800 + trial, vars + 0x900, vars + 0xa00, true},
+		"to something else that was":     {vars + 0x800, vars + 0x800, vars + 0x900, true},
+		"to a function that still lives": {text, vars + 0x800, vars + 0x900, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			function := &btf.Pointer{Target: &btf.FuncProto{Return: (*btf.Void)(nil)}}
+			device := &btf.Struct{Name: "clock_event_device", Size: 8, Members: []btf.Member{{Name: "event_handler", Type: function}}}
+			f := newFixture()
+			f.types = func() (*btf.Spec, error) {
+				return makeSpec(&btf.Struct{Name: "x86_platform_ops", Size: 8, Members: []btf.Member{{Name: "timer", Type: device}}})
+			}
+			f.symbols = append(f.symbols, kernel.Symbol{Addr: vars + 0x800 + trial, Kind: 't', Name: "lapic_cal_handler"},
+				kernel.Symbol{Addr: tt.freed, Kind: 'D', Name: "__init_begin"}, kernel.Symbol{Addr: tt.end, Kind: 'D', Name: "__init_end"})
+			f.put(f.global("x86_platform"), tt.leads)
+			if r := f.walk(t); (len(r.Pointers) > 0) != tt.found {
+				t.Errorf("found %+v", r.Pointers)
+			}
+		})
 	}
 }

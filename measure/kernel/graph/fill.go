@@ -153,7 +153,7 @@ func (f *filler) pointer(t *btf.Pointer, name string, p place) {
 	}
 	switch to := bare(t.Target).(type) {
 	case *btf.FuncProto:
-		out.kind, out.program = code, programs[p.owner+"."+name]
+		out.kind, out.program, out.left = code, programs[p.owner+"."+name], leftBehind[p.owner+"."+name]
 	case *btf.Void:
 		if out.kind = anything; functions[p.owner+"."+name] {
 			out.kind = code

@@ -62,5 +62,8 @@ func names() []string {
 	for _, c := range choices {
 		out = append(out, c.symbol)
 	}
+	for _, symbol := range leftBehind {
+		out = append(out, symbol)
+	}
 	return out
 }

@@ -41,6 +41,7 @@ type field struct {
 
 	program bool   // of code: see programs
 	boot    bool   // of code: may lead into text that was freed after boot
+	left    string // of code: the only function it may lead to there; see leftBehind
 	number  uint32 // among all fields of a kernel and its modules
 }
 

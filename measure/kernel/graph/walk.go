@@ -235,7 +235,7 @@ func (w *walker) function(i int32, n *node, f *field, at, value uint64) {
 	if value == 0 {
 		return
 	}
-	if f.boot && w.areas.freedAfterBoot(value) {
+	if (f.boot || f.left != "" && value == w.address(f.left)) && w.areas.freedAfterBoot(value) {
 		w.why["variables that lead into text that was freed after boot"]++
 		return
 	}
