@@ -66,13 +66,13 @@ func (e *Expected) behindCounter(op byte, target uint64) uint64 {
 	return target
 }
 
-// behindStaticCounter is the same of a static call, whose function may be in a module
-// that was unloaded.
+// behindStaticCounter is the same of a static call, whose function may have been in a
+// module that was unloaded.
 func (e *Expected) behindStaticCounter(op byte, target, function uint64, known bool) uint64 {
 	switch n := uint64(e.counter.size()); {
 	case !known:
 		return e.behindCounter(op, target)
-	case n > 0 && op == opCall && target+n == function && (e.counted(function) || e.textOf(function) == nil):
+	case n > 0 && op == opCall && target+n == function && (e.counted(function) || !e.approved(function)):
 		return function
 	}
 	return target
