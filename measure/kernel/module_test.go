@@ -260,3 +260,44 @@ func TestPlaceOfModuleObject(t *testing.T) {
 		t.Error("the kernel is no module")
 	}
 }
+
+// TestAddModuleWithoutCode: a module may have tables only, and then has no text. One
+// whose file has code does not pass for such.
+func TestAddModuleWithoutCode(t *testing.T) {
+	const symbols = "\x00table\x00"
+	tables := func(more ...elfSection) []byte {
+		symbol := append([]byte{1, 0, 0, 0, 0x11, 0, 1, 0}, make([]byte, 16)...)
+		return encodeELF(append([]elfSection{
+			{},
+			{name: ".rodata", kind: 1, flags: shfAlloc, data: []byte("constant")},
+			{name: ".modinfo", kind: 1, flags: shfAlloc, data: []byte("license=GPL\x00name=tables\x00")},
+			{name: ".symtab", kind: shtSymtab, link: 4, data: append(make([]byte, 24), symbol...)},
+			{name: ".strtab", kind: 3, data: []byte(symbols)},
+			{name: ".text", kind: 1, flags: shfAlloc | shfExec},
+			{name: ".note.gnu.build-id", kind: 7, flags: shfAlloc, data: []byte("\x04\x00\x00\x00\x14\x00\x00\x00\x03\x00\x00\x00GNU\x00abcdefghijklmnopqrst")},
+		}, more...))
+	}
+	at := &LoadedModule{Name: "tables", Live: true, Areas: []Area{{AreaRodata, testModuleRodata, 4096}},
+		Sections: []ModuleSection{{".rodata", testModuleRodata + 16}}}
+	for name, tt := range map[string]struct {
+		file []byte
+		fits bool
+	}{
+		"tables":                      {tables(), true},
+		"tables, and code of loading": {tables(elfSection{name: ".init.text", kind: 1, flags: shfAlloc | shfExec, data: make([]byte, 16)}), true},
+		"code":                        {tables(elfSection{name: ".text.other", kind: 1, flags: shfAlloc | shfExec, data: make([]byte, 16)}), false},
+	} {
+		file, err := NewModule(tt.file)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		e := exportingKernel(t)
+		text, err := e.AddModule(file, at)
+		if (err == nil) != tt.fits || err != nil && !errors.Is(err, ErrRelocation) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if tt.fits && (text.Pages != 0 || text.exports["table"] != testModuleRodata+16 || e.approved(0)) {
+			t.Errorf("%s: %d pages of text, exports %x", name, text.Pages, text.exports)
+		}
+	}
+}

@@ -36,7 +36,8 @@ func (e *Expected) AddModule(file *ModuleFile, at *LoadedModule) (*Text, error) 
 		return nil, fmt.Errorf("module %s: %w: file %s, loaded %s", at.Name, ErrOtherBuild, file.BuildID, at.BuildID)
 	}
 	area, ok := at.Area(AreaText)
-	if !ok || area.Start%mem.PageSize != 0 || area.Size == 0 || area.Size > maxModule {
+	codeless := !ok && file.codeless()
+	if !codeless && (!ok || area.Start%mem.PageSize != 0 || area.Size == 0 || area.Size > maxModule) {
 		return nil, fmt.Errorf("module %s: %w: no text area", at.Name, ErrRelocation)
 	}
 	l := newLinker(e, file, at)
@@ -48,6 +49,17 @@ func (e *Expected) AddModule(file *ModuleFile, at *LoadedModule) (*Text, error) 
 	t.rodata, _ = at.Area(AreaRodata)
 	e.modules = append(e.modules, t)
 	return t, nil
+}
+
+// codeless reports whether a module has no code but what runs while it is loaded:
+// nls_ucs2_utils of 7.2 has tables only. The loader gives such a module no text.
+func (f *ModuleFile) codeless() bool {
+	for _, s := range f.elf.sections {
+		if s.flags&(shfAlloc|shfExec) == shfAlloc|shfExec && s.size > 0 && !strings.HasPrefix(s.name, ".init") {
+			return false
+		}
+	}
+	return true
 }
 
 // linker does for one module what the kernel's loader does.
@@ -154,7 +166,7 @@ func (l *linker) link(name string, area Area) (*Text, error) {
 			return nil, fmt.Errorf("%w: %s at %#x is not in the module's text", ErrRelocation, s.name, code.addr)
 		}
 	}
-	if inText == 0 {
+	if inText == 0 && size > 0 {
 		return nil, fmt.Errorf("%w: the target does not say where its sections are", ErrRelocation)
 	}
 	if err := o.build(t); err != nil {
