@@ -82,3 +82,25 @@ func TestWalkLeavesHandlerOfTimerTrial(t *testing.T) {
 		})
 	}
 }
+
+// A sample that BPF sent keeps the address of its record, which was on a stack: what
+// lies there since is not taken for one. The rest of what it leads to is.
+func TestWalkLeavesRecordOfSample(t *testing.T) {
+	function := &btf.Pointer{Target: &btf.FuncProto{Return: (*btf.Void)(nil)}}
+	record := &btf.Struct{Name: "perf_raw_record", Size: 8, Members: []btf.Member{{Name: "copy", Type: function}}}
+	sample := &btf.Struct{Name: "perf_sample_data", Size: 16, Members: []btf.Member{
+		{Name: "raw", Type: &btf.Pointer{Target: record}}, {Name: "other", Type: &btf.Pointer{Target: record}, Offset: 64}}}
+	f := newFixture()
+	f.types = func() (*btf.Spec, error) {
+		return makeSpec(&btf.Struct{Name: "x86_platform_ops", Size: 16, Members: []btf.Member{{Name: "sample", Type: sample}}})
+	}
+	at := f.global("x86_platform")
+	f.put(at, heap)
+	f.put(at+8, heap+0x100)
+	f.put(heap, text+1)
+	f.put(heap+0x100, text+2)
+	want := map[string]uint64{"x86_platform.sample.other->copy": text + 2}
+	if diff := cmp.Diff(want, found(f.walk(t))); diff != "" {
+		t.Error(diff)
+	}
+}

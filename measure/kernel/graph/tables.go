@@ -145,6 +145,7 @@ var skipped = map[string]string{
 	"trace_event_file.system":     "the same",
 	"trace_event_file.tr":         "the same",
 
+	"perf_sample_data.raw":   "a record on the stack of who takes the sample, kept when it is gone (kernel/trace/bpf_trace.c, bpf_perf_event_output)",
 	"worker.last_func":       "what a worker did last, compared and never called; may be in text freed after boot (kernel/workqueue.c, wq_worker_last_func)",
 	"task_struct.vmacache":   "may be stale: a sequence number says so (mm/vmacache.c, up to 6.0)",
 	"task_struct.last_wakee": "kept without a reference (kernel/sched/fair.c, record_wakee)",
