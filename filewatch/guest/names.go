@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
@@ -25,6 +26,7 @@ type names struct {
 	chunks  [][]name
 	entries []name // sorted by inode
 	text    [][]byte
+	asked   []uint32 // one bit for each entry: its inode was asked for; see dangling
 
 	mu   sync.Mutex
 	dirs dirPaths
@@ -128,6 +130,7 @@ func (t *names) sort() {
 		at[i] += at[i-1]
 	}
 	t.entries = make([]name, total)
+	t.asked = make([]uint32, total/32+1)
 	for i, c := range t.chunks {
 		for _, n := range c {
 			to := &at[n.inode()>>shift]
@@ -157,12 +160,17 @@ func (t *names) compare(a, b name) int {
 
 // find is the run of entries that name inode.
 func (t *names) find(inode uint64) []name {
-	first := sort.Search(len(t.entries), func(i int) bool { return t.entries[i].inode() >= inode })
-	end := first
+	first, end := t.run(inode)
+	return t.entries[first:end]
+}
+
+func (t *names) run(inode uint64) (first, end int) {
+	first = sort.Search(len(t.entries), func(i int) bool { return t.entries[i].inode() >= inode })
+	end = first
 	for end < len(t.entries) && t.entries[end].inode() == inode {
 		end++
 	}
-	return t.entries[first:end]
+	return first, end
 }
 
 // of gives the paths of an inode in the guest, sorted; nil for none.
@@ -170,10 +178,12 @@ func (t *names) of(inode uint64) []string {
 	if inode == t.dirs.root {
 		return []string{t.dirs.point}
 	}
-	entries := t.find(inode)
-	if len(entries) == 0 {
+	first, end := t.run(inode)
+	if first == end {
 		return nil
 	}
+	atomic.OrUint32(&t.asked[first/32], 1<<(first%32))
+	entries := t.entries[first:end]
 	var out []string
 	t.mu.Lock()
 	defer t.mu.Unlock()

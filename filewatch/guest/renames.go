@@ -71,8 +71,12 @@ func (f *followed) visitRenamed(ctx context.Context, affected map[uint64]bool) (
 		delete(affected, f.located[i].Object.Inode)
 	}
 	for inode := range f.gone {
+		if reason, err := f.named(inode); err != nil || reason != "" {
+			return reason, err
+		}
 		delete(affected, inode)
 	}
+	nowhere := maps.Clone(affected)
 	err = f.reader.Some(ctx, slices.Sorted(maps.Keys(affected)), func(uint64, []byte) bool { return false }, func(o *filewatch.Object, content filewatch.Content, damage error) error {
 		if damage != nil && o.Inode == 0 || len(f.located) > maxTouched {
 			reason = "too many objects are renamed, or they are damaged"
@@ -80,10 +84,26 @@ func (f *followed) visitRenamed(ctx context.Context, affected map[uint64]bool) (
 		}
 		f.located = append(f.located, volume.Located{Object: o, Content: content, Damage: damage})
 		f.same[o.Inode] = damage == nil // nothing of its own changed
+		delete(nowhere, o.Inode)
 		return nil
 	})
 	if err == errWhole {
 		return reason, nil
 	}
+	for inode := range nowhere {
+		if reason, err := f.named(inode); err != nil || reason != "" {
+			return reason, err
+		}
+	}
 	return "", err
+}
+
+// named is why the volume must be scanned whole where an inode that is not there has a
+// name: that scan tells it.
+func (f *followed) named(inode uint64) (reason string, err error) {
+	entries, err := f.is.naming(inode)
+	if err != nil || len(entries) == 0 || inode == f.is.dirs.root {
+		return "", err
+	}
+	return danglingError(inode).Error(), nil
 }

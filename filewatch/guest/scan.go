@@ -75,6 +75,14 @@ func (s *scan) run(ctx context.Context, workers int) error {
 		options.Note = s.note
 	}
 	err = v.Scan(ctx, options, s.one)
+	if err == nil {
+		names.dangling(func(what string, err error) {
+			s.gap(what, err)
+			if s.memory != nil {
+				s.memory.refuse(err.Error())
+			}
+		})
+	}
 	if s.memory != nil {
 		s.memory.clean = err == nil && len(s.gaps) == 0
 	}

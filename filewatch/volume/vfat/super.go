@@ -75,22 +75,23 @@ func (v *Volume) parse(b []byte) error {
 	}
 	serial, label := b[0x27:0x2B], b[0x2B:0x36]
 	fat32 := fatSectors == 0
-	active := int64(0)
 	if fat32 {
 		fatSectors = int64(le.Uint32(b[0x24:]))
 		v.rootCluster = le.Uint32(b[0x2C:])
 		serial, label = b[0x43:0x47], b[0x47:0x52]
-		if flags := le.Uint16(b[0x28:]); flags&0x80 != 0 { // no mirroring: one table is in use
-			active = int64(flags & 0xF)
+		if flags := le.Uint16(b[0x28:]); flags&0x80 != 0 && flags&0xF != 0 {
+			// Linux goes by the first table all the same (fs/fat/inode.c, 6.12), so
+			// two would read two file systems.
+			return fmt.Errorf("no mirroring, and table %d in use: %w", flags&0xF, filewatch.ErrNotSupported)
 		}
 		entries = 0
 	}
 	power := func(n int64) bool { return n > 0 && n&(n-1) == 0 }
-	if !power(sector) || sector < 512 || sector > 4096 || !power(per) || reserved == 0 || fats == 0 || active >= fats || fatSectors == 0 {
+	if !power(sector) || sector < 512 || sector > 4096 || !power(per) || reserved == 0 || fats == 0 || fatSectors == 0 {
 		return fmt.Errorf("sectors of %d bytes, clusters of %d, %d tables of %d: %w", sector, per, fats, fatSectors, filewatch.ErrCorrupt)
 	}
 	v.cluster = sector * per
-	v.fat, v.fatSize = (reserved+active*fatSectors)*sector, fatSectors*sector
+	v.fat, v.fatSize = reserved*sector, fatSectors*sector
 	v.root, v.rootSize = (reserved+fats*fatSectors)*sector, entries*32
 	v.data = v.root + (v.rootSize+sector-1)/sector*sector
 	if end := total * sector; end > v.size || v.data >= end {

@@ -2,10 +2,13 @@ package vfat_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/volume"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 )
 
@@ -51,6 +54,25 @@ func TestConformance(t *testing.T) {
 			}
 			volumetest.Check(t, vol, tree, volumetest.Features{NoUnix: true})
 		})
+	}
+}
+
+// A second table that the boot sector calls the one in use, and Linux does not, is not
+// believed.
+func TestDetectsSecondTable(t *testing.T) {
+	b, err := os.ReadFile(makeImage(t, volumetest.Plain(), "36864", "-F", "32", "-s", "1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for flags, want := range map[byte]error{0x00: nil, 0x80: nil, 0x01: nil, 0x81: filewatch.ErrNotSupported} {
+		b[0x28] = flags
+		d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := d.Volumes[0].Cause; !errors.Is(got, want) || want == nil && got != nil {
+			t.Errorf("flags %#x: %v, want %v", flags, got, want)
+		}
 	}
 }
 
