@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/internal/durable"
 	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
@@ -111,7 +112,7 @@ func runBaselineCreate(ctx context.Context, stdout, stderr io.Writer, flags *bas
 	if !snap.Incomplete() {
 		return nil
 	}
-	return incomplete(stderr, header)
+	return incomplete(stderr, header, snap)
 }
 
 // replaceable refuses to overwrite what is not a baseline.
@@ -184,12 +185,36 @@ func rulesName(path string) string {
 }
 
 // incomplete says on stderr what could not be read.
-func incomplete(stderr io.Writer, h *baseline.Header) error {
+func incomplete(stderr io.Writer, h *baseline.Header, snap *baseline.Snapshot) error {
 	for _, g := range h.Gaps {
 		fmt.Fprintf(stderr, "plumbline: not measured: %s: %s\n", g.What, g.Reason)
 	}
-	if h.Unread > 0 {
-		fmt.Fprintf(stderr, "plumbline: not measured: %d objects could not be read whole; baseline show says why (key unread)\n", h.Unread)
+	if err := unread(stderr, h.Unread, snap); err != nil {
+		return fail(exitIO, err)
 	}
 	return verdict(exitIncomplete)
+}
+
+// maxTold is how many of the objects that could not be read are named one by one.
+const maxTold = 10
+
+// unread names the first of the objects that could not be read whole.
+func unread(stderr io.Writer, all uint64, snap *baseline.Snapshot) error {
+	told := uint64(0)
+	for r, err := range snap.State().Records {
+		if told == min(all, maxTold) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if r.Unread != "" {
+			fmt.Fprintf(stderr, "plumbline: not measured: %s: %s\n", filewatch.EscapePath(r.Path()), r.Unread)
+			told++
+		}
+	}
+	if all > told {
+		fmt.Fprintf(stderr, "plumbline: not measured: %d further objects could not be read whole; baseline show says why (key unread)\n", all-told)
+	}
+	return nil
 }

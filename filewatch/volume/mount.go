@@ -13,6 +13,9 @@ func (v *Volume) mount() {
 	}
 	if v.Size <= 0 {
 		v.NotMeasured = "lies beyond the end of the disk"
+		if v.Partition == 0 {
+			v.NotMeasured = "has no bytes"
+		}
 		return
 	}
 	var err error

@@ -20,6 +20,7 @@ type Changes struct {
 	dir    string
 	random *rand.ChaCha8
 	round  int
+	links  int
 }
 
 // NewChanges makes an image of 24 MiB with 8 directories of 40 files, /d0/f0 to
@@ -95,10 +96,13 @@ func (c *Changes) change() []string {
 		return []string{"rm " + f, "write " + c.local(r.IntN(locals)) + " " + f}
 	case 3:
 		return []string{"rm " + f}
-	case 4:
-		return []string{fmt.Sprintf("ln %s /d%d/link%d", f, r.IntN(8), r.IntN(20))}
+	case 4: // ln leaves the count of links to who calls it, rm does not
+		c.links++
+		first := fmt.Sprintf("/d%d/link%d", r.IntN(8), c.links)
+		return []string{"write " + c.local(r.IntN(locals)) + " " + first,
+			fmt.Sprintf("ln %s /d%d/also%d", first, r.IntN(8), c.links), "set_inode_field " + first + " links_count 2"}
 	case 5:
-		return []string{fmt.Sprintf("unlink /d%d/link%d", r.IntN(8), r.IntN(20))}
+		return []string{fmt.Sprintf("rm /d%d/%s%d", r.IntN(8), []string{"link", "also"}[r.IntN(2)], 1+r.IntN(1+c.links))}
 	case 6:
 		return []string{fmt.Sprintf("symlink /d%d/sym%d-%d %s", r.IntN(8), c.round, r.IntN(9), strings.Repeat("x/", 1+r.IntN(90)))}
 	case 7:

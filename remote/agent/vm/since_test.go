@@ -153,7 +153,7 @@ func TestSinceReportsWhatAFullScanReports(t *testing.T) {
 		text := grown(t, round)
 		c.Debugfs(t, "rm /d1/f3", "write "+text+" /d1/f3", // a log
 			fmt.Sprintf("set_inode_field /d5/f4 mode 0100%03o", round+0o600), // of a text
-			"rm /d6/f7", "write "+text+" /d6/f7", fmt.Sprintf("ln /d6/f7 /d5/came%d", round)) // that comes under the rule
+			"rm /d6/f7", "write "+text+" /d6/f7", fmt.Sprintf("ln /d6/f7 /d5/came%d", round), "set_inode_field /d6/f7 links_count 2") // that comes under the rule
 		if round%2 == 0 { // the text itself
 			c.Debugfs(t, "rm /d5/f4", "write "+text+" /d5/f4")
 		}
