@@ -16,13 +16,14 @@ type lvmGroups struct {
 	disks map[string]io.ReaderAt
 	// regions are where the physical volumes lie.
 	regions map[string]*Volume
-	// texts are the newest metadata of each group.
+	// texts are the newest metadata of each group, by name and UUID: two groups can
+	// have one name.
 	texts map[string]groupText
 }
 
 type groupText struct {
-	text     string
-	sequence int64
+	lvm.Identity
+	text string
 }
 
 // take says whether the region was a physical volume; if so it is listed by way
@@ -40,17 +41,22 @@ func (g *lvmGroups) take(v *Volume) bool {
 	if g.disks == nil {
 		g.disks, g.regions, g.texts = map[string]io.ReaderAt{}, map[string]*Volume{}, map[string]groupText{}
 	}
+	if g.disks[p.UUID] != nil {
+		v.Type, v.NotMeasured = name, "has the UUID of another physical volume: which of them the guest uses cannot be told"
+		return false
+	}
 	g.disks[p.UUID], g.regions[p.UUID] = v.device, v
 	if p.Text == "" {
 		return true
 	}
-	group, sequence, err := lvm.Name(p.Text)
+	id, err := lvm.Identify(p.Text)
 	if err != nil {
 		v.Type, v.NotMeasured, v.Cause = name, err.Error(), err
 		return false
 	}
-	if old, ok := g.texts[group]; !ok || old.sequence < sequence {
-		g.texts[group] = groupText{p.Text, sequence}
+	group := id.Name + "\x00" + id.UUID
+	if old, ok := g.texts[group]; !ok || old.Sequence < id.Sequence {
+		g.texts[group] = groupText{id, p.Text}
 	}
 	return true
 }
@@ -61,12 +67,12 @@ func (g *lvmGroups) volumes() ([]*Volume, []error) {
 	var out []*Volume
 	var damage []error
 	empty := map[string]bool{}
-	for _, name := range slices.Sorted(maps.Keys(g.texts)) {
-		found, err := lvm.Group(g.texts[name].text, g.disks)
+	for _, key := range slices.Sorted(maps.Keys(g.texts)) {
+		found, err := lvm.Group(g.texts[key].text, g.disks)
 		if err != nil {
-			damage = append(damage, fmt.Errorf("volume group %s: %w", name, err))
+			damage = append(damage, fmt.Errorf("volume group %s: %w", g.texts[key].Name, err))
 		}
-		empty[name] = len(found) == 0
+		empty[key] = len(found) == 0
 		for _, l := range found {
 			v := &Volume{Name: l.Group + "/" + l.Name, Offset: -1, Size: l.Size, PartUUID: l.UUID, device: l.Device, NotMeasured: l.Reason}
 			if v.device == nil {
@@ -81,7 +87,7 @@ func (g *lvmGroups) volumes() ([]*Volume, []error) {
 			continue
 		}
 		if group != "" {
-			reason = fmt.Sprintf("physical volume of volume group %s, which has no volumes", group)
+			reason = fmt.Sprintf("physical volume of volume group %s, which has no volumes", g.texts[group].Name)
 		}
 		v := g.regions[uuid]
 		v.Type, v.NotMeasured = "LVM2_member", reason
@@ -90,11 +96,12 @@ func (g *lvmGroups) volumes() ([]*Volume, []error) {
 	return out, damage
 }
 
-// group is the volume group whose metadata names a physical volume, "" for none.
+// group is the key of the volume group whose metadata names a physical volume, ""
+// for none.
 func (g *lvmGroups) group(uuid string) string {
-	for _, name := range slices.Sorted(maps.Keys(g.texts)) {
-		if strings.Contains(strings.ReplaceAll(g.texts[name].text, "-", ""), `"`+uuid+`"`) {
-			return name
+	for _, key := range slices.Sorted(maps.Keys(g.texts)) {
+		if strings.Contains(strings.ReplaceAll(g.texts[key].text, "-", ""), `"`+uuid+`"`) {
+			return key
 		}
 	}
 	return ""

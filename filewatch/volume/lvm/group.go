@@ -54,19 +54,25 @@ func Group(text string, disks map[string]io.ReaderAt) ([]Logical, error) {
 	return nil, fmt.Errorf("lvm: metadata names no group: %w", filewatch.ErrCorrupt)
 }
 
-// Name is the group's name and sequence number in a metadata text, for choosing
-// the newest copy.
-func Name(text string) (name string, sequence int64, err error) {
+// Identity is what tells groups and copies of their metadata apart.
+type Identity struct {
+	Name, UUID string
+	// Sequence is highest in the newest copy.
+	Sequence int64
+}
+
+// Identify reads a group's identity in a metadata text.
+func Identify(text string) (Identity, error) {
 	root, err := parse(text)
 	if err != nil {
-		return "", 0, fmt.Errorf("lvm: %w", err)
+		return Identity{}, fmt.Errorf("lvm: %w", err)
 	}
 	for _, name := range root.order {
 		if g := root.sections[name]; g.str("id") != "" {
-			return name, g.num("seqno"), nil
+			return Identity{name, g.str("id"), g.num("seqno")}, nil
 		}
 	}
-	return "", 0, fmt.Errorf("lvm: metadata names no group: %w", filewatch.ErrCorrupt)
+	return Identity{}, fmt.Errorf("lvm: metadata names no group: %w", filewatch.ErrCorrupt)
 }
 
 type mapper struct {
