@@ -2,9 +2,7 @@ package disk
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -22,8 +20,6 @@ type fleece struct {
 	monitor *qmp.Client
 	server  server
 	layers  []layer // of the snapshot
-	// after are commands that nothing waits for until the snapshot is in use.
-	after sent
 }
 
 // server says whose QEMU's only NBD server is.
@@ -55,33 +51,25 @@ type object = map[string]any
 // layer is the overlay of one disk.
 type layer struct {
 	Block
-	node string // of the overlay; its file's ends with "-file"
-	path string
+	node string // of the overlay
 }
-
-func (l *layer) file() string { return l.node + "-file" }
 
 // snapshot makes all disks readable as they are at one moment and returns the
 // NBD socket. A read-only disk is exported as it is. t may be nil.
 func (f *fleece) snapshot(ctx context.Context, place *scratch, blocks []Block, t *tracking) (string, error) {
-	events := f.monitor.Subscribe()
-	defer events.Close()
 	nodes := make([]string, len(blocks))
 	for i, b := range blocks {
 		if nodes[i] = b.Node; !b.ReadOnly {
 			nodes[i] = namePrefix + randomText(3)
-			f.layers = append(f.layers, layer{b, nodes[i], ""})
+			f.layers = append(f.layers, layer{b, nodes[i]})
 		}
 	}
 	layers := f.layers
 	socket := place.socket()
-	if err := f.overlays(ctx, events, layers, place); err != nil {
+	if err := f.overlays(ctx, layers, place); err != nil {
 		return "", err
 	}
 	var last sent
-	for i := range layers {
-		last.add(f.monitor.Begin("blockdev-add", object{"driver": "qcow2", "node-name": layers[i].node, "file": layers[i].file(), "backing": layers[i].Node}))
-	}
 	var actions []object
 	for i := range layers {
 		if t != nil {
@@ -100,88 +88,30 @@ func (f *fleece) snapshot(ctx context.Context, place *scratch, blocks []Block, t
 		}
 		last.add(f.monitor.Begin("block-export-add", export))
 	}
-	for i := range layers {
-		f.after.add(f.monitor.Begin("job-dismiss", object{"id": creating(layers[i].node)}))
-	}
 	return socket, last.wait(ctx)
 }
 
-// creating is the name of the job that creates a node's image.
-func creating(node string) string { return node + "-create" }
-
-// overlays makes an empty qcow2 for each disk, in a file of its own, and starts the
+// overlays puts an empty image over each disk, in a file of its own, and starts the
 // NBD server. What is written to one need not survive this host: it is not flushed.
-func (f *fleece) overlays(ctx context.Context, events *qmp.Subscription, layers []layer, place *scratch) (err error) {
-	for i := range layers {
-		if layers[i].path, err = place.file(exportName(i)); err != nil {
-			return err
-		}
-	}
+func (f *fleece) overlays(ctx context.Context, layers []layer, place *scratch) error {
 	var all sent
-	var jobs []string
-	for i := range layers {
-		l := &layers[i]
-		all.add(f.monitor.Begin("blockdev-add", object{"driver": "file", "node-name": l.file(), "filename": l.path, "locking": "off", "cache": object{"no-flush": true}}))
-		all.add(f.monitor.Begin("blockdev-create", object{"job-id": creating(l.node), "options": object{"driver": "qcow2", "file": l.file(), "size": l.Size}}))
-		jobs = append(jobs, creating(l.node))
+	for i, l := range layers {
+		path, err := place.overlay(exportName(i), l.Size)
+		if err != nil {
+			return errors.Join(err, all.wait(ctx))
+		}
+		all.add(f.monitor.Begin("blockdev-add", object{"driver": "qcow2", "node-name": l.node, "backing": l.Node,
+			"file": object{"driver": "file", "filename": path, "locking": "off", "cache": object{"no-flush": true}}}))
 	}
 	// Should this process be killed, the server is known to be ours by a node of
 	// ours beside it: see sweep.
 	server := f.monitor.Begin("nbd-server-start", object{"addr": object{"type": "unix", "data": object{"path": place.socket()}}, "max-connections": 0})
-	err = all.wait(ctx)
+	err := all.wait(ctx)
 	serving := server.Wait(ctx, nil)
 	if f.server = ours; gone(serving) {
 		f.server = theirs
 	}
-	if err = errors.Join(err, serving); err != nil {
-		return err
-	}
-	return f.concluded(ctx, events, jobs)
-}
-
-// concluded waits until jobs have come to their end, and says how. QEMU tells of each
-// step of a job; where that does not come through it is asked.
-func (f *fleece) concluded(ctx context.Context, events *qmp.Subscription, names []string) error {
-	const look = 20 * time.Millisecond
-	told, c := 0, events.C
-	for told < len(names) {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case e, ok := <-c:
-			var j job
-			if !ok {
-				c = nil
-			} else if e.Name == "JOB_STATUS_CHANGE" && json.Unmarshal(e.Data, &j) == nil && j.Status == concluded && slices.Contains(names, j.ID) {
-				told++
-			}
-			continue
-		case <-time.After(look):
-		}
-		break
-	}
-	var patience patience
-	for {
-		jobs, err := f.jobs(ctx)
-		if err != nil {
-			return err
-		}
-		done := 0
-		for _, j := range jobs {
-			if j.Status != concluded || !slices.Contains(names, j.ID) {
-				continue
-			}
-			if done++; j.Error != "" {
-				return fmt.Errorf("%s: %s", j.ID, j.Error)
-			}
-		}
-		if done == len(names) {
-			return nil
-		}
-		if err := patience.wait(ctx); err != nil {
-			return err
-		}
-	}
+	return errors.Join(err, serving)
 }
 
 const concluded = "concluded"
@@ -309,7 +239,7 @@ func (f *fleece) unmake(ctx context.Context) error {
 	var nodes []string
 	for i := range f.layers {
 		ended.add(f.monitor.Begin("job-cancel", object{"id": f.layers[i].node + "-job"}))
-		nodes = append(nodes, f.layers[i].node, f.layers[i].file())
+		nodes = append(nodes, f.layers[i].node)
 	}
 	err := ended.wait(ctx)
 	if e := stopped.Wait(ctx, nil); e != nil {
@@ -415,7 +345,8 @@ func oursOf(nodes []blockNode) []string {
 	return ours
 }
 
-// sweepNodes removes our overlays, then the files below them.
+// sweepNodes removes our overlays. Those of earlier versions had the files below them
+// as nodes of their own, whose names end with "-file"; these go last.
 func (f *fleece) sweepNodes(ctx context.Context, nodes []string) error {
 	var removed sent
 	for _, files := range []bool{false, true} {

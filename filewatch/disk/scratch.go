@@ -46,15 +46,16 @@ func scratchFor(pid int) (*scratch, error) {
 // socket is where QEMU serves the snapshot.
 func (s *scratch) socket() string { return s.prefix + "nbd" }
 
-// file makes an empty file that QEMU can write to. QEMU does not make it, because it
-// would lock it, which the AppArmor profile of a domain does not allow there.
-func (s *scratch) file(name string) (path string, err error) {
+// overlay makes an empty image of a disk that QEMU can write to. QEMU does not make
+// the file, because it would lock it, which the AppArmor profile of a domain does not
+// allow there.
+func (s *scratch) overlay(name string, size int64) (path string, err error) {
 	path = s.prefix + name
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return "", err
 	}
-	return path, errors.Join(f.Close(), s.give(path))
+	return path, errors.Join(writeEmpty(f, size), f.Close(), s.give(path))
 }
 
 // give makes something QEMU's.

@@ -97,7 +97,7 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 	if err == nil {
 		err = s.dial(ctx, export, blocks, monitor.PID())
 	}
-	return errors.Join(err, f.after.wait(ctx))
+	return err
 }
 
 // dial connects to the exports of a snapshot that the QEMU of a process made.
