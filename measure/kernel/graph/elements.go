@@ -18,6 +18,8 @@ func (w *walker) contained(i int32, n *node, f *field) {
 		w.linked(head, head, 0, h.link, visit)
 	case hlist:
 		w.linked(head, 0, 1, h.link, visit)
+	case chain:
+		w.linked(head, 0, 0, h.link, visit)
 	case tree:
 		w.tree(head, h.link, visit)
 	case xarray:

@@ -56,7 +56,7 @@ func (f *filler) walk(t btf.Type, name string, p place) {
 }
 
 func (f *filler) structure(t *btf.Struct, p place) {
-	if skippedTypes[t.Name] != "" {
+	if skippedTypes[t.Name] != "" && (t.Name != callback || p.depth > 1) {
 		return
 	}
 	if t.Name != "" {
@@ -151,6 +151,13 @@ func (f *filler) pointer(t *btf.Pointer, name string, p place) {
 	if f.told(name, p) {
 		return
 	}
+	if c := choices[p.owner+"."+name]; c.member != "" && p.when == nil {
+		var err error
+		if out.when, err = f.schema.condition(c, p.owner, p.ownerAt); err != nil {
+			f.schema.missing[err.Error()] = true
+			return
+		}
+	}
 	switch to := bare(t.Target).(type) {
 	case *btf.FuncProto:
 		out.kind, out.program, out.left = code, programs[p.owner+"."+name], leftBehind[p.owner+"."+name]
@@ -179,7 +186,7 @@ func (f *filler) told(name string, p place) bool {
 		return false
 	}
 	to, err1 := f.schema.structLocked(t.typ)
-	when, err2 := f.schema.condition(choice{member: t.member, symbol: t.symbol}, p.owner, p.ownerAt)
+	when, err2 := f.schema.condition(choice{member: t.member, symbol: t.symbol, mask: t.mask, equals: t.equals}, p.owner, p.ownerAt)
 	if err := errors.Join(err1, err2); err != nil {
 		f.schema.missing[err.Error()] = true
 		return true

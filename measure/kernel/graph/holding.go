@@ -23,6 +23,7 @@ const (
 	terminated             // pointer to an array of structures, the last starts with zero
 	filling                // pointer to an array of pointers that is an object of the allocator
 	relative               // pointer to an array of 32-bit distances, each from itself to a structure
+	chain                  // pointer to the first of what a pointer in each links, such as struct llist_head
 )
 
 // width is how many bytes of its owner a head takes.
@@ -66,6 +67,7 @@ type holding struct {
 	count   int64  // where that is, from the head
 	head    uint64 // offset of the head's pointer in the member
 	skip    uint64 // the head lies at this offset of an object of type elem
+	exact   bool   // see held
 }
 
 // holding returns what the table of containers says of a member.
@@ -107,7 +109,7 @@ func (s *Schema) hold(c held) (*holding, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &holding{kind: c.form, elem: t, counted: c.count}
+	h := &holding{kind: c.form, elem: t, counted: c.count, exact: c.exact}
 	if link != "" {
 		at, err := s.offset(name, link)
 		if err != nil {

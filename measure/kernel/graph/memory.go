@@ -76,8 +76,7 @@ func (m *areas) perCPU() {
 // larger, it is that; else it is what the pointer says. t is nil for a void
 // pointer, which only the allocator can tell. ok is false where no object can be.
 func (m *areas) lies(at uint64, t *Type) (uint64, *Type, bool) {
-	switch {
-	case m.text(at), m.freedAfterBoot(at), at >= m.perCPUStart && at < m.perCPUEnd:
+	if m.nothing(at) {
 		return 0, nil, false
 	}
 	if m.slabs == nil {
@@ -98,6 +97,11 @@ func (m *areas) lies(at uint64, t *Type) (uint64, *Type, bool) {
 		m.contradicted++
 	}
 	return at, t, t != nil
+}
+
+// nothing reports whether no object can lie at an address.
+func (m *areas) nothing(at uint64) bool {
+	return m.text(at) || m.freedAfterBoot(at) || at >= m.perCPUStart && at < m.perCPUEnd
 }
 
 // room is how many bytes there are from an address to the end of the object of

@@ -149,6 +149,21 @@ var roots = []root{
 	{symbol: "irq_desc_tree", shape: holds, held: []held{{form: xarray, elem: "irq_desc", head: xaHead}}, other: "sparse_irqs"}, // up to 6.4
 	{symbol: "sparse_irqs", shape: holds, held: []held{{form: maple, elem: "irq_desc", head: mapleRoot}}, other: "irq_desc_tree"},
 
+	// What waits for RCU by way of tasks, and what does the waiting:
+	// kernel/rcu/tasks.h. Alarms: kernel/time/alarmtimer.c.
+	{symbol: "rcu_tasks", shape: value, typ: "rcu_tasks"},
+	{symbol: "rcu_tasks_rude", shape: value, typ: "rcu_tasks"},
+	{symbol: "rcu_tasks_trace", shape: value, typ: "rcu_tasks"}, // up to 6.18
+	{symbol: "alarm_bases", shape: array, typ: "alarm_base"},
+
+	// Who waits, and what is called to wake him: kernel/sched/wait_bit.c, mm/filemap.c,
+	// kernel/printk/printk.c, drivers/char/random.c, kernel/audit.c.
+	{symbol: "bit_wait_table", shape: array, typ: "wait_queue_head"},
+	{symbol: "page_wait_table", shape: array, typ: "wait_queue_head", other: "folio_wait_table"},
+	{symbol: "folio_wait_table", shape: array, typ: "wait_queue_head", other: "page_wait_table"},
+	{symbol: "log_wait", shape: value, typ: "wait_queue_head"},
+	{symbol: "kauditd_wait", shape: value, typ: "wait_queue_head"},
+
 	// Devices: drivers/base, drivers/tty, drivers/input, kernel/printk.
 	{symbol: "devices_kset", shape: pointer, typ: "kset"},
 	{symbol: "bus_kset", shape: pointer, typ: "kset"},
@@ -228,13 +243,21 @@ var promotions = map[string][]promotion{
 	},
 }
 
-// told is a void pointer whose type another member tells.
+// told is a pointer whose type another member tells.
 type told struct {
 	member, symbol string // a pointer beside it, and what it equals
+	mask, equals   uint64 // without a symbol: what the member is
 	typ            string
 }
 
-// tolds are by "owner.member". Source: fs/char_dev.c, cdev_add.
+// kernelThread is PF_KTHREAD (include/linux/sched.h): a thread of the kernel.
+const kernelThread = 0x0020_0000
+
+// tolds are by "owner.member". Sources: fs/char_dev.c, cdev_add; kernel/kthread.c,
+// to_kthread, by set_child_tid up to 5.16, and kthread_worker_fn.
 var tolds = map[string]told{
-	"probe.data": {"get", "exact_match", "cdev"},
+	"probe.data":                 {member: "get", symbol: "exact_match", typ: "cdev"},
+	"task_struct.worker_private": {member: "flags", mask: kernelThread, equals: kernelThread, typ: "kthread"},
+	"task_struct.set_child_tid":  {member: "flags", mask: kernelThread, equals: kernelThread, typ: "kthread"},
+	"kthread.data":               {member: "threadfn", symbol: "kthread_worker_fn", typ: "kthread_worker"},
 }

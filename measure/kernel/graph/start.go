@@ -142,7 +142,8 @@ func (w *walker) perCPU() error {
 	if err != nil {
 		return err
 	}
-	for _, v := range w.schema.perCPUVariables() {
+	known := w.schema.perCPUVariables()
+	for _, v := range known {
 		at, ok := w.profile.Symbol(v.name)
 		if !ok {
 			continue
@@ -151,7 +152,10 @@ func (w *walker) perCPU() error {
 			w.root(fmt.Sprintf("cpu %d %s", cpu, v.name), uint64(base+at), v.typ)
 		}
 	}
-	return nil
+	if len(known) == 0 {
+		err = w.perCPURoots(bases)
+	}
+	return errors.Join(err, w.perCPUHeads(bases))
 }
 
 type perCPUVariable struct {

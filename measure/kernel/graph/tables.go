@@ -8,6 +8,9 @@ type held struct {
 	count string // member of the head's owner with the number of elements
 	head  string // member with the pointer, as "type.member", if not the first
 	skip  string // the head is this member of an element that is not one itself
+	// exact says that nothing is visited but the element: the larger object in which
+	// it lies may have been given up, and have other things in it by now.
+	exact bool
 }
 
 // Heads of xarrays and maple trees (include/linux/idr.h, xarray.h, maple_tree.h).
@@ -89,6 +92,18 @@ var containers = map[string][]held{
 	"eventpoll.rbr": {{form: tree, elem: "epitem.rbn"}},
 	// include/linux/wait.h: a head of struct wait_queue_entry.
 	"wait_queue_head.head": {{form: list, elem: "wait_queue_entry.entry"}},
+	// include/linux/sched.h: work that a task does before it returns to user mode.
+	"task_struct.task_works": {{form: chain, elem: "callback_head.next", exact: true}},
+	// include/linux/rcu_segcblist.h: callbacks that wait for a grace period. What
+	// they are part of may have been given up.
+	"rcu_segcblist.head": {{form: chain, elem: "callback_head.next", exact: true}},
+	"rcu_cblist.head":    {{form: chain, elem: "callback_head.next", exact: true}},
+	"rcu_tasks.cbs_head": {{form: chain, elem: "callback_head.next", exact: true}}, // up to 5.16
+	// include/linux/kthread.h, struct kthread_worker.
+	"kthread_worker.work_list":         {{form: list, elem: "kthread_work.node"}},
+	"kthread_worker.delayed_work_list": {{form: list, elem: "kthread_work.node"}},
+	// kernel/time/alarmtimer.c, struct alarm_base.
+	"alarm_base.timerqueue": {{form: tree, elem: "alarm.node.node"}},
 	// include/linux/posix-timers: struct signal_struct.
 	"signal_struct.posix_timers": {{form: list, elem: "k_itimer.list"}, {form: hlist, elem: "k_itimer.list"}},
 }
@@ -116,6 +131,9 @@ var choices = map[string]choice{
 	// include/linux/kernfs.h: KERNFS_DIR 1, KERNFS_FILE 2 of KERNFS_TYPE_MASK.
 	"kernfs_node.dir":  {member: "flags", mask: 0xf, equals: 1},
 	"kernfs_node.attr": {member: "flags", mask: 0xf, equals: 2},
+	// include/linux/smp_types.h, CSD_TYPE_TTWU of CSD_FLAG_TYPE_MASK: a task to be
+	// woken, not a call.
+	"__call_single_data.func": {member: "node.u_flags", mask: 0xf0, equals: 0x30, not: true},
 }
 
 // skipped are members that do not hold what their type says, by
@@ -150,6 +168,7 @@ var skipped = map[string]string{
 	"task_struct.vmacache":   "may be stale: a sequence number says so (mm/vmacache.c, up to 6.0)",
 	"task_struct.last_wakee": "kept without a reference (kernel/sched/fair.c, record_wakee)",
 	"task_struct.rcu":        "the same",
+	"kthread.threadfn":       "called once (kernel/kthread.c); may be in text freed after boot",
 }
 
 // leftBehind are members that may keep a pointer to one function, whose text was
@@ -159,6 +178,9 @@ var leftBehind = map[string]string{
 	// (arch/x86/kernel/apic/apic.c).
 	"clock_event_device.event_handler": "lapic_cal_handler",
 }
+
+// callback is what RCU calls, or a task (include/linux/types.h, struct rcu_head).
+const callback = "callback_head"
 
 // skippedTypes are structures that are not walked, with the reason.
 var skippedTypes = map[string]string{
@@ -171,10 +193,7 @@ var skippedTypes = map[string]string{
 	"pt_regs": "registers",
 	// Its func holds other things while it is not queued (kernel/rcu/tree.c,
 	// kvfree_call_rcu), and its next what it led to when it last was.
-	"callback_head": "holds what it was last used for; that of a queued one is not judged either",
-	// Of an inode that waits there, i_fop is the function that frees it (include/
-	// linux/fs.h, the union of i_fop and free_inode).
-	"rcu_segcblist": "objects that wait for their end, which other members of unions hold by then",
+	callback: "holds what it was last used for, but on the lists that are in the table of containers",
 	// Links: what is linked is in the table of containers.
 	"list_head":        "a link",
 	"hlist_head":       "a link",

@@ -222,7 +222,10 @@ func (w *walker) typed(at uint64, t *Type) *cache {
 
 // element queues an element of a container.
 func (w *walker) element(i int32, n *node, f *field, at uint64, index int) {
-	at, t, ok := w.areas.lies(at, f.held.elem)
+	t, ok := f.held.elem, !w.areas.nothing(at)
+	if !f.held.exact {
+		at, t, ok = w.areas.lies(at, t)
+	}
 	if !ok {
 		return
 	}
