@@ -158,7 +158,10 @@ func TestLiveModuleAtItsStart(t *testing.T) {
 	area := kernel.Area{Kind: kernel.AreaInit, Start: 0x1000, Size: 0x1000}
 	for _, m := range []kernel.LoadedModule{{Name: "comes", Areas: []kernel.Area{area}}, {Name: "lives", Live: true, Areas: []kernel.Area{area}}} {
 		c := collector{later: []kernel.LoadedModule{m}}
-		if starting := c.starting(); !slices.Equal(starting, []string{m.Name}) {
+		if starting := c.starting(nil); len(starting) > 0 {
+			t.Errorf("starting, with nothing executable: %q", starting)
+		}
+		if starting := c.starting([]mappedRange{{Start: 0x0, Size: 0x1001}}); !slices.Equal(starting, []string{m.Name}) {
 			t.Errorf("starting: %q, want %s", starting, m.Name)
 		}
 		if own := executableAreas(c.later); !slices.Equal(own, []owner{{"module " + m.Name, 0x1000, 0x1000}}) {
@@ -166,7 +169,7 @@ func TestLiveModuleAtItsStart(t *testing.T) {
 		}
 	}
 	c := collector{later: []kernel.LoadedModule{{Name: "started", Live: true}}}
-	if starting := c.starting(); len(starting) > 0 {
+	if starting := c.starting([]mappedRange{{Start: 0x1000, Size: 0x1000}}); len(starting) > 0 {
 		t.Errorf("starting: %q", starting)
 	}
 }

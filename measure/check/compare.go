@@ -151,6 +151,9 @@ func (v *view) region(check string, data any) {
 		if d, ok := r.digest(i); ok {
 			value = d.String()
 		}
+		if r.held(i) {
+			continue
+		}
 		at := address(r.page(i))
 		v.facts[fmt.Sprintf("%s page %v", check, at)] = fact{at, "page of " + check, value}
 	}

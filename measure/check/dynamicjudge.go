@@ -45,6 +45,10 @@ func judgeDynamic(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if len(data.Freeing) > 0 {
 		d.problems = append(d.problems, "code that the kernel is making, or about to free, is not compared: "+freedOf(data.Freeing))
 	}
+	if n := len(out.Findings); n > 0 && slices.ContainsFunc(data.Code, func(c dynamicCode) bool { return len(c.Held) > 0 }) {
+		out.Findings = nil
+		d.problems = append(d.problems, fmt.Sprintf("%v: %d differences, which may be half of a patch", errPatching, n))
+	}
 	if len(d.problems) > 0 {
 		return errors.New(strings.Join(d.problems, "; "))
 	}

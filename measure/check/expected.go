@@ -91,7 +91,7 @@ func (j *judging) makeExpected() *expectedText {
 		}
 	}
 	t.env = kernel.NewExpected(j.image, slide, patching)
-	if !slices.ContainsFunc(j.code.modules, func(m moduleFact) bool { return ofProcessor(m.Name) }) {
+	if !slices.ContainsFunc(j.code.modules, func(m moduleFact) bool { return ofProcessor(m.Name) && m.Live }) {
 		t.env.Orphan("kvm")
 	}
 	for _, a := range facts.Arrived {
@@ -228,6 +228,9 @@ func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check, doubted
 			j.accept(whole)
 		}
 	}
+	found := len(x.Findings)
+	x.Findings = slices.DeleteFunc(x.Findings, func(d kernel.Difference) bool { return r.reachesHeld(t, d) })
+	halves := found - len(x.Findings)
 	if doubted != nil {
 		x.Findings = slices.DeleteFunc(x.Findings, doubted)
 	}
@@ -237,11 +240,29 @@ func (j *judging) explain(t *kernel.Text, r *region, out *measure.Check, doubted
 		return fmt.Errorf("its static calls go to where kvm_amd or kvm_intel was, which is not loaded, and where there is now: %s (they are told apart again when that is loaded, or kvm unloaded)",
 			strings.Join(slices.Sorted(maps.Keys(x.Taken)), ", "))
 	}
+	if halves > 0 {
+		return fmt.Errorf("%w: %d differences, which may be half of a patch", errPatching, halves)
+	}
 	if len(x.Uncompared) > 0 {
 		return fmt.Errorf("static calls lead into modules that were loaded or unloaded while the scan ran: %s",
 			strings.Join(slices.Sorted(maps.Keys(x.Uncompared)), ", "))
 	}
 	return nil
+}
+
+// reachesHeld reports whether a difference is in a page that was held, or in one whose
+// patch sites reach into such.
+func (r *region) reachesHeld(t *kernel.Text, d kernel.Difference) bool {
+	if len(r.Held) == 0 {
+		return false
+	}
+	last := int(d.Addr-r.page(0)+mem.Virt(max(len(d.Observed), len(d.Expected), 1))-1) / mem.PageSize
+	for page := int(d.Addr-r.page(0)) / mem.PageSize; page <= last; page++ {
+		if r.held(page) || slices.ContainsFunc(t.Neighbours(page), r.held) {
+			return true
+		}
+	}
+	return false
 }
 
 // anchor is what the judgement of a page of text depends on besides its bytes:

@@ -47,6 +47,7 @@ func freedTypes(t *testing.T) *kernel.Types {
 			member("pid_links", 0x58, number), member("mm", 0x60, number), member("__state", 0x68, half),
 			member("thread", 0x70, &btf.Struct{Name: "thread_struct", Size: 8, Members: []btf.Member{member("sp", 0, number)}})}},
 		&btf.Struct{Name: "module", Size: 8, Members: []btf.Member{member("state", 0, half)}},
+		&btf.Struct{Name: "mutex", Size: 8, Members: []btf.Member{member("owner", 0, number)}},
 		&btf.Struct{Name: "signal_struct", Size: 16, Members: []btf.Member{member("thread_head", 0, number)}},
 	}
 	b, err := btf.NewBuilder(all, nil)

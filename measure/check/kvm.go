@@ -134,7 +134,7 @@ func (c *collector) kvmState() (uint32, error) {
 
 func (c *collector) kvmVendor() (string, error) {
 	for _, name := range []string{"kvm_amd", "kvm_intel"} {
-		if c.loaded(name) {
+		if m, err := c.module(name); err == nil && !c.dormant[m.At] {
 			return name, nil
 		}
 	}

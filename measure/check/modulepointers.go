@@ -91,7 +91,7 @@ func judgeModulePointers(j *judging, raw json.RawMessage, out *measure.Check) er
 	var problems []string
 	for i := range j.code.modules {
 		m := &j.code.modules[i]
-		if slices.Contains(data.Gone, m.Name) {
+		if slices.Contains(data.Gone, m.Name) || m.asleep() {
 			continue // told by modules.text
 		}
 		err := want.why[m.Name]

@@ -52,6 +52,7 @@ type moduleFact struct {
 	BuildID  string        `json:"build_id,omitempty"`
 	Live     bool          `json:"live"`
 	State    uint32        `json:"state,omitempty"`   // enum module_state
+	Dormant  bool          `json:"dormant,omitempty"` // it is being loaded, and nothing of its memory can be executed
 	PerCPU   address       `json:"per_cpu,omitempty"` // offset of its per-CPU data
 	Areas    []areaFact    `json:"areas"`
 	Sections []sectionFact `json:"sections,omitempty"`
@@ -70,6 +71,9 @@ type sectionFact struct {
 	Name string  `json:"name"`
 	At   address `json:"at"`
 }
+
+// asleep says that there is no text of the module yet that could be judged.
+func (m *moduleFact) asleep() bool { return m.Dormant && !m.Live }
 
 // text reports whether an address lies in the module's text.
 func (m *moduleFact) text(a address) bool {
@@ -94,7 +98,9 @@ func collectModules(c *collector) (any, measure.Coverage, error) {
 		data.Broken = c.modulesErr.Error()
 	}
 	for _, m := range c.modules {
-		data.Modules = append(data.Modules, factOf(m))
+		fact := factOf(m)
+		fact.Dormant = c.dormant[m.At]
+		data.Modules = append(data.Modules, fact)
 	}
 	c.hiddenModules(&data)
 	return data, measure.Coverage{Objects: int64(len(c.modules))}, nil
@@ -255,12 +261,6 @@ func (c *collector) module(name string) (*kernel.LoadedModule, error) {
 		return nil, fmt.Errorf("module %s: %w", name, c.modulesErr)
 	}
 	return nil, fmt.Errorf("module %s is not loaded", name)
-}
-
-// loaded reports whether the list shows a module.
-func (c *collector) loaded(name string) bool {
-	_, err := c.module(name)
-	return err == nil
 }
 
 // moduleSymbol returns the address of a module's symbol and its size in bytes.

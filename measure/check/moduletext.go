@@ -74,7 +74,7 @@ func collectModuleText(c *collector) (any, measure.Coverage, error) {
 		return nil, coverage, err
 	}
 	for _, m := range c.later {
-		if !slices.ContainsFunc(c.modules, func(then kernel.LoadedModule) bool { return then.At == m.At && then.Name == m.Name }) {
+		if !c.isDormant(&m) && !slices.ContainsFunc(c.modules, func(then kernel.LoadedModule) bool { return then.At == m.At && then.Name == m.Name }) {
 			data.Arrived = append(data.Arrived, m.Name)
 		}
 	}
@@ -145,6 +145,10 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 	for _, m := range j.code.modules {
 		if slices.Contains(data.Gone, m.Name) {
 			out.Notes = append(out.Notes, measure.Finding{Symbol: m.Name, Explanation: "the module was unloaded while the scan ran"})
+			continue
+		}
+		if m.asleep() {
+			out.Notes = append(out.Notes, measure.Finding{Symbol: m.Name, Explanation: "the module is being loaded, and nothing of its memory can be executed yet: it has no text to be judged"})
 			continue
 		}
 		text, r := want.modules[m.Name], regions[m.Name]

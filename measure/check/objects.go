@@ -143,7 +143,12 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 	for _, m := range data.Made {
 		made[m.Start] = true
 	}
+	asleep := ""
 	for _, t := range data.Targets {
+		if name := j.leadsAsleep(&t); name != "" {
+			asleep = name
+			continue
+		}
 		if made[t.Value] && !j.code.kernel.contains(t.Value) {
 			continue
 		}
@@ -175,6 +180,9 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if n := len(data.Going); n > 0 {
 		return fmt.Errorf("%d pointers that look wrong are reached through modules that are not live, such as %s at %v", n, data.Going[0].Path, data.Going[0].At)
 	}
+	if asleep != "" {
+		return fmt.Errorf("pointers lead into module %s, of which nothing is compared as it was not executable when the scan began", asleep)
+	}
 	if data.Unread != "" {
 		return errors.New("the accounts of code that the kernel made could not be read: " + data.Unread)
 	}
@@ -183,6 +191,19 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 	}
 	out.Reason = data.remark(out.Coverage, remarks(points, j.trusts()))
 	return nil
+}
+
+// leadsAsleep names the module without text to judge that a pointer leads into, if it
+// is not one of the module's own, such as to the function that ends it.
+func (j *judging) leadsAsleep(t *targetFact) string {
+	for i := range j.code.modules {
+		m := &j.code.modules[i]
+		own := slices.ContainsFunc(m.Areas, func(a areaFact) bool { return t.At >= a.Start && uint64(t.At-a.Start) < a.Size })
+		if m.asleep() && m.text(t.Value) && (!own || t.Count > 1) {
+			return m.Name
+		}
+	}
+	return ""
 }
 
 // others counts the pointers beside the first.

@@ -69,12 +69,23 @@ func executableAreas(modules []kernel.LoadedModule) []owner {
 	return out
 }
 
-// starting names the modules on the list, as last read, that have executable memory
-// for their start: no check compares it.
-func (c *collector) starting() []string {
+// starting names the modules on the list, as last read, that have some of the
+// executable memory for their start, and those that were dormant when the list was
+// read first and have some now: no check compares it.
+func (c *collector) starting(executable []mappedRange) []string {
 	var out []string
+	runs := func(a kernel.Area) bool {
+		return slices.ContainsFunc(executable, func(r mappedRange) bool {
+			return r.Start < address(a.End()) && address(a.Start) < r.Start+address(r.Size)
+		})
+	}
 	for _, m := range c.later {
-		if _, ok := m.Area(kernel.AreaInit); ok {
+		if a, ok := m.Area(kernel.AreaInit); ok && runs(a) {
+			out = append(out, m.Name)
+		}
+	}
+	for _, m := range c.modules {
+		if c.dormant[m.At] && !slices.Contains(out, m.Name) && slices.ContainsFunc(m.Areas, runs) {
 			out = append(out, m.Name)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/zeebo/blake3"
 
@@ -67,12 +68,18 @@ type region struct {
 	// Digests holds one 32-byte digest per page; all zero where the page is
 	// not mapped or could not be read.
 	Digests []byte `json:"digests"`
+	// Held are the pages of text that were read while the kernel held a lock under
+	// which it patches, ascending: see quiet.go.
+	Held []address `json:"held,omitempty"`
 }
 
 // maxRegion bounds one region, in pages: 1 GiB, the room of a kernel image.
 const maxRegion = 1 << 18
 
-var errRegion = errors.New("region is not a whole number of pages")
+var (
+	errRegion = errors.New("region is not a whole number of pages")
+	errHeld   = errors.New("pages that were held are out of order")
+)
 
 // pages is the number of pages in the region.
 func (r *region) pages() int { return len(r.Digests) / len(Digest{}) }
@@ -91,7 +98,16 @@ func (r *region) validate() error {
 	if len(r.Digests)%len(Digest{}) != 0 || r.pages() > maxRegion || r.Start%mem.PageSize != 0 {
 		return fmt.Errorf("%s: %w", r.Name, errRegion)
 	}
+	if len(r.Held) > r.pages() || !slices.IsSorted(r.Held) {
+		return fmt.Errorf("%s: %w", r.Name, errHeld)
+	}
 	return nil
+}
+
+// held reports whether page i was.
+func (r *region) held(i int) bool {
+	_, ok := slices.BinarySearch(r.Held, address(r.page(i)))
+	return ok
 }
 
 // region reads the pages that hold [start, end), records their digests and

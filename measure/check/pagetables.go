@@ -138,7 +138,7 @@ func (c *collector) walkPageTables() (pageTablesData, measure.Coverage, error) {
 	if err := errors.Join(accounts...); err != nil {
 		w.data.Incomplete = err.Error()
 	}
-	w.data.Starting = c.starting()
+	w.data.Starting = c.starting(w.data.Executable)
 	w.data.Owners = append(w.data.Owners, c.trapped(unownedRanges(w.data.Executable, w.data.Owners))...)
 	w.data.Owners = append(w.data.Owners, c.unnamed(unownedRanges(w.data.Executable, w.data.Owners))...)
 	var err2 error

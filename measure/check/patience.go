@@ -18,6 +18,9 @@ type patience struct {
 // over reports whether there is none left.
 func (p *patience) over() bool { return p == nil || p.note(0) <= 0 }
 
+// spent is how much of what a scan has was waited.
+func (p *patience) spent() time.Duration { return lockPatience - p.note(0) }
+
 // wait waits for so long, or until the context ends.
 func (p *patience) wait(ctx context.Context, d time.Duration) error {
 	if p != nil {

@@ -16,6 +16,13 @@ import (
 // static_call_mutex (kernel/static_call_inline.c). So each page is read between
 // two looks at the locks. Taking and releasing one takes longer than reading a
 // page does, with an interrupt to each CPU in between.
+//
+// Some hold the lock for longer than a scan may wait, and patch nothing most of that
+// time: kprobe_optimizer waits for every task to schedule (kernel/kprobes.c, 6.1). What
+// is read then is read, and noted as held. Held text has to be the same in two whole
+// readings: so it was there like that at one moment, between them. It is judged like
+// all text, and what is explained is explained, whoever has the lock. But what is not
+// may be half of a patch: a difference there is not measured, and no finding.
 
 var errPatching = errors.New("the kernel was patching its text all the time")
 
@@ -27,18 +34,32 @@ const (
 	lockPatience  = 10 * time.Second
 )
 
-// textRegion reads text as region does, each page while nobody patches text.
+// textRegion reads text as region does, each page while nobody patches text where that
+// can be had, and all of it again if some was held.
 func (c *collector) textRegion(name string, start, end mem.Virt) (region, error) {
 	q := c.quiet()
 	r, err := c.readRegion(name, start, end, q.read)
-	return r, errors.Join(err, q.err)
+	if err := errors.Join(err, q.err); err != nil {
+		return r, err
+	}
+	r.Held = q.held
+	for again := 0; len(r.Held) > 0; again++ {
+		if again == textRetries {
+			return r, errPatching
+		}
+		if same, err := c.refresh(&r); err != nil || same {
+			return r, err
+		}
+	}
+	return r, nil
 }
 
-// refresh reads a region of text again, each page while nobody patches text, takes
-// what is different now, and reports whether nothing was. Text that was patched and
-// patched back while it was read is different.
+// refresh reads a region of text again, each page while nobody patches text where that
+// can be had, takes what is different now, and reports whether nothing was. Text that
+// was patched and patched back while it was read is different.
 func (c *collector) refresh(r *region) (same bool, err error) {
 	q := c.quiet()
+	defer func() { r.Held = q.held }()
 	page := make([]byte, mem.PageSize)
 	same = true
 	for i := range r.pages() {
@@ -63,11 +84,12 @@ func (c *collector) refresh(r *region) (same bool, err error) {
 	return same, nil
 }
 
-// quiet reads memory while some locks are free.
+// quiet reads memory while some locks are free, as long as there is patience for it.
 type quiet struct {
 	*collector
 	locks []mem.Virt
-	err   error // why nothing more is read
+	held  []address // pages that were read while one was not
+	err   error     // why nothing more is read
 }
 
 func (c *collector) quiet() *quiet {
@@ -98,9 +120,9 @@ func (q *quiet) read(p []byte, at mem.Virt) error {
 		if q.free() && before {
 			return err
 		}
-		if q.still || q.forLocks.over() {
-			q.err = errors.Join(q.err, errPatching)
-			break
+		if q.err == nil && (q.still || q.forLocks.over()) {
+			q.held = append(q.held, address(at))
+			return err
 		}
 		q.err = errors.Join(q.err, q.forLocks.wait(q.ctx, patchingPause))
 		q.breathe()

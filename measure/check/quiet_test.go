@@ -3,6 +3,7 @@ package check
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -36,13 +37,15 @@ func (l *locked) ReadPhys(p []byte, at mem.Phys) error {
 }
 
 // readsLocked reads a page of a target whose lock somebody has, by so many checks at
-// the same time, so often, and returns the error of each reading and how long all took.
-func readsLocked(t *testing.T, from, until time.Duration, checks, times int) (errs []error, took time.Duration) {
+// the same time, so often, and returns whether it was held at each reading and how long
+// all took.
+func readsLocked(t *testing.T, from, until time.Duration, checks, times int) (held []bool, took time.Duration) {
 	t.Helper()
 	const base = 0xffff_ffff_8000_0000
 	memory := &locked{Pages: make(memtest.Pages), began: time.Now(), from: from, until: until}
 	memory.WriteU64(0x10000+511*8, 0x11000|3) // one page of 1 GiB
 	memory.WriteU64(0x11000+510*8, 0x83)
+	memory.WriteU64(0x2000, 0x90)
 	began := time.Now()
 	var mu sync.Mutex
 	c := &collector{ctx: t.Context(), root: paging.SpaceAt(memory, 0x10000, 4), forLocks: &patience{left: lockPatience}}
@@ -54,13 +57,15 @@ func readsLocked(t *testing.T, from, until time.Duration, checks, times int) (er
 				q := quiet{collector: twin, locks: []mem.Virt{base + mem.Virt(lockAt)}}
 				err := q.read(make([]byte, mem.PageSize), base+0x2000)
 				mu.Lock()
-				errs = append(errs, err)
+				if held = append(held, len(q.held) > 0); err != nil {
+					t.Error(err)
+				}
 				mu.Unlock()
 			}
 		})
 	}
 	all.Wait()
-	return errs, time.Since(began)
+	return held, time.Since(began)
 }
 
 // All checks together wait for locks as long as one may: a kernel that patches all
@@ -69,7 +74,7 @@ func TestScanWaitsForLocksOnce(t *testing.T) {
 	tests := map[string]struct {
 		from, until   time.Duration
 		checks, times int
-		fails         bool
+		held          bool
 		most          time.Duration
 	}{
 		"free":                          {0, 0, 1, 3, false, 0},
@@ -81,14 +86,12 @@ func TestScanWaitsForLocksOnce(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				errs, took := readsLocked(t, tt.from, tt.until, tt.checks, tt.times)
-				for _, err := range errs {
-					if errors.Is(err, errPatching) != tt.fails {
-						t.Errorf("read: %v", err)
-					}
+				held, took := readsLocked(t, tt.from, tt.until, tt.checks, tt.times)
+				if slices.Contains(held, !tt.held) {
+					t.Errorf("held: %v", held)
 				}
-				if len(errs) != tt.checks*tt.times || took > tt.most {
-					t.Errorf("%d readings took %v", len(errs), took)
+				if len(held) != tt.checks*tt.times || took > tt.most {
+					t.Errorf("%d readings took %v", len(held), took)
 				}
 			})
 		})
@@ -161,4 +164,62 @@ func TestTextIsReadAgain(t *testing.T) {
 	delete(memory, text+mem.PageSize)
 	refresh(false)
 	refresh(true)
+}
+
+// poked is memory of a target that never lets go of the lock, and changes a word of its
+// text with each so many readings.
+type poked struct {
+	memtest.Pages
+	text    mem.Phys
+	every   int
+	reading int
+}
+
+func (p *poked) ReadPhys(b []byte, at mem.Phys) error {
+	if at == p.text && p.every > 0 {
+		if p.reading++; p.reading%p.every == 0 {
+			p.WriteU64(p.text, uint64(p.reading))
+		}
+	}
+	return p.Pages.ReadPhys(b, at)
+}
+
+// Text under a lock counts if two readings in a row found the same of it. Each page
+// that was read so is named.
+func TestTextThatIsHeld(t *testing.T) {
+	const base, text, pages = 0xffff_ffff_8000_0000, 0x3000, 3
+	for name, tt := range map[string]struct {
+		every int
+		err   error
+	}{"and rests": {0, nil}, "and changes now and then": {3, nil}, "and changes all the time": {1, errPatching}} {
+		t.Run(name, func(t *testing.T) {
+			memory := &poked{Pages: make(memtest.Pages), text: text, every: tt.every}
+			memory.WriteU64(0x10000+511*8, 0x11000|3) // one page of 1 GiB
+			memory.WriteU64(0x11000+510*8, 0x83)
+			memory.WriteU64(lockAt, 1)
+			for i := range mem.Phys(pages) {
+				memory.WriteU64(text+i*mem.PageSize, uint64(i))
+			}
+			space := paging.SpaceAt(memory, 0x10000, 4)
+			symbols := kernel.NewSymbols([]kernel.Symbol{{Addr: base + uint64(lockAt), Kind: 'd', Name: "text_mutex"}})
+			c := &collector{ctx: t.Context(), space: space, pages: make(Pages), forLocks: &patience{}, profile: &kernel.Profile{Space: space, Types: freedTypes(t), Symbols: symbols}}
+			r, err := c.textRegion("text", base+text, base+text+pages*mem.PageSize)
+			if !errors.Is(err, tt.err) || err != nil && tt.err == nil {
+				t.Fatal(err)
+			}
+			for i := range r.pages() {
+				if err == nil && !r.held(i) {
+					t.Errorf("page %d was read under the lock: %v", i, r.Held)
+				}
+			}
+			if r.validate() != nil || r.held(-1) || r.held(pages) {
+				t.Errorf("held: %v", r.Held)
+			}
+			memory.WriteU64(lockAt, 0)
+			memory.every = 0
+			if same, err := c.refresh(&r); err != nil || len(r.Held) > 0 || tt.err == nil && tt.every == 0 && !same {
+				t.Errorf("read again, with the lock free: %v, %v, held %v", same, err, r.Held)
+			}
+		})
+	}
 }

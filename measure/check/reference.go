@@ -176,6 +176,7 @@ func (j *judging) comparePortable(p *kernel.Portable, r *region, out *measure.Ch
 	if uint64(r.Start) != p.Link+slide || r.pages() != p.Pages() {
 		return fmt.Errorf("the scan read %d pages at %v, the reference has %d pages at %#x", r.pages(), r.Start, p.Pages(), p.Link+slide)
 	}
+	var held error
 	for i := range r.pages() {
 		d, ok := r.digest(i)
 		if !ok {
@@ -193,6 +194,10 @@ func (j *judging) comparePortable(p *kernel.Portable, r *region, out *measure.Ch
 			j.accept(key)
 			continue
 		}
+		if r.held(i) {
+			held = errPatching
+			continue
+		}
 		out.Findings = append(out.Findings, measure.Finding{
 			Address: r.page(i).String(), Observed: "page " + d.String(), Expected: fmt.Sprintf("page %x", p.Digests[i*32:i*32+32]),
 			Explanation: "the page differs from the reference; which bytes and why takes the kernel's image",
@@ -201,5 +206,5 @@ func (j *judging) comparePortable(p *kernel.Portable, r *region, out *measure.Ch
 	out.Coverage.Bytes = p.Covered()
 	out.Reason = fmt.Sprintf("compared with the reference of another machine; %d bytes that differ from boot to boot are not compared",
 		int64(p.Pages())*mem.PageSize-p.Covered())
-	return nil
+	return held
 }

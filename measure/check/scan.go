@@ -51,6 +51,7 @@ type collector struct {
 
 	modules    []kernel.LoadedModule // what could be read, also if modulesErr
 	modulesErr error
+	dormant    map[mem.Virt]bool     // those of modules that are (settle.go), by their struct module
 	later      []kernel.LoadedModule // on the list later in the scan
 
 	symbols map[mem.Virt]symbolsOrError // of modules, by their struct module
@@ -90,7 +91,7 @@ func Scan(ctx context.Context, m Machine, opts *Options) (*Result, error) {
 	}
 	began := time.Now()
 	result, c, err := scanOnce(ctx, m, opts, nil)
-	if err == nil && time.Since(began) < scanAgainWithin && c.outrun() {
+	if err == nil && time.Since(began)-c.forLocks.spent() < scanAgainWithin && c.outrun() {
 		result, _, err = scanOnce(ctx, m, opts, c)
 	}
 	if err != nil {
