@@ -48,6 +48,9 @@ func newView(root uint64, point string, base *sorted.File, over *overlay) *view 
 	return v
 }
 
+// again is the same for another goroutine.
+func (v *view) again() *view { return &view{base: v.base.Again(), over: v.over} }
+
 // places looks up places in the order of inodes.
 type places struct {
 	base *sorted.Cursor

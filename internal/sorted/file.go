@@ -114,6 +114,11 @@ func (f *File) parse(index []byte) error {
 	return nil
 }
 
+// Again is the file for another goroutine: only what is kept of blocks is its own.
+func (f *File) Again() *File {
+	return &File{r: f.r, ref: f.ref, index: f.index, blocks: f.blocks, kept: map[int]*keptBlock{}}
+}
+
 // key is the beginning of a block's first entry.
 func (f *File) key(i int) []byte {
 	b := &f.blocks[i]
