@@ -65,6 +65,7 @@ func (r *Report) Count(kind Kind) int {
 // snapshot was captured with.
 func Compare(b *Baseline, s *Snapshot) (*Report, error) {
 	c := newComparer(s.rules)
+	c.volumes = s.Machine.Volumes
 	c.gaps(s.Gaps, "")
 	c.gaps(without(b.Header.Gaps, s.Gaps), "when the baseline was made: ")
 	c.prefixes = s.growing
@@ -87,6 +88,7 @@ func Diff(old, new *Baseline) (*Report, error) {
 // baseline comes from the machine that is judged.
 func DiffUnder(rules *filewatch.Rules, old, new *Baseline) (*Report, error) {
 	c := newComparer(rules)
+	c.volumes = new.Header.Machine.Volumes
 	c.gaps(new.Header.Gaps, "in the newer baseline: ")
 	c.gaps(without(old.Header.Gaps, new.Header.Gaps), "in the older baseline: ")
 	if err := c.run(old.blocks(), new.blocks().each); err != nil {
@@ -100,6 +102,7 @@ type comparer struct {
 	changes  []*Change
 	prefixes prefixes
 	blind    map[string]bool // volumes with gaps
+	volumes  []string        // that were read
 	// left are objects without a partner of the same path and identity.
 	left struct{ old, new []*Record }
 	// rotations are the logs that were moved aside, by the place they left.
@@ -342,6 +345,9 @@ func (c *comparer) removed(old *Record) {
 	if change != nil && c.blind[old.Volume] {
 		change.Partial = true
 		change.Explanation += fmt.Sprintf(" (parts of volume %s could not be read)", old.Volume)
+	}
+	if change != nil && old.Volume != "" && len(c.volumes) > 0 && !slices.Contains(c.volumes, old.Volume) {
+		change.Explanation += fmt.Sprintf(" (volume %s is on none of the disks that were read)", old.Volume)
 	}
 	c.add(change)
 }

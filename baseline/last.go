@@ -172,6 +172,7 @@ func (l *Last) Verify() error {
 // Report compares the state with the baseline it was made with, as it is.
 func (l *Last) Report(b *Header, rules *filewatch.Rules) (*Report, error) {
 	c := newComparer(rules)
+	c.volumes = l.head.Machine.Volumes
 	c.gaps(l.head.Gaps, "")
 	c.gaps(without(b.Gaps, l.head.Gaps), "when the baseline was made: ")
 	c.prefixes = l.prefixes()
