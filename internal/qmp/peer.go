@@ -3,17 +3,15 @@ package qmp
 import (
 	"context"
 	"fmt"
-	"net"
 )
 
 // PeerPID returns the process that listens on the Unix socket at path, from
 // SO_PEERCRED. The socket may be busy: nothing is sent.
 func PeerPID(ctx context.Context, path string) (int, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", path)
+	conn, err := connect(ctx, path)
 	if err != nil {
 		return 0, fmt.Errorf("connect to monitor: %w", err)
 	}
 	defer conn.Close()
-	return peerPID(conn.(*net.UnixConn))
+	return peerPID(conn)
 }

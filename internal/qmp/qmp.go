@@ -23,7 +23,7 @@ import (
 
 var (
 	// ErrBusy: the socket took the connection and sent no greeting, because
-	// another client holds the monitor.
+	// another client holds the monitor; or it took none, because others wait.
 	ErrBusy = errors.New("monitor is held by another client")
 	// ErrClosed: the connection ended, by Close or because QEMU ended.
 	ErrClosed = errors.New("monitor connection closed")
@@ -96,12 +96,11 @@ type message struct {
 // Dial connects to the monitor at path and leaves it in command mode. The
 // context bounds connecting and the handshake, not the life of the client.
 func Dial(ctx context.Context, path string) (*Client, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", path)
+	conn, err := connect(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("connect to monitor: %w", err)
 	}
-	client, err := newClient(ctx, conn.(*net.UnixConn))
+	client, err := newClient(ctx, conn)
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("monitor %s: %w", path, err)
