@@ -39,10 +39,16 @@ func readMBR(r io.ReaderAt, size int64, boot []byte) (*Table, error) {
 			t.addMBR(e, i+1, 0, size)
 		}
 	}
-	if len(t.Partitions) == 0 && errs == nil {
+	if errs == nil && (len(t.Partitions) == 0 || wholeDisk(t, boot)) {
 		return &Table{}, nil
 	}
 	return t, errs
+}
+
+// wholeDisk says that the table is one that mkfs.fat --mbr puts into the boot sector of
+// a file system over the whole disk, for Windows: its one partition begins with the disk.
+func wholeDisk(t *Table, boot []byte) bool {
+	return len(t.Partitions) == 1 && t.Partitions[0].Offset == 0 && t.Partitions[0].Size > 0 && (boot[0] == 0xEB || boot[0] == 0xE9)
 }
 
 // mbrEntries decodes the table at 0x1BE; false when it cannot be one.

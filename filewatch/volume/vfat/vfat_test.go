@@ -44,12 +44,13 @@ func TestConformance(t *testing.T) {
 		{"fat12", "3072", []string{"-F", "12"}},
 		{"fat16", "16384", []string{"-F", "16"}},
 		{"fat32", "65536", []string{"-F", "32", "-s", "1"}},
+		{"fat16-mbr", "16384", []string{"-F", "16", "--mbr=y"}},
 		{"fat32-4k-sectors", "300000", []string{"-F", "32", "-S", "4096"}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			tree := fatTree()
 			vol := volumetest.One(t, makeImage(t, tree, v.kib, v.args...))
-			if vol.Type != "vfat" || vol.UUID != "1234-ABCD" || vol.Label != "A LABEL" {
+			if vol.Type != "vfat" || vol.Partition != 0 || vol.UUID != "1234-ABCD" || vol.Label != "A LABEL" {
 				t.Errorf("type %q, serial %q, label %q", vol.Type, vol.UUID, vol.Label)
 			}
 			volumetest.Check(t, vol, tree, volumetest.Features{NoUnix: true})
