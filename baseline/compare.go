@@ -66,6 +66,7 @@ func (r *Report) Count(kind Kind) int {
 func Compare(b *Baseline, s *Snapshot) (*Report, error) {
 	c := newComparer(s.rules)
 	c.volumes = s.Machine.Volumes
+	c.places(b.Header.Machine, s.Machine)
 	c.gaps(s.Gaps, "")
 	c.gaps(without(b.Header.Gaps, s.Gaps), "when the baseline was made: ")
 	c.prefixes = s.growing
@@ -89,6 +90,7 @@ func Diff(old, new *Baseline) (*Report, error) {
 func DiffUnder(rules *filewatch.Rules, old, new *Baseline) (*Report, error) {
 	c := newComparer(rules)
 	c.volumes = new.Header.Machine.Volumes
+	c.places(old.Header.Machine, new.Header.Machine)
 	c.gaps(new.Header.Gaps, "in the newer baseline: ")
 	c.gaps(without(old.Header.Gaps, new.Header.Gaps), "in the older baseline: ")
 	if err := c.run(old.blocks(), new.blocks().each); err != nil {

@@ -173,6 +173,7 @@ func (l *Last) Verify() error {
 func (l *Last) Report(b *Header, rules *filewatch.Rules) (*Report, error) {
 	c := newComparer(rules)
 	c.volumes = l.head.Machine.Volumes
+	c.places(b.Machine, l.head.Machine)
 	c.gaps(l.head.Gaps, "")
 	c.gaps(without(b.Gaps, l.head.Gaps), "when the baseline was made: ")
 	c.prefixes = l.prefixes()

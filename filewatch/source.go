@@ -26,4 +26,20 @@ type Machine struct {
 	MachineID string `json:"machine_id,omitempty"`
 	// Volumes are the identities of the volumes read, sorted.
 	Volumes []string `json:"volumes"`
+	// Places are where the volumes whose files were read lie, by volume.
+	Places []Place `json:"places,omitempty"`
+}
+
+// Place is where a volume lies on its disks: its runs in the order of its bytes, of
+// a striped one those of each leg. Which disk is left out: that changes with the
+// machine's configuration.
+type Place struct {
+	Volume string `json:"volume"`
+	Runs   []Run  `json:"runs"`
+}
+
+// Run is a stretch of a disk, in bytes.
+type Run struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
 }

@@ -63,6 +63,7 @@ func New(d *volume.Disk) (*Guest, error) {
 		switch {
 		case v.NotMeasured == "":
 			readable = append(readable, v)
+			g.machine.Places = append(g.machine.Places, filewatch.Place{Volume: v.ID(), Runs: v.Runs()})
 		case v.Type == "swap":
 			// Swap space holds no files.
 		default:
@@ -71,6 +72,7 @@ func New(d *volume.Disk) (*Guest, error) {
 		}
 	}
 	slices.Sort(g.machine.Volumes)
+	slices.SortStableFunc(g.machine.Places, func(a, b filewatch.Place) int { return strings.Compare(a.Volume, b.Volume) })
 	for _, err := range d.Damage {
 		g.gaps = append(g.gaps, filewatch.Gap{What: "the disk as a whole", Reason: err.Error()})
 		reasons = append(reasons, err.Error())

@@ -43,6 +43,9 @@ func (v *Volume) Layout() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// Runs are the places of the volume on its disks, as [filewatch.Place] has them.
+func (v *Volume) Runs() []filewatch.Run { return v.device.Runs() }
+
 // maxRuns bounds what is held of the changes of one volume.
 const maxRuns = 1 << 20
 

@@ -36,6 +36,8 @@ type layer interface {
 	back(changed map[int][]filewatch.Extent, from, length int64, fn func(at, length int64) error) error
 	// layout is [Device.Layout] for a run of the device.
 	layout(w io.Writer, from, length int64)
+	// runs is [Device.Runs] for a run of the device.
+	runs(from, length int64) []filewatch.Run
 }
 
 func (d *Device) back(changed map[int][]filewatch.Extent, from, length int64, fn func(at, length int64) error) error {
@@ -121,4 +123,33 @@ func (s *Stripes) layout(w io.Writer, from, length int64) {
 	for _, leg := range s.legs {
 		leg.Layout(w)
 	}
+}
+
+// Runs are the places of the device on its disks, as [filewatch.Place] has them.
+func (d *Device) Runs() []filewatch.Run { return d.runs(0, d.size) }
+
+func (d *Device) runs(from, length int64) (out []filewatch.Run) {
+	d.each(from, length, func(p *Piece, lo, hi int64) error {
+		below := p.From + lo - p.Start
+		more := []filewatch.Run{{Offset: below, Length: hi - lo}}
+		if l, ok := p.Below.(layer); ok {
+			more = l.runs(below, hi-lo)
+		}
+		for _, r := range more {
+			if last := len(out) - 1; last >= 0 && out[last].Offset+out[last].Length == r.Offset {
+				out[last].Length += r.Length
+				continue
+			}
+			out = append(out, r)
+		}
+		return nil
+	})
+	return out
+}
+
+func (s *Stripes) runs(int64, int64) (out []filewatch.Run) {
+	for _, leg := range s.legs {
+		out = append(out, leg.Runs()...)
+	}
+	return out
 }

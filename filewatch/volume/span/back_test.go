@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,5 +103,21 @@ func TestLayout(t *testing.T) {
 	}
 	if len(seen) != 6 {
 		t.Errorf("6 places have %d layouts", len(seen))
+	}
+}
+
+// Runs are joined where one goes on with another; a striped device has its legs'.
+func TestRuns(t *testing.T) {
+	disk := span.OnDisk(0, nil, 100, 50)
+	joined, err := span.New([]span.Piece{
+		{Start: 0, Length: 10, Below: disk, From: 0}, {Start: 10, Length: 5, Below: disk, From: 10}, {Start: 15, Length: 5, Below: disk, From: 40}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := joined.Runs(), []filewatch.Run{{Offset: 100, Length: 15}, {Offset: 140, Length: 5}}; !slices.Equal(got, want) {
+		t.Errorf("runs %v, want %v", got, want)
+	}
+	if a, b := pile(t, 8).Runs(), pile(t, 12).Runs(); slices.Equal(a, b) || !slices.Equal(a, pile(t, 8).Runs()) {
+		t.Errorf("two places have the runs %v and %v", a, b)
 	}
 }
