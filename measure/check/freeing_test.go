@@ -44,7 +44,7 @@ func freedTypes(t *testing.T) *kernel.Types {
 		&btf.Struct{Name: "task_struct", Size: 0x100, Members: []btf.Member{
 			member("stack", 0, number), member("on_cpu", 8, half), member("pid", 12, half), member("tgid", 16, half),
 			member("comm", 24, char), member("tasks", 0x30, number), member("thread_node", 0x40, number), member("signal", 0x50, number),
-			member("pid_links", 0x58, number), member("mm", 0x60, number), member("__state", 0x68, half),
+			member("pid_links", 0x58, number), member("mm", 0x60, number), member("__state", 0x68, half), member("start_time", 0x78, number),
 			member("thread", 0x70, &btf.Struct{Name: "thread_struct", Size: 8, Members: []btf.Member{member("sp", 0, number)}})}},
 		&btf.Struct{Name: "module", Size: 8, Members: []btf.Member{member("state", 0, half)}},
 		&btf.Struct{Name: "mutex", Size: 8, Members: []btf.Member{member("owner", 0, number)}},

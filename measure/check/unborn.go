@@ -3,9 +3,11 @@ package check
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -16,6 +18,10 @@ import (
 // TASK_NEW from sched_fork until wake_up_new_task and cannot run. So one that only
 // memory shows is waited for, and if it is new still, linux.processes is not measured:
 // its state is the target's to say. Where others show it, it is no new one.
+//
+// Before sched_fork it is a copy of its parent, number and state included
+// (dup_task_struct), and may wait there for memory (seen on 6.1, for ten seconds): one
+// that has number, process and time of start of a listed task is taken for such.
 
 const (
 	taskNew        = 0x800 // TASK_NEW (include/linux/sched.h, 5.10 to 7.2)
@@ -32,7 +38,29 @@ func (c *collector) unborn(t taskFact) bool {
 		return false
 	}
 	state, err := c.profile.Space.U32(mem.Virt(t.At) + mem.Virt(offset))
-	return err == nil && state == taskNew
+	return err == nil && (state == taskNew || c.copied(t))
+}
+
+// copied reports whether a task has nothing of its own yet: it is told from a listed
+// one by its address alone.
+func (c *collector) copied(t taskFact) bool {
+	offset, err := c.profile.Types.Offset("task_struct", "start_time")
+	if err != nil {
+		return false
+	}
+	listed, err := c.profile.Tasks()
+	if err != nil {
+		return false // read again in the next look
+	}
+	i := slices.IndexFunc(listed, func(l kernel.Task) bool {
+		return l.PID == t.PID && l.TGID == t.TGID && address(l.At) != t.At
+	})
+	if i < 0 {
+		return false
+	}
+	own, err1 := c.profile.Space.U64(mem.Virt(t.At) + mem.Virt(offset))
+	parents, err2 := c.profile.Space.U64(listed[i].At + mem.Virt(offset))
+	return err1 == nil && err2 == nil && own == parents
 }
 
 // unbornOf returns those of some tasks that are being made.

@@ -69,6 +69,29 @@ func TestTaskBeingMade(t *testing.T) {
 	}
 }
 
+// A copy that a task has made of itself is being made: it has all that the listed one
+// has. One with a number of its own is not, nor one of which others tell.
+func TestTaskThatIsACopy(t *testing.T) {
+	const start = 0x78
+	for name, tt := range map[string]struct {
+		fact    taskFact
+		started uint64
+		unborn  bool
+	}{
+		"a copy":                     {taskFact{At: freedNode, PID: 7, Shown: inMemoryView}, 1234, true},
+		"of one that started before": {taskFact{At: freedNode, PID: 7, Shown: inMemoryView}, 1233, false},
+		"with its own number":        {taskFact{At: freedNode, PID: 8, Shown: inMemoryView}, 1234, false},
+		"with its own process":       {taskFact{At: freedNode, PID: 7, TGID: 8, Shown: inMemoryView}, 1234, false},
+		"the listed one":             {taskFact{At: freedThread, PID: 7, Shown: inMemoryView}, 1234, false},
+		"on a CPU":                   {taskFact{At: freedNode, PID: 7, Shown: "CPUs"}, 1234, false},
+	} {
+		c := freedCollector(t, map[mem.Virt]uint64{freedThread + start: 1234, freedNode + start: tt.started})
+		if unborn := c.unborn(tt.fact); unborn != tt.unborn {
+			t.Errorf("%s: %v", name, unborn)
+		}
+	}
+}
+
 // What is being made is not measured, and hides nothing else.
 func TestJudgesTaskBeingMade(t *testing.T) {
 	for findings, unlisted := range [][]taskFact{nil, {{PID: 9, TGID: 9, Comm: "hidden"}}} {
