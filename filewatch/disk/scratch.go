@@ -19,6 +19,8 @@ type scratch struct {
 	clear  func() error
 }
 
+const scratchPrefix = namePrefix + "fleece-"
+
 // scratchFor makes a place that the QEMU of a process can write to. That of a
 // domain of libvirt runs as another user, and AppArmor or SELinux have it write only
 // where libvirt says; among that is a directory of the domain's own, which goes when
@@ -32,15 +34,25 @@ func scratchFor(pid int) (*scratch, error) {
 		name := randomName() + "-"
 		return &scratch{filepath.Join(dir, name), owner, func() error { return removeAll(dir, name) }}, nil
 	}
-	dir, err := os.MkdirTemp("", namePrefix+"fleece-*")
-	if err != nil {
-		return nil, err
+	clearAbandoned(os.TempDir(), scratchPrefix, owner)
+	for {
+		dir, err := os.MkdirTemp("", scratchPrefix+"*")
+		if err != nil {
+			return nil, err
+		}
+		occupied, err := occupy(dir)
+		if err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+		if occupied == nil {
+			continue // taken for one that was left, before it was occupied
+		}
+		s := &scratch{prefix: dir + "/", owner: owner, clear: func() error { return errors.Join(os.RemoveAll(dir), occupied.Close()) }}
+		if err := s.give(dir); err != nil {
+			return nil, errors.Join(err, s.clear())
+		}
+		return s, nil
 	}
-	s := &scratch{prefix: dir + "/", owner: owner, clear: func() error { return os.RemoveAll(dir) }}
-	if err := s.give(dir); err != nil {
-		return nil, errors.Join(err, s.clear())
-	}
-	return s, nil
 }
 
 // socket is where QEMU serves the snapshot.
