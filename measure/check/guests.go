@@ -77,14 +77,30 @@ func (c *collector) foreignCalls(s mem.SystemCalls) bool {
 	return ok && (mem.Virt(s.LSTAR) != entry || address(s.STAR) != starSegments || address(s.FMASK)&neededFlags != neededFlags)
 }
 
+// callsPass reports whether a CPU has a guest's registers of system calls by the look of
+// it, and KVM does not say so: it may have put the kernel's back between the look at the
+// CPU and the one at its own data.
+func (c *collector) callsPass() bool {
+	return c.leavesGuestsCalls() && slices.ContainsFunc(c.systemCalls, func(s mem.SystemCalls) bool {
+		v := s.Virtualization
+		return v != nil && !v.User && !c.absent.has(s.CPU) && !c.callsApart.has(s.CPU) && c.foreignCalls(s)
+	})
+}
+
+// leavesGuestsCalls reports whether the target's KVM leaves a guest's registers of
+// system calls in a CPU that has left the guest.
+func (c *collector) leavesGuestsCalls() bool {
+	vendor, err := c.kvmVendor()
+	return err == nil && (vendor != "kvm_amd" || !c.savesCalls())
+}
+
 // guestsCallsStay reports whether some CPU has, by KVM's word, a guest's registers of
 // system calls while it runs the kernel: kvm_intel loads them when a vCPU is about to
 // run and puts the kernel's back before user mode (struct kvm_user_return_msrs,
 // arch/x86/kvm/x86.c, since 5.11), and so did kvm_amd, for as long as a vCPU is loaded,
 // before 5.12 (host_user_msrs of struct vcpu_svm).
 func (c *collector) guestsCallsStay() bool {
-	vendor, err := c.kvmVendor()
-	if err != nil || vendor == "kvm_amd" && c.savesCalls() {
+	if !c.leavesGuestsCalls() {
 		return false
 	}
 	m, err := c.module("kvm")

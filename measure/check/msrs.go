@@ -97,6 +97,9 @@ func planMSRs(c *collector) error {
 		if err != nil {
 			return err
 		}
+		if c.callsApart = c.callsUnread(); c.callsPass() {
+			continue
+		}
 		if len(c.registers) == 0 || !slices.ContainsFunc(c.systemCalls, c.unwritten) {
 			break
 		}
@@ -121,7 +124,7 @@ func (c *collector) fred() bool {
 }
 
 func collectMSRs(c *collector) (any, measure.Coverage, error) {
-	data := msrsData{Entries: make(map[string]address), Absent: append(slices.Clone(c.absent), c.callsUnread()...), Vendor: c.vendor()}
+	data := msrsData{Entries: make(map[string]address), Absent: append(slices.Clone(c.absent), c.callsApart...), Vendor: c.vendor()}
 	for _, name := range []string{entry64, entryCompat, entrySysenter, entryIgnore, entryIgnore32} {
 		if at, ok := c.profile.Symbol(name); ok {
 			data.Entries[name] = address(at)

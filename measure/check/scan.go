@@ -62,6 +62,7 @@ type collector struct {
 	patience    time.Duration     // left for waiting until code has an account
 	forLocks    *patience         // for waiting until nobody has some locks
 	systemCalls []mem.SystemCalls // read by the plan of linux.msrs
+	callsApart  absentCPUs        // by it: CPUs whose registers of those are not the target's own
 
 	xenSystemCalls []xenMSRs // read by the plan of xen.msrs
 
