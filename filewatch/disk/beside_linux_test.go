@@ -13,13 +13,44 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
 )
 
+// cachedDir is a directory on a file system whose files are in the page cache and can be
+// opened past it, as those that images lie on: memory file systems are none of them.
+func cachedDir(t *testing.T) string {
+	t.Helper()
+	for _, parent := range []string{os.TempDir(), "/var/tmp", "."} {
+		dir, err := os.MkdirTemp(parent, "plumbline-beside-*")
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		path := filepath.Join(dir, "probe")
+		if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cached, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cached.Close()
+		past, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0)
+		if err == nil {
+			past.Close()
+			if readInMemory(cached, make([]byte, 4096), 0) {
+				return dir
+			}
+		}
+	}
+	t.Fatal("no directory on a file system with a page cache (preadv2 with RWF_NOWAIT, O_DIRECT)")
+	return ""
+}
+
 // besideQEMU is a machine with a raw disk of random bytes, of which half a megabyte
 // at the end is a hole, and a snapshot of it.
 func besideQEMU(t *testing.T) (m *disktest.Machine, near *beside, content []byte) {
 	t.Helper()
 	content = make([]byte, 8<<20)
 	rand.NewChaCha8([32]byte{7}).Read(content[:len(content)-512<<10])
-	path := filepath.Join(t.TempDir(), "raw")
+	path := filepath.Join(cachedDir(t), "raw")
 	if err := os.WriteFile(path, content[:len(content)-512<<10], 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -31,9 +62,8 @@ func besideQEMU(t *testing.T) (m *disktest.Machine, near *beside, content []byte
 		t.Fatal(err)
 	}
 	defer f.Close()
-	f.ReadAt(make([]byte, len(content)), 0)
-	if !readInMemory(f, make([]byte, 4096), 0) {
-		t.Skip("the file system of the temporary directory does not read what is in memory alone, so nothing is read beside QEMU")
+	if n, err := f.ReadAt(make([]byte, len(content)), 0); err != nil {
+		t.Fatalf("%d bytes: %v", n, err)
 	}
 	m = disktest.Start(t, "raw:"+path)
 	set, err := OpenVM(t.Context(), m.QMP)
@@ -144,13 +174,13 @@ func TestImagesThatAreReadBesideQEMU(t *testing.T) {
 		"a FIFO":        {block: Block{Format: "raw", Size: size}, spoil: func(path string) error { os.Remove(path); return unix.Mkfifo(path, 0o600) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "raw")
+			path := filepath.Join(cachedDir(t), "raw")
 			if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			f, err := os.OpenFile(path, os.O_RDWR|c.flags, 0)
 			if err != nil {
-				t.Skipf("%v: not on this file system", err)
+				t.Fatal(err)
 			}
 			defer f.Close()
 			if c.spoil != nil {

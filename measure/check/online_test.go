@@ -334,6 +334,45 @@ func TestUnwrittenSystemCalls(t *testing.T) {
 	}
 }
 
+// What looks like a guest's registers of system calls, and KVM does not say so, is
+// looked at again: KVM may have put the kernel's back meanwhile. Registers that stay
+// are what the CPU has, and so are those of a CPU in user mode, or without KVM's module for the processor.
+func TestCallsThatKVMTookBack(t *testing.T) {
+	const entry = onlineBase + 0x400
+	calls := func(lstar uint64, v mem.Virtualization) []mem.SystemCalls {
+		return []mem.SystemCalls{{STAR: 0x23001000000000, LSTAR: lstar, FMASK: 0x257fd5, Virtualization: &v}}
+	}
+	own := func() []mem.SystemCalls { return calls(entry, mem.Virtualization{}) }
+	guests := func() []mem.SystemCalls { return calls(entry+0x100, mem.Virtualization{}) }
+	inUser := func() []mem.SystemCalls { return calls(entry+0x100, mem.Virtualization{User: true}) }
+	for name, tt := range map[string]struct {
+		module string
+		calls  []func() []mem.SystemCalls
+		own    bool // what is judged is the kernel's
+	}{
+		"the kernel's":      {"kvm_intel", []func() []mem.SystemCalls{own}, true},
+		"taken back":        {"kvm_intel", []func() []mem.SystemCalls{guests, own}, true},
+		"again, and back":   {"kvm_intel", []func() []mem.SystemCalls{guests, guests, own}, true},
+		"never":             {"kvm_intel", []func() []mem.SystemCalls{guests}, false},
+		"in user mode":      {"kvm_intel", []func() []mem.SystemCalls{inUser, own}, false},
+		"without KVM's own": {"tun", []func() []mem.SystemCalls{guests, own}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &cpuMachine{calls: tt.calls}
+			c := cpuCollector(t, m, 1)
+			c.profile.Symbols = kernel.NewSymbols([]kernel.Symbol{{Addr: entry, Kind: 'T', Name: entry64}})
+			c.registers = []mem.Registers{started(0)}
+			c.modules = []kernel.LoadedModule{{Name: tt.module, Live: true}}
+			if err := planMSRs(c); err != nil {
+				t.Fatal(err)
+			}
+			if own := c.systemCalls[0].LSTAR == entry; own != tt.own || len(c.callsApart) != 0 {
+				t.Errorf("judged %+v, apart %+v", c.systemCalls, c.callsApart)
+			}
+		})
+	}
+}
+
 // A CPU whose interrupt table is where nothing is mapped does not keep the others'
 // from being looked at, and is a finding.
 func TestDetectsAnInterruptTableThatIsNotMapped(t *testing.T) {
