@@ -104,8 +104,9 @@ func readSuper(r io.ReaderAt, size int64) (*super, error) {
 	}
 	copy(s.uuid[:], b[0x68:])
 	if le.Uint32(b[0x4C:]) > 0 { // EXT4_DYNAMIC_REV
-		s.dynamic(b)
+		s.firstInode, s.inodeSize = le.Uint32(b[0x54:]), int(le.Uint16(b[0x58:]))
 	}
+	s.extended(b)
 	if err := s.features(); err != nil {
 		return nil, err
 	}
@@ -117,10 +118,9 @@ func readSuper(r io.ReaderAt, size int64) (*super, error) {
 	return s, s.geometry(le.Uint32(b[0x18:]), size)
 }
 
-// dynamic reads what revision 1 added.
-func (s *super) dynamic(b []byte) {
-	s.firstInode = le.Uint32(b[0x54:])
-	s.inodeSize = int(le.Uint16(b[0x58:]))
+// extended reads what revision 1 added. The kernel goes by these fields in
+// revision 0 too, and only warns ("feature flags set on rev 0 fs").
+func (s *super) extended(b []byte) {
 	s.compat, s.incompat, s.roCompat = le.Uint32(b[0x5C:]), le.Uint32(b[0x60:]), le.Uint32(b[0x64:])
 	s.reservedGDT = le.Uint16(b[0xCE:])
 	s.journalInode, s.journalDev = le.Uint32(b[0xE0:]), le.Uint32(b[0xE4:])
@@ -154,6 +154,13 @@ func (s *super) features() error {
 		return fmt.Errorf("incompatible feature %s: %w", name, filewatch.ErrNotSupported)
 	}
 	return nil
+}
+
+// needsReplay says whether the kernel replays the journal before it reads on.
+// Without the feature of a journal it looks at none, whatever else stands in the
+// superblock (ext4_fill_super; e2fsck takes the mark away).
+func (s *super) needsReplay() bool {
+	return s.incompat&incompatRecover != 0 && s.compat&compatJournal != 0
 }
 
 // geometry checks the sizes against each other and the device, as

@@ -53,7 +53,7 @@ func open(r io.ReaderAt, size int64) (*Volume, error) {
 	if v.groups, err = readGroups(v.dev, s); err != nil {
 		return nil, err
 	}
-	if s.incompat&incompatRecover != 0 {
+	if s.needsReplay() {
 		if err := v.recover(size); err != nil {
 			return nil, err
 		}
