@@ -1,12 +1,14 @@
 package ext4_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/volume"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 )
 
@@ -62,4 +64,47 @@ func commands(t *testing.T, lines ...string) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// What an inode says of itself twice is read as Linux's own mount reads it, tried on
+// 6.18: a link's target on a block of its own by the high half of its block count,
+// inline data only among the inode's own attributes, none of those without extra
+// fields. A bigalloc link with a block of attributes has none for its target.
+func TestReadsInodesAsTheKernel(t *testing.T) {
+	long := filepath.Join(volumetest.Dir(t), "long")
+	if err := os.WriteFile(long, []byte(strings.Repeat("v", 500)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tree := volumetest.Tree{{Path: "f", Type: filewatch.TypeFile, Mode: 0o644, Content: []byte(strings.Repeat("content ", 400)), Xattrs: map[string]string{"user.own": "in the inode"}}}
+	img := makeImage(t, tree, "16M", "-t", "ext4", "-b", "1024", "-C", "8192", "-O", "bigalloc,inline_data,^metadata_csum")
+	open := func(lines ...string) *volume.Volume {
+		volumetest.Tool(t, "debugfs", "-w", "-f", commands(t, lines...), img)
+		return volumetest.One(t, img)
+	}
+	v := open("symlink l passwd", "ea_set -f "+long+" l user.x", "symlink s ab")
+	for _, name := range []string{"l", "s"} {
+		if link, err := v.FS().ReadLink(name); err != nil || len(link) == 0 {
+			t.Errorf("%s leads to %q: %v", name, link, err)
+		}
+	}
+	v = open("sif s blocks_hi 1")
+	if link, err := v.FS().ReadLink("s"); err == nil && link == "ab" {
+		t.Error("a link's target was read from its block map")
+	}
+	info, err := v.FS().Lstat("f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	object := func(commands ...string) (*filewatch.Object, filewatch.Content, error) {
+		return open(commands...).Object(info.Sys().(*filewatch.Object).Inode)
+	}
+	if o, _, err := object("sif f checksum_hi 0xEA02"); err != nil || len(o.Xattrs) != 1 {
+		t.Fatal(o, err)
+	}
+	if o, _, err := object("sif f extra_isize 0"); err != nil || len(o.Xattrs) != 0 {
+		t.Error("attributes behind no extra fields were read", o.Xattrs, err)
+	}
+	if o, c, err := object("sif f flags 0x10080000"); !errors.Is(err, filewatch.ErrCorrupt) || c.Inline != nil || len(c.Extents) == 0 {
+		t.Error("marked as inline without inline data", o, c, err)
+	}
 }

@@ -16,6 +16,7 @@ const (
 const (
 	flagEncrypt    = 0x00000800
 	flagIndex      = 0x00001000
+	flagHugeFile   = 0x00040000
 	flagExtents    = 0x00080000
 	flagEAInode    = 0x00200000
 	flagInlineData = 0x10000000
@@ -169,10 +170,11 @@ func (in *inode) has(off, size int) bool {
 }
 
 // time joins 32 bits of seconds with their extra field: 2 more bits of seconds,
-// 30 bits of nanoseconds.
+// 30 bits of nanoseconds. An inode that has room for extra fields and says that it
+// has none gets these with what lies there (__ext4_iget).
 func (in *inode) time(off, extra int) time.Time {
 	sec, ns := int64(int32(le.Uint32(in.raw[off:]))), int64(0)
-	if in.has(extra, 4) {
+	if in.has(extra, 4) || len(in.raw) > 128 && le.Uint16(in.raw[0x80:]) == 0 {
 		x := le.Uint32(in.raw[extra:])
 		sec += int64(x&3) << 32
 		ns = int64(x >> 2)
@@ -232,8 +234,11 @@ func (v *Volume) describe(in *inode) (*filewatch.Object, filewatch.Content, erro
 			err = e
 		}
 	}
+	if in.flags&flagInlineData != 0 && inline == nil {
+		keep(errNotInline(in.number))
+	}
 	switch k := in.kind(); {
-	case in.flags&flagInlineData != 0:
+	case inline != nil && in.flags&flagInlineData != 0:
 		c.Inline = append(append(make([]byte, 0, 60+len(inline)), in.iblock()...), inline...)
 	case k == modeSymlink && in.fastLink(v.s):
 		c.Inline = append([]byte(nil), in.iblock()[:in.size]...)
@@ -255,20 +260,46 @@ func (v *Volume) describe(in *inode) (*filewatch.Object, filewatch.Content, erro
 	return o, c, err
 }
 
+// errNotInline is of an inode whose flag says that its data are inline, and which
+// has none: kernels before 6.18 take its block map for one, so does the reader.
+func errNotInline(number uint32) error {
+	return fmt.Errorf("inode %d is marked as inline, and has no inline data: %w", number, filewatch.ErrCorrupt)
+}
+
 // fastLink says whether a symbolic link's target stands in the inode
-// (ext4_inode_is_fast_symlink): it then has no block of its own.
+// (ext4_inode_is_fast_symlink): it then has no block of its own, but for attributes.
 func (in *inode) fastLink(s *super) bool {
-	if in.flags&flagExtents != 0 && le.Uint16(in.iblock()) == extentMagic && in.size >= 60 {
-		return false
-	}
 	if s.incompat&incompatEAInode != 0 {
 		return in.size > 0 && in.size < 60
 	}
-	blocks := int64(le.Uint32(in.raw[0x1C:]))
-	if le.Uint32(in.raw[0x68:]) != 0 || le.Uint16(in.raw[0x76:]) != 0 {
-		blocks -= s.blockSize / 512
+	own := uint64(0)
+	if in.attributeBlock(s) != 0 {
+		own = uint64(s.clusterSize / 512)
 	}
-	return in.size < 60 && blocks <= 0
+	return in.size < 60 && in.blocks(s) == own
+}
+
+// blocks is ext4_inode_blocks: 32 bits at 0x1C, 16 more at 0x74, in units of 512
+// bytes or of the file system's blocks.
+func (in *inode) blocks(s *super) uint64 {
+	n := uint64(le.Uint32(in.raw[0x1C:]))
+	if s.roCompat&roHugeFile == 0 {
+		return n
+	}
+	n |= uint64(le.Uint16(in.raw[0x74:])) << 32
+	if in.flags&flagHugeFile != 0 {
+		n *= uint64(s.blockSize / 512)
+	}
+	return n
+}
+
+// attributeBlock is the block of attributes, 0 for none: 0x68, 0x76.
+func (in *inode) attributeBlock(s *super) uint64 {
+	n := uint64(le.Uint32(in.raw[0x68:]))
+	if s.incompat&incompat64Bit != 0 {
+		n |= uint64(le.Uint16(in.raw[0x76:])) << 32
+	}
+	return n
 }
 
 // link reads the target of a symbolic link, at most a block of it.

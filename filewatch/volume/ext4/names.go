@@ -119,13 +119,19 @@ func (b *nameBuffer) flush() error {
 // dirContent is where a directory's entries are, none for an encrypted one.
 func (v *Volume) dirContent(in *inode) (filewatch.Content, error) {
 	var c filewatch.Content
-	var err error
+	var damage error
 	if in.flags&flagInlineData != 0 {
-		var inline []byte
-		_, inline, err = v.xattrs(in)
-		c.Inline = append(append([]byte(nil), in.iblock()...), inline...)
-	} else if in.flags&flagEncrypt == 0 {
-		c.Extents, err = v.extents(in)
+		_, inline, err := v.xattrs(in)
+		if inline != nil {
+			c.Inline = append(append([]byte(nil), in.iblock()...), inline...)
+			return c, err
+		}
+		damage = errors.Join(errNotInline(in.number), err)
 	}
-	return c, err
+	if in.flags&flagEncrypt != 0 {
+		return c, damage
+	}
+	extents, err := v.extents(in)
+	c.Extents = extents
+	return c, errors.Join(damage, err)
 }

@@ -66,6 +66,7 @@ type super struct {
 	inodes, blocks     uint64 // 0x0, 0x4 + 0x150
 	firstData          uint32 // 0x14
 	blockSize          int64  // 1024 << 0x18
+	clusterSize        int64  // with bigalloc 1024 << 0x1C
 	perGroup           uint32 // 0x20
 	inodesPerGroup     uint32 // 0x28
 	firstInode         uint32 // 0x54
@@ -115,7 +116,7 @@ func readSuper(r io.ReaderAt, size int64) (*super, error) {
 			return nil, fmt.Errorf("superblock checksum %#x, stored %#x: %w", sum, le.Uint32(b[0x3FC:]), filewatch.ErrCorrupt)
 		}
 	}
-	return s, s.geometry(le.Uint32(b[0x18:]), size)
+	return s, s.geometry(le.Uint32(b[0x18:]), le.Uint32(b[0x1C:]), size)
 }
 
 // extended reads what revision 1 added. The kernel goes by these fields in
@@ -165,11 +166,18 @@ func (s *super) needsReplay() bool {
 
 // geometry checks the sizes against each other and the device, as
 // ext4_fill_super does (fs/ext4/super.c, 6.12).
-func (s *super) geometry(logBlock uint32, size int64) error {
+func (s *super) geometry(logBlock, logCluster uint32, size int64) error {
 	if logBlock > 6 {
 		return fmt.Errorf("block size 1024<<%d: %w", logBlock, filewatch.ErrCorrupt)
 	}
 	s.blockSize = 1024 << logBlock
+	s.clusterSize = s.blockSize
+	if s.roCompat&roBigalloc != 0 {
+		if logCluster < logBlock || logCluster > 30-10 { // EXT4_MAX_CLUSTER_LOG_SIZE
+			return fmt.Errorf("cluster size 1024<<%d: %w", logCluster, filewatch.ErrCorrupt)
+		}
+		s.clusterSize = 1024 << logCluster
+	}
 	bits := uint32(s.blockSize * 8)
 	if s.roCompat&roBigalloc != 0 {
 		bits *= 1 << 16 // perGroup counts blocks, the bitmap clusters

@@ -35,14 +35,11 @@ type xattrEntry struct {
 }
 
 // xattrs reads the attributes of an inode, and apart from them its inline data
-// beyond the first 60 bytes.
+// beyond the first 60 bytes: nil, not empty, where it has none. The kernel looks for
+// those among the inode's own attributes only (ext4_find_inline_data_nolock).
 func (v *Volume) xattrs(in *inode) (out []filewatch.Xattr, inline []byte, err error) {
 	total := 0
 	take := func(e xattrEntry) error {
-		if e.index == xattrData && string(e.name) == "data" {
-			inline = e.value
-			return nil
-		}
 		if total += len(e.value); total > maxXattrs {
 			return fmt.Errorf("more than %d bytes of attributes: %w", maxXattrs, filewatch.ErrNotSupported)
 		}
@@ -53,7 +50,13 @@ func (v *Volume) xattrs(in *inode) (out []filewatch.Xattr, inline []byte, err er
 		return err
 	}
 	if body := in.body(); body != nil {
-		err = v.entries(in, body, body, take)
+		err = v.entries(in, body, body, func(e xattrEntry) error {
+			if e.index == xattrData && string(e.name) == "data" {
+				inline = e.value // not nil
+				return nil
+			}
+			return take(e)
+		})
 	}
 	if e := v.xattrBlock(in, take); err == nil {
 		err = e
@@ -65,10 +68,11 @@ func (v *Volume) xattrs(in *inode) (out []filewatch.Xattr, inline []byte, err er
 	return out, inline, err
 }
 
-// body is the attribute space behind the extra fields, nil if there is none.
-// Offsets of values count from its first entry.
+// body is the attribute space behind the extra fields, nil if there is none, as
+// where there are no extra fields (__ext4_iget). Offsets of values count from its
+// first entry.
 func (in *inode) body() []byte {
-	if len(in.raw) <= 128+4 {
+	if len(in.raw) <= 128+4 || le.Uint16(in.raw[0x80:]) == 0 {
 		return nil
 	}
 	at := 128 + int(le.Uint16(in.raw[0x80:]))
@@ -81,10 +85,7 @@ func (in *inode) body() []byte {
 // xattrBlock reads the block at i_file_acl, which inodes with the same
 // attributes share. Offsets of values count from its start.
 func (v *Volume) xattrBlock(in *inode, take func(xattrEntry) error) error {
-	n := uint64(le.Uint32(in.raw[0x68:]))
-	if v.s.incompat&incompat64Bit != 0 {
-		n |= uint64(le.Uint16(in.raw[0x76:])) << 32
-	}
+	n := in.attributeBlock(v.s)
 	if n == 0 {
 		return nil
 	}
