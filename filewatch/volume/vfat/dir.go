@@ -15,6 +15,9 @@ const (
 	attrDir      = 0x10
 	attrLong     = 0x0F
 
+	dot    = ".          " // the directory itself and the one above it
+	dotDot = "..         "
+
 	lastLong = 0x40
 	maxLong  = 20 // entries of one long name
 
@@ -45,9 +48,13 @@ type dirReader struct {
 	es    []filewatch.Extent
 	label func(string)
 	long  longName
+	taken map[string]bool // what entries so far answer to, in upper case
+	twice error           // two answer to one
 }
 
-// read calls fn for each entry in use but "." and "..".
+// read calls fn for each entry in use but "." and "..". Linux goes on behind a free
+// entry that ends the directory by the specification (fs/fat/dir.c, 6.12), so what
+// lies there is read as well.
 func (d *dirReader) read(fn func(slot) error) error {
 	b := make([]byte, min(64<<10, d.v.cluster))
 	total := int64(0)
@@ -58,9 +65,6 @@ func (d *dirReader) read(fn func(slot) error) error {
 				return fmt.Errorf("read directory at %#x: %w", e.Physical+off, err)
 			}
 			for i := 0; i+32 <= len(part); i += 32 {
-				if part[i] == 0 {
-					return nil
-				}
 				if err := d.entry(part[i:i+32], uint64(e.Physical+off+int64(i))/32, fn); err != nil {
 					return err
 				}
@@ -71,34 +75,49 @@ func (d *dirReader) read(fn func(slot) error) error {
 			}
 		}
 	}
-	return nil
+	return d.twice
 }
 
 func (d *dirReader) entry(b []byte, inode uint64, fn func(slot) error) error {
 	attr := b[0x0B]
 	switch {
-	case b[0] == 0xE5:
+	case b[0] == 0xE5 || b[0] == 0:
 		d.long = longName{}
-	case attr&0x3F == attrLong:
+	case attr == attrLong:
 		d.long.add(b)
 	case attr&attrVolume != 0:
 		d.long = longName{}
 		if d.label != nil {
 			d.label(strings.TrimRight(decode437(b[:11]), " "))
 		}
-	case b[0] == '.':
+	case string(b[:11]) == dot || string(b[:11]) == dotDot:
 		d.long = longName{}
 	default:
-		name := d.long.take(b)
+		name, short := d.long.take(b), shortName(b)
 		if name == "" {
-			name = shortName(b)
+			name = short
 		}
+		d.answers(inode, name, short)
 		if name == "" || strings.ContainsAny(name, "/\x00") {
 			return fmt.Errorf("entry %d has the name %q: %w", inode, name, filewatch.ErrCorrupt)
 		}
 		return fn(slot{inode: inode, raw: append([]byte(nil), b...), name: name})
 	}
 	return nil
+}
+
+// answers notes the names by which an entry is found, its long and its short one in
+// any case (fat_search_long): where two answer to one, the first is used whatever
+// longer name it shows.
+func (d *dirReader) answers(inode uint64, name, short string) {
+	if d.taken == nil {
+		d.taken = map[string]bool{}
+	}
+	name, short = strings.ToUpper(name), strings.ToUpper(short)
+	if d.twice == nil && (d.taken[name] || d.taken[short]) {
+		d.twice = fmt.Errorf("entry %d answers to a name of another, %q or %q: %w", inode, name, short, filewatch.ErrCorrupt)
+	}
+	d.taken[name], d.taken[short] = true, true
 }
 
 // longName gathers a long name, which stands before its short entry, last part

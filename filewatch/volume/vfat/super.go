@@ -84,7 +84,11 @@ func (v *Volume) parse(b []byte) error {
 			// two would read two file systems.
 			return fmt.Errorf("no mirroring, and table %d in use: %w", flags&0xF, filewatch.ErrNotSupported)
 		}
-		entries = 0
+		if entries != 0 {
+			// Linux leaves room for a fixed root directory before the clusters, which
+			// the format does not have: firmware would read other clusters.
+			return fmt.Errorf("%d entries of a fixed root directory in FAT32: %w", entries, filewatch.ErrNotSupported)
+		}
 	}
 	power := func(n int64) bool { return n > 0 && n&(n-1) == 0 }
 	if !power(sector) || sector < 512 || sector > 4096 || !power(per) || reserved == 0 || fats == 0 || fatSectors == 0 {
