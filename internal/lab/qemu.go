@@ -6,8 +6,8 @@ import (
 )
 
 // commandLine is QEMU's. Each socket is a chardev, which takes any path: the
-// short forms would choke on a comma.
-func (m *Machine) commandLine(o Options) []string {
+// short forms would choke on a comma. reconnect is [reconnectOption].
+func (m *Machine) commandLine(o Options, reconnect string) []string {
 	if m.Xen != "" {
 		return m.xenCommandLine(o)
 	}
@@ -36,6 +36,7 @@ func (m *Machine) commandLine(o Options) []string {
 	}
 	m.addSockets(add)
 	m.addDevices(add, o)
+	m.addBMC(add, reconnect)
 	if m.Trap != "" {
 		add("-plugin", fmt.Sprintf("%s,control=%s", escape(o.Plugin), escape(m.Trap)))
 	}
@@ -82,7 +83,11 @@ func (m *Machine) addDevices(add func(...string), o Options) {
 	add("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0")
 	add("-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile=")
 	add("-chardev", "socket,id=tpm0,path="+escape(m.TPM), "-tpmdev", "emulator,id=tpm0,chardev=tpm0", "-device", "tpm-crb,tpmdev=tpm0")
-	add("-chardev", "socket,id=ipmi0,reconnect=2,path="+escape(m.BMCSocket),
+}
+
+// addBMC adds a BMC that another process is, whenever that comes up.
+func (m *Machine) addBMC(add func(...string), reconnect string) {
+	add("-chardev", "socket,id=ipmi0,"+reconnect+",path="+escape(m.BMCSocket),
 		"-device", "ipmi-bmc-extern,id=bmc0,chardev=ipmi0", "-device", "isa-ipmi-kcs,bmc=bmc0,irq=5")
 }
 

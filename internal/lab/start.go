@@ -217,7 +217,11 @@ func (m *Machine) start(ctx context.Context, o Options, img *image, authority st
 	if err := m.startBMC(ctx, o); err != nil {
 		return err
 	}
-	m.Command = m.commandLine(o)
+	major, minor, err := qemuVersion(ctx)
+	if err != nil {
+		return err
+	}
+	m.Command = m.commandLine(o, reconnectOption(major, minor))
 	began := time.Now()
 	qemu, err := startProcess("qemu", filepath.Join(m.Dir, "qemu.log"), m.Command...)
 	if err != nil {
