@@ -1,7 +1,9 @@
 package disk
 
 import (
+	"bytes"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -84,7 +86,14 @@ func asAnother(t *testing.T, args []string, dirs ...string) []string {
 			t.Fatal(err)
 		}
 	}
-	return append(args, "-runas", "nobody")
+	help, err := exec.Command("qemu-system-x86_64", "-help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(help, []byte("-runas")) { // gone from QEMU 11.1
+		return append(args, "-runas", "nobody")
+	}
+	return append(args, "-run-with", "user=nobody")
 }
 
 func namesIn(t *testing.T, dir string) (names []string) {

@@ -21,6 +21,7 @@ import (
 type Machine struct {
 	QMP     string // socket
 	cmd     *exec.Cmd
+	ended   chan struct{} // closed once QEMU has ended
 	scratch string
 }
 
@@ -39,7 +40,7 @@ func StartWith(tb testing.TB, more []string, images ...string) *Machine {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { os.RemoveAll(dir) })
-	m := &Machine{QMP: filepath.Join(dir, "qmp"), scratch: filepath.Join(dir, "scratch")}
+	m := &Machine{QMP: filepath.Join(dir, "qmp"), scratch: filepath.Join(dir, "scratch"), ended: make(chan struct{})}
 	args := []string{"-S", "-M", "pc", "-m", "16", "-nodefaults", "-display", "none", "-qmp", "unix:" + m.QMP + ",server=on,wait=off"}
 	for i, image := range images {
 		format, path, _ := strings.Cut(image, ":")
@@ -52,6 +53,10 @@ func StartWith(tb testing.TB, more []string, images ...string) *Machine {
 	if err := m.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
+	go func() {
+		m.cmd.Wait()
+		close(m.ended)
+	}()
 	tb.Cleanup(m.Kill)
 	for range 6000 {
 		monitor, err := qmp.Dial(context.Background(), m.QMP)
@@ -59,7 +64,11 @@ func StartWith(tb testing.TB, more []string, images ...string) *Machine {
 			monitor.Close()
 			return m
 		}
-		time.Sleep(50 * time.Millisecond)
+		select {
+		case <-m.ended:
+			tb.Fatalf("QEMU ended: %s\n%s", &complaint, strings.Join(m.cmd.Args, " "))
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 	tb.Fatalf("QEMU does not answer: %s\n%s", &complaint, strings.Join(m.cmd.Args, " "))
 	return nil
@@ -68,14 +77,14 @@ func StartWith(tb testing.TB, more []string, images ...string) *Machine {
 // Kill ends QEMU as a power failure would.
 func (m *Machine) Kill() {
 	m.cmd.Process.Kill()
-	m.cmd.Wait()
+	<-m.ended
 }
 
 // Quit ends QEMU in order, with all that was written on disk.
 func (m *Machine) Quit(tb testing.TB) {
 	tb.Helper()
 	m.Execute(tb, "quit", nil, nil)
-	m.cmd.Wait()
+	<-m.ended
 }
 
 // Execute runs one QMP command.

@@ -23,11 +23,12 @@ var harmless = []string{
 //
 // A device that no migration can send has no description of its state, and
 // "xen-save-devices-state", unlike a migration, does not ask for that: QEMU 7.2
-// ends with a segmentation fault, and the machine with it. Such are emulated NVMe
-// disks and the host's directories by virtiofs. Since 6.0 "query-migrate" says
-// which devices these are; devices with other reasons (as that a graphics card draws
-// on the host's) may do no better, so that only those that are known to be harmless
-// are let pass. A device that is plugged in between the two commands is missed.
+// to 11.1 end with a segmentation fault, and the machine with them. Such are the
+// host's directories by virtiofs, network cards by USB and, until 10.0, emulated
+// NVMe disks. Since 6.0 "query-migrate" says which devices these are; devices with
+// other reasons (as that a graphics card draws on the host's) may do no better, so
+// that only those that are known to be harmless are let pass. A device that is
+// plugged in between the two commands is missed.
 func (vm *VM) savable(ctx context.Context) error {
 	if v := vm.client.Version; v.Major < 6 {
 		return fmt.Errorf("%w, and QEMU %d.%d does not say whether it survives writing it", ErrNoDeviceState, v.Major, v.Minor)

@@ -9,17 +9,15 @@ import (
 )
 
 // QEMU ends with a segmentation fault when it is asked for the state of a device
-// that no migration can send: it is not asked, and the machine goes on.
+// that no migration can send: it is not asked, and the machine goes on. Of the
+// devices without a description of their state usb-net is one in QEMU 7.2, 10.0 and
+// 11.1 (hw/usb/dev-network.c), and nvme until 10.0.
 func TestKeepsQEMUAliveWithUnsavableDevices(t *testing.T) {
-	disk := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	vm := open(t, startQEMU(t, "-m", "6G",
-		"-drive", "if=none,id=d,format=raw,file="+disk, "-device", "nvme,drive=d,serial=1"))
+	vm := open(t, startQEMU(t, "-m", "6G", "-device", "qemu-xhci",
+		"-netdev", "user,id=n", "-device", "usb-net,netdev=n"))
 	calls, err := vm.SystemCalls(t.Context())
-	if !errors.Is(err, ErrNoDeviceState) || !strings.Contains(err.Error(), "nvme") || calls != nil {
-		t.Errorf("registers of system calls with an NVMe disk: %v, %v", calls, err)
+	if !errors.Is(err, ErrNoDeviceState) || !strings.Contains(err.Error(), "usb-net") || calls != nil {
+		t.Errorf("registers of system calls with such a device: %v, %v", calls, err)
 	}
 	if _, err := vm.Registers(t.Context()); err != nil {
 		t.Errorf("the machine afterwards: %v", err)
