@@ -70,7 +70,10 @@ func (f *Following) ScanTouched(ctx context.Context, want func(o *filewatch.Obje
 	gaps := slices.Clone(f.gaps)
 	f.memory = &Memory{dir: f.Remember}
 	for _, v := range f.volumes {
-		s := &scan{mount: v.mount, memory: v.now, dir: f.Remember}
+		s := &scan{mount: v.mount, dir: f.Remember}
+		if f.Remember != "" {
+			s.memory = v.now
+		}
 		s.placed(f.untouched, func(o *filewatch.Object, names []string, at filewatch.Where) bool {
 			return want(o, names, !v.whole && v.same[o.Inode], at)
 		}, visit)
