@@ -39,7 +39,7 @@ type Last struct {
 	fold int64
 }
 
-const lastFormat = 2
+const lastFormat = 3
 
 // lastHead is the file "last.json", which names the others.
 type lastHead struct {

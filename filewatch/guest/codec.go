@@ -6,10 +6,11 @@ import (
 	"math"
 	"slices"
 
+	"github.com/plumbline-sec/plumbline/internal/keyed"
 	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
-const memoryMagic = "plumbline memory 4\n"
+const memoryMagic = "plumbline memory 5\n"
 
 func (m *Memory) append(b []byte) []byte {
 	b = append(b, memoryMagic...)
@@ -26,6 +27,7 @@ func (m *Memory) append(b []byte) []byte {
 			continue
 		}
 		b = append(binary.AppendUvarint(b, uint64(len(v.marks))), v.marks...)
+		b = append(b, v.key[:]...)
 		b = appendText(b, v.base.Name, v.base.BLAKE3)
 		for _, n := range []uint64{v.root, uint64(v.base.Size), uint64(v.base.Index), uint64(v.objects)} {
 			b = binary.AppendUvarint(b, n)
@@ -81,11 +83,20 @@ func (d *memoryDecoder) volume() *volumeMemory {
 	v.size, v.clean = d.varint(), d.byte() != 0
 	if v.refused == "" {
 		v.marks = d.text()
+		d.key(&v.key)
 		v.base.Name, v.base.BLAKE3 = string(d.text()), string(d.text())
 		v.root, v.base.Size, v.base.Index, v.objects = d.uvarint(), int64(d.uvarint()), int64(d.uvarint()), int(d.uvarint())
 		d.overlay(v.over)
 	}
 	return v
+}
+
+func (d *memoryDecoder) key(k *keyed.Key) {
+	if len(d.rest) < len(k) {
+		d.err = ErrMemory
+		return
+	}
+	d.rest = d.rest[copy(k[:], d.rest):]
 }
 
 func (d *memoryDecoder) overlay(o *overlay) {

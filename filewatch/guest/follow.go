@@ -138,7 +138,7 @@ func (f *followed) follow(ctx context.Context, m *Memory, changed map[int][]file
 	if f.old.refused != "" {
 		return f.old.refused, nil
 	}
-	f.reader, f.now.clean = v.Follower(), true
+	f.reader, f.now.clean, f.now.key = v.Follower(), true, f.old.key
 	if f.old.root != f.now.root {
 		return "its root is another", nil
 	}

@@ -21,6 +21,7 @@ type looked struct {
 	candidates []uint64 // sorted
 	forced     map[uint64]bool
 	old        *places
+	placer     *placer
 
 	located []volume.Located
 	places  map[uint64]placeBody
@@ -75,7 +76,11 @@ func (f *followed) looked(candidates []uint64, forced map[uint64]bool, old *plac
 
 // look sets reason where everything must be looked at, or err.
 func (l *looked) look(ctx context.Context) {
-	err := l.of.reader.Some(ctx, l.candidates, l.skip, l.visitor())
+	placer, err := l.of.now.placer()
+	if err == nil {
+		l.placer = placer
+		err = l.of.reader.Some(ctx, l.candidates, l.skip, l.visitor())
+	}
 	if err == nil {
 		err = l.behind(1 << 63)
 	}
@@ -109,7 +114,7 @@ func (l *looked) skip(inode uint64, raw []byte) bool {
 	}
 	var body placeBody
 	body, l.err = l.old.find(inode)
-	if body == nil || body.raw() != rawDigest(raw) {
+	if body == nil || body.raw() != l.placer.raw(raw) {
 		return false
 	}
 	l.seen = inode
@@ -119,7 +124,6 @@ func (l *looked) skip(inode uint64, raw []byte) bool {
 // visitor takes the objects that are there.
 func (l *looked) visitor() volume.ObjectFunc {
 	var was place
-	var scratch []byte
 	return func(o *filewatch.Object, content filewatch.Content, damage error) error {
 		if damage != nil && (o.Inode == 0 || o.Type == filewatch.TypeDir || o.Type == filewatch.TypeUnknown) {
 			l.reason = damage.Error()
@@ -129,7 +133,7 @@ func (l *looked) visitor() volume.ObjectFunc {
 			return err
 		}
 		l.seen = o.Inode
-		p := placeOf(o, &content, &scratch)
+		p := l.placer.place(o, &content)
 		body, err := l.old.find(o.Inode)
 		if err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/internal/keyed"
 	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
@@ -47,6 +48,8 @@ type volumeMemory struct {
 	// refused says why the volume cannot be followed; then the rest is empty.
 	refused string
 	marks   []byte
+	// key is that of the digests in the base and over it.
+	key     keyed.Key
 	root    uint64     // directory
 	base    sorted.Ref // see baseWriter
 	objects int        // in the base
@@ -55,7 +58,13 @@ type volumeMemory struct {
 
 func newVolumeMemory(m Mount) *volumeMemory {
 	v := m.Volume
-	return &volumeMemory{id: v.UUID, kind: v.Type, point: m.Point, layout: v.Layout(), size: v.Size, root: v.Root(), over: newOverlay()}
+	return &volumeMemory{key: keyed.NewKey(), id: v.UUID, kind: v.Type, point: m.Point, layout: v.Layout(), size: v.Size, root: v.Root(), over: newOverlay()}
+}
+
+// placer takes down objects of the volume.
+func (m *volumeMemory) placer() (*placer, error) {
+	digest, err := keyed.New(m.key)
+	return &placer{digest: digest}, err
 }
 
 // at says that two memories are of the same volume in the same place.

@@ -1,14 +1,12 @@
 package guest
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 
-	"github.com/zeebo/blake3"
-
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/volume"
+	"github.com/plumbline-sec/plumbline/internal/keyed"
 )
 
 // place is where one object is.
@@ -21,8 +19,20 @@ type place struct {
 	extents []filewatch.Extent // written ones, then metadata with Logical -1
 }
 
-// placeOf takes down an object.
-func placeOf(o *filewatch.Object, c *filewatch.Content, scratch *[]byte) place {
+// placer takes down where objects are. It is not safe for concurrent use.
+type placer struct {
+	digest  *keyed.Hash
+	scratch []byte
+}
+
+// The numbers of the two kinds of strings that a volume's key digests.
+const (
+	rawString = iota
+	objectString
+)
+
+// place takes down an object.
+func (t *placer) place(o *filewatch.Object, c *filewatch.Content) place {
 	p := place{inode: o.Inode, size: o.Size, inline: c.Inline != nil}
 	if n := len(c.Extents) + len(c.Meta); n > 0 {
 		p.extents = make([]filewatch.Extent, 0, n)
@@ -34,20 +44,14 @@ func placeOf(o *filewatch.Object, c *filewatch.Content, scratch *[]byte) place {
 			}
 		}
 	}
-	*scratch = describeObject((*scratch)[:0], o, c, p.extents)
-	sum := blake3.Sum256(*scratch)
-	copy(p.digest[:], sum[:])
-	p.raw = rawDigest(c.Raw)
+	t.scratch = describeObject(t.scratch[:0], o, c, p.extents)
+	p.digest = t.digest.Sum(objectString, t.scratch)
+	p.raw = t.raw(c.Raw)
 	return p
 }
 
-// rawDigest is of an inode's own bytes. Processors digest so little faster by
-// SHA-256 than by BLAKE3.
-func rawDigest(raw []byte) (d [16]byte) {
-	sum := sha256.Sum256(raw)
-	copy(d[:], sum[:])
-	return d
-}
+// raw is the digest of an inode's own bytes.
+func (t *placer) raw(b []byte) [16]byte { return t.digest.Sum(rawString, b) }
 
 // describeObject is everything about an object but its number, names, access time
 // and content on blocks of its own.

@@ -32,8 +32,7 @@ type scan struct {
 	dir    sorted.Dir
 	base   *baseWriter
 	last   uint64 // inode in the base
-	// scratch is used again for each object.
-	scratch []byte
+	placer *placer
 
 	mu   sync.Mutex // guards gaps
 	gaps []filewatch.Gap
@@ -110,7 +109,9 @@ func (s *scan) remember(damaged []damagedDir) {
 		s.memory.refuse(damaged[0].err.Error())
 	}
 	if s.memory.refused == "" {
-		s.base, err = newBaseWriter(s.dir)
+		if s.placer, err = s.memory.placer(); err == nil {
+			s.base, err = newBaseWriter(s.dir)
+		}
 		s.unkept(err)
 	}
 }
@@ -140,7 +141,7 @@ func (s *scan) note(o *filewatch.Object, content filewatch.Content, damage error
 	if s.memory.refused != "" {
 		return nil
 	}
-	p := placeOf(o, &content, &s.scratch)
+	p := s.placer.place(o, &content)
 	s.last = o.Inode
 	s.unkept(s.base.place(&p))
 	return nil

@@ -7,22 +7,25 @@
 // no defence against someone who may write both.
 //
 // Within a block an entry is: how many of its first bytes are those of the entry
-// before (uvarint), how many follow (uvarint), and these. The index has for each
-// block its length (uvarint), the first 16 bytes of its SHA-256, and the beginning
-// of its first entry with the length before it (1 byte).
+// before (uvarint), how many follow (uvarint), and these. The index has a random key,
+// then for each block its length (uvarint), its digest under the key and its number
+// (internal/keyed), and the beginning of its first entry with the length before it
+// (1 byte).
 package sorted
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/plumbline-sec/plumbline/internal/keyed"
+)
 
 // ErrDamaged: a file is not what was written.
 var ErrDamaged = errors.New("damaged")
 
-// For so few bytes processors digest faster by SHA-256 than by BLAKE3, which needs
-// several KiB to be good at it.
 const (
 	blockLen  = 2048     // before the entry that fills it
 	maxEntry  = 65 << 20 // longer than any record
-	digestLen = 16
+	digestLen = keyed.Size
 	keyLen    = 24 // of a block's first entry in the index
 )
 

@@ -2,7 +2,6 @@ package sorted
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -11,6 +10,8 @@ import (
 	"sort"
 
 	"github.com/zeebo/blake3"
+
+	"github.com/plumbline-sec/plumbline/internal/keyed"
 )
 
 // File reads what a [Writer] wrote, block by block. It is not safe for concurrent
@@ -20,6 +21,8 @@ type File struct {
 	ref    Ref
 	index  []byte
 	blocks []blockAt
+	secret keyed.Key
+	digest *keyed.Hash // nil until it is needed
 	kept   map[int]*keptBlock
 	oldest []*keptBlock // those in kept, round robin
 	turn   int
@@ -49,7 +52,7 @@ type keptBlock struct {
 // blocks, will ask for most of what follows: with each step twice as much is read,
 // up to aheadLen bytes. Who jumps gets the one block.
 const (
-	maxKept  = 1024
+	maxKept  = 64
 	nearBy   = 4
 	aheadLen = 16 << 10
 )
@@ -93,9 +96,12 @@ func readAll(r io.ReaderAt, off, n int64) ([]byte, error) {
 }
 
 func (f *File) parse(index []byte) error {
+	if len(index) < len(f.secret) {
+		return fmt.Errorf("index: %w", ErrDamaged)
+	}
 	f.index, f.blocks = index, make([]blockAt, 0, len(index)/(digestLen+keyLen))
 	var off int64
-	for at := 0; at < len(index); {
+	for at := copy(f.secret[:], index); at < len(index); {
 		size, n := binary.Uvarint(index[at:])
 		if at += n; n <= 0 || size == 0 || size > maxEntry+2*blockLen || len(index)-at <= digestLen {
 			return fmt.Errorf("index: %w", ErrDamaged)
@@ -116,7 +122,7 @@ func (f *File) parse(index []byte) error {
 
 // Again is the file for another goroutine: only what is kept of blocks is its own.
 func (f *File) Again() *File {
-	return &File{r: f.r, ref: f.ref, index: f.index, blocks: f.blocks, kept: map[int]*keptBlock{}}
+	return &File{r: f.r, ref: f.ref, index: f.index, blocks: f.blocks, secret: f.secret, kept: map[int]*keptBlock{}}
 }
 
 // key is the beginning of a block's first entry.
@@ -139,8 +145,14 @@ func (f *File) block(i int) ([]byte, error) {
 		b = f.kept[i]
 	}
 	if !b.verified {
-		sum := sha256.Sum256(b.raw)
-		if !bytes.Equal(sum[:digestLen], f.index[f.blocks[i].digest:][:digestLen]) {
+		if f.digest == nil {
+			var err error
+			if f.digest, err = keyed.New(f.secret); err != nil {
+				return nil, err
+			}
+		}
+		sum := f.digest.Sum(uint64(i), b.raw)
+		if !bytes.Equal(sum[:], f.index[f.blocks[i].digest:][:digestLen]) {
 			return nil, fmt.Errorf("%s: block %d: %w", f.ref.Name, i, ErrDamaged)
 		}
 		b.verified = true

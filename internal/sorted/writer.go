@@ -3,13 +3,14 @@ package sorted
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
 
 	"github.com/zeebo/blake3"
+
+	"github.com/plumbline-sec/plumbline/internal/keyed"
 )
 
 // Writer writes a file.
@@ -19,6 +20,7 @@ type Writer struct {
 	first   []byte // the beginning of the block's first entry
 	last    []byte
 	index   []byte
+	digest  *keyed.Hash
 	ref     Ref
 	blocks  uint32
 	entries int
@@ -68,14 +70,27 @@ func (w *Writer) flush() error {
 	if len(w.block) == 0 {
 		return nil
 	}
-	sum := sha256.Sum256(w.block)
+	if err := w.keep(); err != nil {
+		return err
+	}
+	sum := w.digest.Sum(uint64(w.blocks), w.block)
 	w.index = binary.AppendUvarint(w.index, uint64(len(w.block)))
-	w.index = append(append(w.index, sum[:digestLen]...), byte(len(w.first)))
+	w.index = append(append(w.index, sum[:]...), byte(len(w.first)))
 	w.index = append(w.index, w.first...)
 	w.ref.Index += int64(len(w.block))
 	w.blocks++
 	_, err := w.out.Write(w.block)
 	w.block = w.block[:0]
+	return err
+}
+
+// keep begins the index by its key.
+func (w *Writer) keep() (err error) {
+	if w.digest == nil {
+		key := keyed.NewKey()
+		w.index = append(w.index, key[:]...)
+		w.digest, err = keyed.New(key)
+	}
 	return err
 }
 
@@ -87,7 +102,11 @@ func (w *Writer) Len() int64 { return w.ref.Index + int64(len(w.block)) }
 
 // Finish writes what is left. The name in the result is the caller's to set.
 func (w *Writer) Finish() (Ref, error) {
-	if err := w.flush(); err != nil {
+	err := w.flush()
+	if err == nil {
+		err = w.keep()
+	}
+	if err != nil {
 		return Ref{}, err
 	}
 	w.out.Write(w.index)
