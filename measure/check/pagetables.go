@@ -251,16 +251,15 @@ const rootAttempts = 3
 
 // roots compares the kernel's half of each CPU's top table with the kernel's
 // own. Processes copy it when they are made (pgd_ctor, arch/x86/mm/pgtable.c). A
-// difference counts if it is there each time, with registers read anew.
+// difference counts if it is there each time, with registers read anew; and so does
+// a table that cannot be walked: memory that was a table may hold anything by then.
 func (c *collector) roots(data *pageTablesData) error {
 	registers := c.registers
-	for range rootAttempts {
+	for attempt := 1; ; attempt++ {
 		var err error
-		if data.Foreign, err = c.foreignRoots(registers); err != nil || len(data.Foreign) == 0 {
+		data.Foreign, err = c.foreignRoots(registers)
+		if err == nil && len(data.Foreign) == 0 || c.machine == nil || attempt == rootAttempts {
 			return err
-		}
-		if c.machine == nil {
-			return nil
 		}
 		var unread absentCPUs
 		if registers, unread, err = c.readRegisters(); err != nil {
@@ -269,7 +268,6 @@ func (c *collector) roots(data *pageTablesData) error {
 		data.Absent = append(c.absent.offline(), unread...)
 		registers = data.Absent.without(registers)
 	}
-	return nil
 }
 
 func (c *collector) foreignRoots(registers []mem.Registers) ([]foreignRoot, error) {

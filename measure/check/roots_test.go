@@ -74,3 +74,36 @@ func TestDetectsForeignTables(t *testing.T) {
 		})
 	}
 }
+
+// TestAcceptsEndedProcess: the process that a CPU ran has ended, and its tables are
+// other memory by the time they are read. The registers are read again; a CPU that is
+// on such tables each time is not measured.
+func TestAcceptsEndedProcess(t *testing.T) {
+	const top, own, ended, reserved = 0x1000, 0x2000, 0x3000, 1 << 7
+	var m tableMemory
+	m.maps(top, 0x5000, 0xe000)
+	copy(m[own:own+4096], m[top:top+4096])
+	binary.LittleEndian.PutUint64(m[ended+256*8:], 0xdead_beef_0000|reserved|3)
+	on := func(root uint64) []mem.Registers {
+		return []mem.Registers{{CR0: mem.CR0PG, CR3: root, CR4: mem.CR4PAE, EFER: mem.EFERLMA, CPL: 3}}
+	}
+	reads := func(root uint64) func(*cpuMachine) []mem.Registers {
+		return func(*cpuMachine) []mem.Registers { return on(root) }
+	}
+	for name, tt := range map[string]struct {
+		later    []func(*cpuMachine) []mem.Registers
+		measured bool
+	}{
+		"another process runs":       {[]func(*cpuMachine) []mem.Registers{reads(own)}, true},
+		"another, the third time":    {[]func(*cpuMachine) []mem.Registers{reads(ended), reads(own)}, true},
+		"it is on such tables still": {[]func(*cpuMachine) []mem.Registers{reads(ended)}, false},
+	} {
+		space := paging.SpaceAt(&m, top, 4)
+		c := &collector{ctx: t.Context(), profile: &kernel.Profile{Space: space}, space: space.Cached(),
+			machine: &cpuMachine{memory: &m, readings: tt.later}, registers: on(ended)}
+		var data pageTablesData
+		if err := c.roots(&data); (err == nil) != tt.measured || len(data.Foreign) > 0 && tt.measured {
+			t.Errorf("%s: %v, %+v", name, err, data.Foreign)
+		}
+	}
+}
