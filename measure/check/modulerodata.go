@@ -79,7 +79,11 @@ func judgeModuleRodata(j *judging, raw json.RawMessage, out *measure.Check) erro
 		}
 		err := want.why[m.Name]
 		if err == nil {
+			found := len(out.Findings)
 			err = j.compareModuleRodata(want.modules[m.Name], &m, regions[m.Name], out)
+			if unmade := m.takeUnmade(out, found); err == nil {
+				err = unmade
+			}
 		}
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("%s: %v", m.Name, err))

@@ -75,6 +75,10 @@ type sectionFact struct {
 // asleep says that there is no text of the module yet that could be judged.
 func (m *moduleFact) asleep() bool { return m.Dormant && !m.Live }
 
+// unplaced says that the module is not live and does not say where its sections are:
+// what follows for that from its file holds its text, which may not be what it is to be.
+func (m *moduleFact) unplaced() bool { return !m.Live && len(m.Sections) == 0 }
+
 // text reports whether an address lies in the module's text.
 func (m *moduleFact) text(a address) bool {
 	for _, area := range m.Areas {

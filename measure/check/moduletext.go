@@ -19,7 +19,9 @@ import (
 // Proves: that the code of the modules on the kernel's list is that of their
 // files. Trusts: the files, and the list for which modules there are; code in a
 // module that took itself off the list is not seen here. Where sections lie is
-// the target's word, but code that is not where it says does not match.
+// the target's word, but code that is not where it says does not match. Of a module
+// that is being loaded and says nothing of that yet it follows from the file: what is
+// the file's there passes, what is not is not measured.
 const moduleTextName = "modules.text"
 
 func moduleTextCheck() check {
@@ -160,8 +162,12 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 			err = errors.New("its text was not read")
 		default:
 			doubts = 0
+			found := len(out.Findings)
 			if err = j.explain(text, r, out, doubted); err == nil && doubts > 0 {
 				err = fmt.Errorf("%d calls go elsewhere than they were to when the kernel's text was read, and where they go changed while the scan ran", doubts)
+			}
+			if unmade := m.takeUnmade(out, found); err == nil {
+				err = unmade
 			}
 		}
 		if err != nil {
@@ -175,6 +181,17 @@ func judgeModuleText(j *judging, raw json.RawMessage, out *measure.Check) error 
 		return fmt.Errorf("%d of %d modules not measured: %s", len(problems), len(j.code.modules), strings.Join(problems, "; "))
 	}
 	return nil
+}
+
+// takeUnmade takes the findings from one on back, and returns an error that counts
+// them, if the module is unplaced.
+func (m *moduleFact) takeUnmade(out *measure.Check, from int) error {
+	n := len(out.Findings) - from
+	if n == 0 || !m.unplaced() {
+		return nil
+	}
+	out.Findings = out.Findings[:from]
+	return fmt.Errorf("%s, and differs from its file in %d places, which it may do until that is over", m.doing(), n)
 }
 
 // patchedOtherwise says whether the kernel patched by other facts when it was read

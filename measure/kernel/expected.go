@@ -28,6 +28,9 @@ type Expected struct {
 
 	uncompared []uncompared
 	orphan     string // see [Expected.Orphan]
+	// callsAfterInit says whether tables of static calls of modules are constant after
+	// their start; nil if no module showed it.
+	callsAfterInit *bool
 }
 
 // uncompared is the text of a module that there is nothing to compare with.

@@ -226,13 +226,17 @@ func FuzzAddModule(f *testing.F) {
 		if m == nil {
 			return
 		}
-		e.modules = nil
-		text, err := e.AddModule(m, loadedTestModule())
-		if (text == nil) == (err == nil) {
-			t.Fatalf("text %v and error %v", text, err)
-		}
-		if text != nil {
-			e.Explain(text, []int{0}, func(int) []byte { return page })
+		laidOut := loadedTestModule()
+		laidOut.Sections, laidOut.Areas = nil, append(laidOut.Areas, Area{AreaData, testModuleData, 4096})
+		for _, at := range []*LoadedModule{loadedTestModule(), laidOut} {
+			e.modules, e.callsAfterInit = nil, nil
+			text, err := e.AddModule(m, at)
+			if (text == nil) == (err == nil) {
+				t.Fatalf("text %v and error %v", text, err)
+			}
+			if text != nil {
+				e.Explain(text, []int{0}, func(int) []byte { return page })
+			}
 		}
 	})
 }

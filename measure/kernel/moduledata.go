@@ -11,6 +11,9 @@ import (
 // those it depends on have to be in e.
 func (e *Expected) Object(file *ModuleFile, at *LoadedModule, symbol string, size uint64) ([]byte, error) {
 	l := newLinker(e, file, at)
+	if l.unplaced != nil {
+		return nil, fmt.Errorf("module %s: %w", at.Name, l.unplaced)
+	}
 	for _, s := range file.symbols {
 		if s.name != symbol || s.section == shnUndef || int(s.section) >= len(l.addr) {
 			continue

@@ -41,6 +41,9 @@ func (e *Expected) AddModule(file *ModuleFile, at *LoadedModule) (*Text, error) 
 		return nil, fmt.Errorf("module %s: %w: no text area", at.Name, ErrRelocation)
 	}
 	l := newLinker(e, file, at)
+	if l.unplaced != nil {
+		return nil, fmt.Errorf("module %s: %w", at.Name, l.unplaced)
+	}
 	t, err := l.link(at.Name, area)
 	if err != nil {
 		return nil, fmt.Errorf("module %s: %w", at.Name, err)
@@ -69,6 +72,7 @@ type linker struct {
 	addr []uint64 // of each section, 0 where it is not loaded
 
 	relocations map[int][]byte // Elf64_Rela entries, by the section they change
+	unplaced    error          // why it is not known where the sections are
 }
 
 func newLinker(e *Expected, file *ModuleFile, at *LoadedModule) *linker {
@@ -86,8 +90,14 @@ func newLinker(e *Expected, file *ModuleFile, at *LoadedModule) *linker {
 	return l
 }
 
-// place takes the sections' addresses from the loaded module.
+// place takes the sections' addresses from the loaded module, or lays them out if that
+// says nothing yet.
 func (l *linker) place(at *LoadedModule) {
+	if len(at.Sections) == 0 {
+		l.unplaced = l.layOut(at)
+		return
+	}
+	l.learnLayout(at)
 	loaded := make(map[string]uint64, len(at.Sections))
 	for _, s := range at.Sections {
 		loaded[s.Name] = uint64(s.Addr)
@@ -167,7 +177,7 @@ func (l *linker) link(name string, area Area) (*Text, error) {
 		}
 	}
 	if inText == 0 && size > 0 {
-		return nil, fmt.Errorf("%w: the target does not say where its sections are", ErrRelocation)
+		return nil, fmt.Errorf("%w: the target says of no section of its code where it is", ErrRelocation)
 	}
 	if err := o.build(t); err != nil {
 		return nil, err
