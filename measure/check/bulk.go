@@ -60,6 +60,12 @@ func (c *collector) breathe() {
 	}
 }
 
+// rest has bulk wait until after is called.
+func (c *collector) rest() (after func()) {
+	c.rests.Lock()
+	return c.rests.Unlock
+}
+
 // work runs what nobody has begun.
 func (b *bulk) work(c *collector) {
 	c.rests.RLock()

@@ -38,10 +38,11 @@ func TestBulkRestsAtThePause(t *testing.T) {
 		}
 	}
 	goesOn()
-	held := make(chan struct{})
-	go func() { c.rests.Lock(); close(held) }()
+	held := make(chan func())
+	go func() { held <- c.rest() }()
+	var after func()
 	select {
-	case <-held:
+	case after = <-held:
 	case <-time.After(time.Minute):
 		t.Fatal("bulk does not let the target be stopped")
 	}
@@ -50,7 +51,7 @@ func TestBulkRestsAtThePause(t *testing.T) {
 	if worked.Load() != before {
 		t.Error("bulk was at work while the target stood still")
 	}
-	c.rests.Unlock()
+	after()
 	goesOn()
 	close(done)
 	bulk.wait()

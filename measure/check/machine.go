@@ -28,3 +28,9 @@ type Machine interface {
 type pauseClock interface {
 	PausedFor() time.Duration
 }
+
+// stopsByItself is a [Machine] of which some methods stop the target by themselves. It
+// calls f before each such stop, and what f returns after it.
+type stopsByItself interface {
+	AtStops(f func() (after func()))
+}

@@ -165,7 +165,14 @@ func (c *collector) scan(m Machine, checks []check, obs *measure.Observations) e
 		}
 	}
 	bulk := c.startBulk(checks, obs)
+	by, _ := m.(stopsByItself)
+	if by != nil {
+		by.AtStops(c.rest)
+	}
 	err := c.scanPaused(m, checks, obs)
+	if by != nil {
+		by.AtStops(nil)
+	}
 	if err == nil {
 		bulk.work(c.twin())
 	}
@@ -300,8 +307,7 @@ func elusive(err error) bool {
 // that checks look at stay as they are, and reading them takes longer than all
 // else here.
 func (c *collector) atPause(m Machine) (pause time.Duration, err error) {
-	c.rests.Lock()
-	defer c.rests.Unlock()
+	defer c.rest()()
 	began := time.Now()
 	resume, err := m.Pause(c.ctx)
 	if err != nil {

@@ -61,7 +61,11 @@ func (vm *VM) looks(ctx context.Context) ([]seen, error) {
 	var out []seen
 	var longest time.Duration
 	for n := 1; ; n++ {
-		now, running, err := vm.lookOnce(ctx, kvm.Enabled)
+		now, running, err := vm.lookPlaced(ctx, kvm.Enabled)
+		if errors.Is(err, errNoPlaces) {
+			longest = max(longest, vm.paused)
+			now, running, err = vm.lookOnce(ctx, kvm.Enabled)
+		}
 		longest = max(longest, vm.paused)
 		vm.paused = longest
 		if err != nil {
@@ -103,7 +107,8 @@ func tellLooks(all []seen, n int) {
 // lookOnce stops the machine and reads all CPUs. running says that it was not
 // standing still already.
 func (vm *VM) lookOnce(ctx context.Context, kvm bool) (all []seen, running bool, err error) {
-	resume, running, err := vm.stop(ctx)
+	defer vm.stopping()()
+	resume, running, err := vm.stop(ctx, func() {})
 	if err != nil {
 		return nil, false, err
 	}
@@ -125,7 +130,7 @@ func (vm *VM) lookOnce(ctx context.Context, kvm bool) (all []seen, running bool,
 			all = append(all, s)
 			continue
 		}
-		all = append(all, vm.own(&shown[i], &states[i], kvm))
+		all = append(all, own(&shown[i], &states[i], kvm, vm.ram.ReadPhys))
 	}
 	return all, running, nil
 }
@@ -134,8 +139,9 @@ func unread(cpu int, v mem.Virtualization) seen {
 	return seen{regs: mem.Registers{CPU: cpu, Virtualization: &v}, calls: mem.SystemCalls{CPU: cpu, Virtualization: &v}}
 }
 
-// own is what a CPU has of the target's own.
-func (vm *VM) own(shown *mem.Registers, state *cpuState, kvm bool) seen {
+// own is what a CPU has of the target's own. Memory is read as it was when the CPU
+// stood still.
+func own(shown *mem.Registers, state *cpuState, kvm bool, read func(p []byte, at mem.Phys) error) seen {
 	if shown.SMM {
 		return unread(shown.CPU, mem.Virtualization{Unread: inManagement})
 	}
@@ -152,7 +158,7 @@ func (vm *VM) own(shown *mem.Registers, state *cpuState, kvm bool) seen {
 		v.Unread = "it ran a guest of the target"
 	case v.Guest:
 		page := make([]byte, mem.PageSize)
-		if err := vm.ram.ReadPhys(page, v.HostState&^(mem.PageSize-1)); err != nil {
+		if err := read(page, v.HostState&^(mem.PageSize-1)); err != nil {
 			v.Unread = fmt.Sprintf("it ran a guest of the target, and its own state at %v: %v", v.HostState, err)
 			break
 		}

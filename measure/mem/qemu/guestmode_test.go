@@ -42,7 +42,7 @@ func TestRegistersOfSystemManagementMode(t *testing.T) {
 		for _, efer := range []uint64{mem.EFERLMA, mem.EFERLMA | mem.EFERSVME} {
 			r := shown[i]
 			r.EFER = efer
-			got := (&VM{}).own(&r, &cpuState{calls: mem.SystemCalls{CPU: i, LSTAR: 1}, hflags2: hf2GIF}, false)
+			got := own(&r, &cpuState{calls: mem.SystemCalls{CPU: i, LSTAR: 1}, hflags2: hf2GIF}, false, nil)
 			if unread := got.regs.Unread() != "" && got.regs.CR3 == 0 && got.calls.LSTAR == 0; unread != want {
 				t.Errorf("CPU %d, EFER %#x: %+v", i, efer, got)
 			}
@@ -52,7 +52,6 @@ func TestRegistersOfSystemManagementMode(t *testing.T) {
 
 // What a guest has is never taken for the target's own.
 func TestOwnRegistersOfACPUInAGuest(t *testing.T) {
-	ram := &RAM{parts: nil}
 	shown := mem.Registers{CPU: 1, EFER: mem.EFERSVME | mem.EFERLMA, CR3: 0x1000, LDT: mem.Segment{Selector: 0x66}, DR: [8]uint64{0x10, 0, 0, 0, 0, 0, 0, 0x3}}
 	guests := mem.SystemCalls{CPU: 1, LSTAR: 0xbad}
 	tests := map[string]struct {
@@ -71,7 +70,7 @@ func TestOwnRegistersOfACPUInAGuest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := shown
 			r.EFER = tt.efer
-			got := (&VM{ram: ram}).own(&r, &cpuState{calls: guests, hflags: tt.hflags, hflags2: tt.flags2}, tt.kvm)
+			got := own(&r, &cpuState{calls: guests, hflags: tt.hflags, hflags2: tt.flags2}, tt.kvm, keptPages{}.read)
 			if (got.regs.Unread() != "") != tt.unread || got.regs.InGuest() != tt.guest || got.regs.CPU != 1 {
 				t.Fatalf("%+v", got.regs)
 			}

@@ -13,12 +13,13 @@ import (
 // after ctx has ended, and reconnects if the monitor went away. A machine that
 // was not running is left as it is.
 func (vm *VM) Pause(ctx context.Context) (resume func() error, err error) {
-	resume, _, err = vm.stop(ctx)
+	resume, _, err = vm.stop(ctx, func() {})
 	return resume, err
 }
 
-// stop is Pause, and tells whether the machine was running.
-func (vm *VM) stop(ctx context.Context) (resume func() error, running bool, err error) {
+// stop is Pause, and tells whether the machine was running. The commands that then
+// begins are the next that QEMU carries out: nobody's answer is waited for in between.
+func (vm *VM) stop(ctx context.Context, then func()) (resume func() error, running bool, err error) {
 	var status struct {
 		Running bool `json:"running"`
 	}
@@ -27,6 +28,7 @@ func (vm *VM) stop(ctx context.Context) (resume func() error, running bool, err 
 	}
 	vm.paused = 0
 	if !status.Running {
+		then()
 		return func() error { return nil }, false, nil
 	}
 	flush(vm.disks)
@@ -41,11 +43,25 @@ func (vm *VM) stop(ctx context.Context) (resume func() error, running bool, err 
 		}
 		return err
 	}
-	if err := vm.client.Execute(ctx, "stop", nil, nil); err != nil {
+	stop := vm.client.Begin("stop", nil)
+	then()
+	if err := stop.Wait(ctx, nil); err != nil {
 		// The command may have been carried out although its answer is lost.
 		return nil, true, errors.Join(err, resume())
 	}
 	return resume, true, nil
+}
+
+// AtStops has f called before each stop that [VM.Registers] and [VM.SystemCalls] make by
+// themselves, and what f returns after it. Nil: nothing is called.
+func (vm *VM) AtStops(f func() (after func())) { vm.atStop = f }
+
+// stopping calls what is to be called before a stop, and returns what is after it.
+func (vm *VM) stopping() (after func()) {
+	if vm.atStop == nil {
+		return func() {}
+	}
+	return vm.atStop()
 }
 
 // PausedFor is how long the last pause lasted by the times of QEMU's own events.

@@ -93,15 +93,31 @@ func (vm *VM) statesPlaced(ctx context.Context, shown []mem.Registers) ([]cpuSta
 	if err != nil {
 		return nil, err
 	}
-	for i := range states {
-		if !states[i].sameStop(&shown[i]) {
-			return nil, fmt.Errorf("%w: CPU %d has others", errNoPlaces, shown[i].CPU)
-		}
-	}
-	return states, nil
+	return states, sameStops(states, shown)
 }
 
 func (vm *VM) readPlaces(ctx context.Context, shown []mem.Registers) ([]cpuState, error) {
+	o, err := vm.openPlaces(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer o.process.Close()
+	if err := o.read(o.process); err != nil {
+		return nil, err
+	}
+	return o.states(shown)
+}
+
+// openedPlaces are the places of all CPUs, open to be read.
+type openedPlaces struct {
+	process *os.File // its memory
+	of      string   // the process and the threads of its CPUs
+	cpus    []place
+	raw     [][]byte // what was read, of each
+}
+
+// openPlaces opens them if they are known.
+func (vm *VM) openPlaces(ctx context.Context) (*openedPlaces, error) {
 	if vm.places == nil {
 		return nil, errNoPlaces
 	}
@@ -111,38 +127,50 @@ func (vm *VM) readPlaces(ctx context.Context, shown []mem.Registers) ([]cpuState
 	}
 	vm.places.mu.Lock()
 	defer vm.places.mu.Unlock()
-	if len(vm.places.cpus) == 0 || vm.places.of != of || len(vm.places.cpus) != len(shown) {
+	if len(vm.places.cpus) == 0 || vm.places.of != of {
 		return nil, errNoPlaces
 	}
 	process, err := os.Open(fmt.Sprintf("/proc/%d/mem", vm.PID()))
 	if err != nil {
 		return nil, err
 	}
-	defer process.Close()
+	return &openedPlaces{process: process, of: of, cpus: slices.Clone(vm.places.cpus)}, nil
+}
+
+// read reads the registers of each CPU in one piece.
+func (o *openedPlaces) read(process io.ReaderAt) error {
+	o.raw = nil
+	for _, p := range o.cpus {
+		b := make([]byte, beforeTables+p.calls-p.tables+callsSize)
+		if _, err := process.ReadAt(b, int64(p.tables-beforeTables)); err != nil {
+			return err
+		}
+		o.raw = append(o.raw, b)
+	}
+	return nil
+}
+
+// states are what was read of the CPUs that the monitor shows, and of no others.
+func (o *openedPlaces) states(shown []mem.Registers) ([]cpuState, error) {
+	if len(o.cpus) != len(shown) {
+		return nil, errNoPlaces
+	}
 	var out []cpuState
 	for i := range shown {
-		k := slices.IndexFunc(vm.places.cpus, func(p place) bool { return p.cpu == shown[i].CPU })
+		k := slices.IndexFunc(o.cpus, func(p place) bool { return p.cpu == shown[i].CPU })
 		if k < 0 {
 			return nil, errNoPlaces
 		}
-		s, err := vm.places.cpus[k].read(process, &shown[i])
-		if err != nil {
-			return nil, err
+		if !tablesAre(o.raw[k][beforeTables:], &shown[i]) {
+			return nil, fmt.Errorf("%w: CPU %d has other tables", errNoPlaces, shown[i].CPU)
 		}
-		out = append(out, s)
+		out = append(out, o.cpus[k].state(o.raw[k]))
 	}
 	return out, nil
 }
 
-// read reads the registers of a CPU in one piece.
-func (p place) read(process io.ReaderAt, shown *mem.Registers) (s cpuState, err error) {
-	b := make([]byte, beforeTables+p.calls-p.tables+callsSize)
-	if _, err := process.ReadAt(b, int64(p.tables-beforeTables)); err != nil {
-		return s, err
-	}
-	if !tablesAre(b[beforeTables:], shown) {
-		return s, fmt.Errorf("%w: CPU %d has other tables", errNoPlaces, p.cpu)
-	}
+// state is what the bytes of a place say.
+func (p place) state(b []byte) (s cpuState) {
 	u64 := func(at int) uint64 { return binary.LittleEndian.Uint64(b[at:]) }
 	u32 := func(at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
 	segment := func(at int) mem.Segment {
@@ -154,7 +182,18 @@ func (p place) read(process io.ReaderAt, shown *mem.Registers) (s cpuState, err 
 	calls := b[beforeTables+p.calls-p.tables:]
 	s.calls = callsIn(calls, p.cpu)
 	s.hostState = mem.Phys(binary.LittleEndian.Uint64(calls[hsaveAt:]))
-	return s, nil
+	return s
+}
+
+// sameStops is an error unless what was read of each CPU is of the stop of which the
+// monitor showed it.
+func sameStops(states []cpuState, shown []mem.Registers) error {
+	for i := range states {
+		if !states[i].sameStop(&shown[i]) {
+			return fmt.Errorf("%w: CPU %d has others", errNoPlaces, shown[i].CPU)
+		}
+	}
+	return nil
 }
 
 // sameStop reports whether what was read is, in all that is read, what the monitor

@@ -85,7 +85,7 @@ func TestReadsSystemCallsWhereTheyAre(t *testing.T) {
 	envAt(process, int(places[0].tables), envBetween, &shown[places[0].cpu], &calls[places[0].cpu])
 	envAt(process, int(places[1].tables), envBetween, &shown[places[1].cpu], &calls[places[1].cpu])
 	for _, p := range places {
-		got, err := p.read(memory, &shown[p.cpu])
+		got, err := readPlace(memory, p, &shown[p.cpu])
 		if diff := cmp.Diff(calls[p.cpu], got.calls); diff != "" || err != nil {
 			t.Errorf("CPU %d (-want +got): %v\n%s", p.cpu, err, diff)
 		}
@@ -94,20 +94,32 @@ func TestReadsSystemCallsWhereTheyAre(t *testing.T) {
 		}
 		for _, at := range []uint64{p.tables - beforeTables, p.tables - beforeTables + codeAt, p.tables - 8 - segmentCache} {
 			process[at] ^= 0x80
-			if got, err := p.read(memory, &shown[p.cpu]); err != nil || got.sameStop(&shown[p.cpu]) {
+			if got, err := readPlace(memory, p, &shown[p.cpu]); err != nil || got.sameStop(&shown[p.cpu]) {
 				t.Errorf("CPU %d with another byte at %#x: %v", p.cpu, at, err)
 			}
 			process[at] ^= 0x80
 		}
 		other := shown[p.cpu]
 		other.CR4 ^= 1 << 20
-		if _, err := p.read(memory, &other); !errors.Is(err, errNoPlaces) {
+		if _, err := readPlace(memory, p, &other); !errors.Is(err, errNoPlaces) {
 			t.Errorf("CPU %d whose CR4 the monitor shows otherwise: %v", p.cpu, err)
 		}
 	}
-	if _, err := places[0].read(bytes.NewReader(process[:0x1000]), &shown[0]); !errors.Is(err, io.EOF) {
+	if _, err := readPlace(bytes.NewReader(process[:0x1000]), places[0], &shown[0]); !errors.Is(err, io.EOF) {
 		t.Errorf("memory that is gone: %v", err)
 	}
+}
+
+func readPlace(process io.ReaderAt, p place, shown *mem.Registers) (cpuState, error) {
+	o := openedPlaces{cpus: []place{p}}
+	if err := o.read(process); err != nil {
+		return cpuState{}, err
+	}
+	states, err := o.states([]mem.Registers{*shown})
+	if err != nil {
+		return cpuState{}, err
+	}
+	return states[0], nil
 }
 
 // A machine that runs guests: by the time its memory was searched, each CPU had

@@ -45,7 +45,9 @@ func (vm *VM) SystemCalls(ctx context.Context) ([]mem.SystemCalls, error) {
 			vm.paused = 0 // for this
 			return calls, nil
 		}
+		after := vm.stopping()
 		state, err := vm.deviceState(ctx)
+		after()
 		if err != nil {
 			return nil, err
 		}

@@ -22,6 +22,7 @@ type VM struct {
 	paused time.Duration // the last pause
 	disks  []*os.File    // what QEMU keeps disks in
 	places *Places       // nil if nothing is remembered
+	atStop func() func() // see AtStops
 }
 
 // Open connects to the QMP socket at path and maps the machine's RAM.
@@ -102,9 +103,12 @@ func (vm *VM) Registers(ctx context.Context) ([]mem.Registers, error) {
 	return out, nil
 }
 
+// showRegisters is the line of the human monitor that shows all CPUs.
+const showRegisters = "info registers -a"
+
 // shown is what the monitor shows: of a CPU that runs a guest, that guest's.
 func (vm *VM) shown(ctx context.Context) ([]mem.Registers, error) {
-	text, err := vm.client.HMP(ctx, "info registers -a")
+	text, err := vm.client.HMP(ctx, showRegisters)
 	if err != nil {
 		return nil, fmt.Errorf("read registers: %w", err)
 	}

@@ -246,8 +246,16 @@ func TestSystemCallsOfRealQEMU(t *testing.T) {
 	if err := vm.client.Execute(t.Context(), "cont", nil, nil); err != nil {
 		t.Fatal(err)
 	}
+	var told []string
+	vm.AtStops(func() func() {
+		told = append(told, "before")
+		return func() { told = append(told, "after") }
+	})
 	if _, err := vm.SystemCalls(t.Context()); err != nil || vm.PausedFor() <= 0 {
 		t.Errorf("paused for %v (%v)", vm.PausedFor(), err)
+	}
+	if len(told) < 2 || len(told)%2 != 0 || told[0] != "before" || told[1] != "after" {
+		t.Errorf("told of its stops: %q", told)
 	}
 	vm.client.Close()
 	client, err := qmp.Dial(t.Context(), socket)
