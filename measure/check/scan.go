@@ -195,6 +195,9 @@ func (c *collector) scanPaused(m Machine, checks []check, obs *measure.Observati
 		return err
 	}
 	c.stopped(pause)
+	if err := c.takeKVMAgain(m); err != nil {
+		return err
+	}
 	for _, p := range c.pauses {
 		obs.PauseNS = max(obs.PauseNS, p.Nanoseconds())
 		obs.TotalPauseNS += p.Nanoseconds()
