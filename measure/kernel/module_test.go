@@ -214,6 +214,68 @@ func TestModuleTree(t *testing.T) {
 	}
 }
 
+// What was built on the machine stands beside the kernel's own module of its name.
+func TestModuleTreeTwoFiles(t *testing.T) {
+	ours := testModule("two")
+	theirs := bytes.Replace(ours, []byte("abcd"), []byte("wxyz"), 1)
+	if bytes.Equal(ours, theirs) {
+		t.Fatal("the build-id is not where it was")
+	}
+	for name, tt := range map[string]struct {
+		own, built []byte
+		buildID    string
+		want       string
+		err        error
+	}{
+		"the kernel's":              {ours, theirs, "61626364", "61626364", nil},
+		"the one built":             {ours, theirs, "7778797a", "7778797a", nil},
+		"any":                       {ours, theirs, "", "7778797a", nil},
+		"neither":                   {ours, theirs, "00", "", ErrOtherBuild},
+		"the other cannot be read":  {ours, []byte("\x7fELF"), "61626364", "61626364", nil},
+		"it cannot be read":         {ours, []byte("\x7fELF"), "7778797a", "", ErrFormat},
+		"any, the last is damaged":  {ours, []byte("\x7fELF"), "", "", ErrFormat},
+		"any, the first is damaged": {[]byte("\x7fELF"), theirs, "", "7778797a", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for path, file := range map[string][]byte{"kernel/drivers/two.ko": tt.own, "updates/dkms/two.ko": tt.built} {
+				path = filepath.Join(dir, path)
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, file, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			tree, err := OpenModules(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			build := tt.buildID
+			if len(build) == 8 {
+				build += buildIDTail(t, ours)
+			}
+			m, err := tree.Module("two", build)
+			if !errors.Is(err, tt.err) || (m == nil) == (err == nil) {
+				t.Fatalf("%v, %v", m, err)
+			}
+			if m != nil && m.BuildID[:8] != tt.want {
+				t.Errorf("build-id %s", m.BuildID)
+			}
+		})
+	}
+}
+
+// buildIDTail is a module's build-id without its first four bytes.
+func buildIDTail(t *testing.T, file []byte) string {
+	t.Helper()
+	m, err := NewModule(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.BuildID[8:]
+}
+
 func FuzzAddModule(f *testing.F) {
 	f.Add(testModule("test_module"))
 	e := exportingKernel(f)
