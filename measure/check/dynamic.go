@@ -16,8 +16,8 @@ import (
 // linux.dynamic: code that the kernel makes while it runs is what it makes it
 // from. The slots of kprobes hold copies of instructions of approved text, those
 // of optimized ones the kernel's template around them; ftrace's trampolines are
-// copies of the kernel's text; the code in which CPUs start is that of the
-// kernel's file; code of BPF is held against what its compiler can emit and
+// copies of the kernel's text; the code in which CPUs start, and that which
+// starts another kernel, is that of the kernel's file; code of BPF is held against what its compiler can emit and
 // where that may branch. Executable memory of the module area that is none of
 // these, nor a module's text, holds nothing.
 //
@@ -40,6 +40,7 @@ type dynamicData struct {
 	Tracers  []tracerFact  `json:"tracers,omitempty"`
 	Images   []imageFact   `json:"images,omitempty"`
 	RealMode *realModeFact `json:"real_mode,omitempty"`
+	Kexec    []kexecFact   `json:"kexec,omitempty"`
 	// Uncleared: the kernel gives out memory with what it held before.
 	Uncleared bool `json:"uncleared,omitempty"`
 	// Header is the size of what stands before BPF programs, and what the first
@@ -185,7 +186,8 @@ func (c *collector) unaccounted(d *dynamicData) bool {
 }
 
 func (d *dynamicData) same(o *dynamicData) bool {
-	return slices.Equal(d.Slots, o.Slots) && reflect.DeepEqual(d.Kprobes, o.Kprobes) && slices.Equal(d.Tracers, o.Tracers) && slices.Equal(d.Images, o.Images)
+	return slices.Equal(d.Slots, o.Slots) && reflect.DeepEqual(d.Kprobes, o.Kprobes) && slices.Equal(d.Tracers, o.Tracers) && slices.Equal(d.Images, o.Images) &&
+		slices.Equal(d.Kexec, o.Kexec)
 }
 
 // dynamicAccounts reads who has code.
@@ -196,7 +198,7 @@ func (c *collector) dynamicAccounts() (*dynamicData, error) {
 		read func(*dynamicData) error
 	}{
 		{"kprobe slots", c.slotPages}, {"kprobes", c.probed}, {"ftrace trampolines", c.tracers}, {"BPF", c.bpfNames},
-		{"BPF's operations", c.structOps}, {"real mode code", c.realModeCode}, {"init_on_alloc", c.uncleared},
+		{"BPF's operations", c.structOps}, {"real mode code", c.realModeCode}, {"kexec", c.kexecPages}, {"init_on_alloc", c.uncleared},
 	} {
 		if err := part.read(d); err != nil {
 			d.Unread = append(d.Unread, fmt.Sprintf("%s: %v", part.name, err))
@@ -206,7 +208,7 @@ func (c *collector) dynamicAccounts() (*dynamicData, error) {
 }
 
 // dynamicCode reads all executable memory of the module area that is no text of
-// a module, and real mode code.
+// a module, real mode code, and what starts another kernel.
 func (c *collector) dynamicCode(d *dynamicData) error {
 	packs, err := c.bpfPacks()
 	if err != nil {
@@ -247,7 +249,7 @@ func (c *collector) dynamicCode(d *dynamicData) error {
 			}
 		}
 	}
-	return nil
+	return c.kexecCode(d, read)
 }
 
 // executable lists what is executable from one address to before another.

@@ -99,13 +99,16 @@ type dynamicJudge struct {
 	images   []*kernel.JIT // of BPF, judged together
 	problems []string      // what could not be judged
 
-	slots, stale, tracers int
+	slots, stale, tracers, kexecs int
 }
 
 // code judges a run of executable pages: all of it is somebody's.
 func (d *dynamicJudge) code(c *dynamicCode) {
 	if rm := d.data.RealMode; rm != nil && c.Start >= rm.At && c.Start < rm.At+maxOwned {
 		d.realMode(c)
+		return
+	}
+	if d.kexec(c) {
 		return
 	}
 	for at := c.Start; at < address(c.page(c.pages())); {
@@ -258,6 +261,9 @@ func (d *dynamicJudge) summary() []string {
 	}
 	if d.tracers > 0 {
 		out = append(out, fmt.Sprintf("%d trampolines of ftrace", d.tracers))
+	}
+	if d.kexecs > 0 {
+		out = append(out, fmt.Sprintf("%d pages of kexec", d.kexecs))
 	}
 	if len(d.images) > 0 {
 		out = append(out, fmt.Sprintf("%d pieces of BPF's code, held against what its compiler emits", len(d.images)))

@@ -3,6 +3,7 @@
 package check_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/plumbline-sec/plumbline/internal/lab"
@@ -25,7 +26,7 @@ var matrixKinds = []struct {
 	// Calls are counted, and 0x80 is a device's vector.
 	{"counting", 2, "Skylake-Server-v5", "spectre_v2=retpoline retbleed=stuff ia32_emulation=off", "trixie"},
 	{"hardened", 2, lab.DefaultCPU, "slab_nomerge init_on_alloc=1 init_on_free=1 page_alloc.shuffle=1 pti=on vsyscall=none " +
-		"slub_debug=FZP kfence.sample_interval=10 randomize_kstack_offset=on", ""},
+		"slub_debug=FZP kfence.sample_interval=10 randomize_kstack_offset=on crashkernel=128M", ""},
 	{"unmitigated", 2, "max,vendor=GenuineIntel", "mitigations=off nopti nokaslr preempt=full threadirqs " +
 		"init_on_alloc=0 page_poison=1", ""},
 }
@@ -51,6 +52,13 @@ func TestMatrix(t *testing.T) {
 				}
 				t.Log(m.ShellT(t, lab.OnOneCPU(bpfload)))
 				accepts(t, s, "with probes, a tracer, a live patch and BPF")
+				if strings.Contains(kind.append, "crashkernel") {
+					if err := m.Put(t.Context(), m.Vmlinuz, "/run/lab-vmlinuz"); err != nil {
+						t.Fatal(err)
+					}
+					m.ShellT(t, loadKernels)
+					accepts(t, s, "with a kernel to start next and one for a crash")
+				}
 			})
 		}
 	}
@@ -74,6 +82,15 @@ func TestMatrixGuests(t *testing.T) {
 		})
 	}
 }
+
+// loadKernels loads the kernel's own file as what a reboot would start, and as what a
+// crash would (kexec_file_load without an initial RAM disk, and KEXEC_FILE_ON_CRASH).
+const loadKernels = `perl -e '
+	open(my $kernel, "<", "/run/lab-vmlinuz") or die $!;
+	my $line = "\0";
+	for my $flags (4, 4 | 2) {
+		syscall(320, fileno($kernel), -1, 1, $line, $flags) == 0 or die "kexec_file_load with $flags: $!";
+	}'`
 
 func buildFiles(t *testing.T) string {
 	t.Helper()

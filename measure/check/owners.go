@@ -148,6 +148,9 @@ func (c *collector) dynamicOwners() ([]owner, error) {
 	if d.RealMode != nil && ok1 && ok2 && end > start && end-start <= maxOwned {
 		add("real mode code", d.RealMode.At, uint64(end-start))
 	}
+	for _, k := range d.Kexec {
+		add("code of kexec", k.At, mem.PageSize)
+	}
 	if len(d.Unread) > 0 {
 		err = errors.New(strings.Join(d.Unread, "; "))
 	}
