@@ -140,21 +140,31 @@ func replaceable(path string) error {
 	return failHint(exitArgument, fmt.Errorf("%s exists and is not a baseline", path), "choose another name with -f")
 }
 
-// newEdition is the next version of the baseline at path. SOURCE_DATE_EPOCH
-// (reproducible-builds.org) makes the result a function of its input.
+// writtenAt is now, or SOURCE_DATE_EPOCH (reproducible-builds.org), which makes what is
+// written a function of its input.
+func writtenAt() (time.Time, error) {
+	epoch := os.Getenv("SOURCE_DATE_EPOCH")
+	if epoch == "" {
+		return time.Now(), nil
+	}
+	seconds, err := strconv.ParseInt(epoch, 10, 64)
+	if err != nil {
+		return time.Time{}, fail(exitArgument, fmt.Errorf("SOURCE_DATE_EPOCH: %w", err))
+	}
+	return time.Unix(seconds, 0), nil
+}
+
+// newEdition is the next version of the baseline at path.
 func newEdition(snap *baseline.Snapshot, path string) (*baseline.Edition, error) {
 	place, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fail(exitIO, err)
 	}
-	e := &baseline.Edition{Tool: "plumbline " + version(), Created: time.Now(), Lineage: baseline.LineageOf(snap.Machine, place)}
-	if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
-		seconds, err := strconv.ParseInt(epoch, 10, 64)
-		if err != nil {
-			return nil, fail(exitArgument, fmt.Errorf("SOURCE_DATE_EPOCH: %w", err))
-		}
-		e.Created = time.Unix(seconds, 0)
+	created, err := writtenAt()
+	if err != nil {
+		return nil, err
 	}
+	e := &baseline.Edition{Tool: "plumbline " + version(), Created: created, Lineage: baseline.LineageOf(snap.Machine, place)}
 	used, err := ledger().Version(e.Lineage)
 	if err != nil {
 		return nil, fail(exitIO, err)

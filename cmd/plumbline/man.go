@@ -5,7 +5,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/cobra/doc"
 )
 
 func manCommand() *cobra.Command {
@@ -21,11 +20,11 @@ from the same text as --help, so they cannot disagree with it.`,
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return fail(exitIO, err)
 			}
-			header := &doc.GenManHeader{Section: "1", Source: "plumbline " + version(), Manual: "Plumbline"}
-			root := cmd.Root()
-			// Without SOURCE_DATE_EPOCH in the environment the pages carry the day.
-			root.DisableAutoGenTag = true
-			if err := doc.GenManTree(root, header, args[0]); err != nil {
+			day, err := writtenAt()
+			if err != nil {
+				return err
+			}
+			if err := writeManual(cmd.Root(), args[0], day.UTC()); err != nil {
 				return fail(exitIO, fmt.Errorf("write manual pages: %w", err))
 			}
 			return nil
