@@ -90,7 +90,7 @@ func (r root) open(o *filewatch.Object, name string) (io.ReadCloser, error) {
 		f.Close()
 		return nil, fmt.Errorf("%s was replaced while it was read", name)
 	}
-	return f, nil
+	return contentOf(f, &st), nil
 }
 
 // walk calls add for every object, directories before what is in them.
