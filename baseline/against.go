@@ -46,10 +46,10 @@ func (l *Last) stillGrowing(diff *differing, rules *filewatch.Rules) (out []grow
 		if err != nil {
 			return nil, err
 		}
-		g := growing{ID: r.ID(), Size: r.Size, Want: r.BLAKE3}
+		g := growing{ID: r.ID(), Size: r.Size, Want: r.BLAKE3, Path: []byte(r.Path())}
 		switch p := known.of(r); {
 		case was[string(encoded)] && p != nil:
-			g.Kept = p.kept
+			g.Kept, g.In = p.kept, p.in
 		case was[string(encoded)], !o.grows(r):
 			continue
 		case here[string(encoded)]: // it is the baseline's own content

@@ -47,14 +47,16 @@ type CaptureOptions struct {
 	// Limit, if not nil, is told of every piece of content before it is hashed
 	// and may wait: it throttles the capture.
 	Limit func(ctx context.Context, bytes int) error
-	// growing holds what to compare while content streams by.
+	// growing holds what to compare while content streams by, moved the same of the
+	// rotations of logs.
 	growing prefixes
+	moved   movedLogs
 }
 
 // Follow prepares a capture that is compared with b: of files that only grow,
 // the old content is looked for while the new one is read.
 func (o *CaptureOptions) Follow(b *Baseline) error {
-	o.growing = prefixes{}
+	o.growing, o.moved = prefixes{}, movedLogs{}
 	if !o.Rules.Asked().Has(filewatch.AttrGrowing) {
 		return nil
 	}
@@ -63,10 +65,17 @@ func (o *CaptureOptions) Follow(b *Baseline) error {
 			return err
 		}
 		if o.grows(r) {
-			o.growing.add(r.ID(), r.Size, r.BLAKE3)
+			o.follow(r)
 		}
 	}
 	return nil
+}
+
+// follow has a growing file's old content looked for.
+func (o *CaptureOptions) follow(r *Record) *prefix {
+	p := o.growing.add(r.ID(), r.Size, r.BLAKE3)
+	o.moved.follow(r.Volume, r.Path(), p)
+	return p
 }
 
 // Snapshot is the state of a tree at one time: sorted records, not yet signed.
@@ -200,6 +209,7 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 		r.Unread = damage.Error()
 	case content != nil:
 		h.ctx, h.limit, h.old, h.keep = ctx, c.o.Limit, c.o.growing[obj.ID()], rule.Diff && !rule.Sealed
+		h.log, h.packed = c.rotationOf(obj, names)
 		if h.stream(r, content, rule.Check) {
 			return h.failed
 		}
@@ -217,6 +227,20 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 	err = h.flush()
 	c.progress.Flush()
 	return err
+}
+
+// rotationOf is the log that an object, whose content is read, is a rotation of, and
+// what it is packed with. One that was packed when the baseline was made, and is as
+// long as it was, is not looked into again.
+func (c *capture) rotationOf(obj *filewatch.Object, names []string) (log *movedLog, packed string) {
+	log, name := c.o.moved.of(obj, names)
+	if log == nil {
+		return nil, ""
+	}
+	if old := c.o.growing[obj.ID()]; name.packed != "" && old != nil && old.size == obj.Size {
+		return nil, ""
+	}
+	return log, name.packed
 }
 
 // finish gives on the record of an object, of whose content so much was read

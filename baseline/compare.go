@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -69,7 +68,7 @@ func Compare(b *Baseline, s *Snapshot) (*Report, error) {
 	c.places(b.Header.Machine, s.Machine)
 	c.gaps(s.Gaps, "")
 	c.gaps(without(b.Header.Gaps, s.Gaps), "when the baseline was made: ")
-	c.prefixes = s.growing
+	c.know(s.growing)
 	if err := c.run(b.blocks(), s.sorter.each); err != nil {
 		return nil, err
 	}
@@ -106,13 +105,12 @@ type comparer struct {
 	blind    map[string]bool // volumes with gaps
 	volumes  []string        // that were read
 	// left are objects without a partner of the same path and identity.
-	left struct{ old, new []*Record }
-	// rotations are the logs that were moved aside, by the place they left.
-	rotations map[string]*Record
+	left      struct{ old, new []*Record }
+	rotations rotations
 }
 
 func newComparer(rules *filewatch.Rules) *comparer {
-	return &comparer{rules: rules, blind: map[string]bool{}, rotations: map[string]*Record{}}
+	return &comparer{rules: rules, blind: map[string]bool{}, rotations: newRotations()}
 }
 
 func (c *comparer) gaps(gaps []filewatch.Gap, when string) {
@@ -158,7 +156,7 @@ func (c *comparer) run(old encodedReader, new func(fn func(encoded []byte) error
 			}
 			switch {
 			case order < 0:
-				err = c.leave(&c.left.old, a)
+				_, err = leave(&c.left.old, a)
 			case !bytes.Equal(a, b) || !wholly(a, plain):
 				err = c.decodePair(a, b)
 			}
@@ -169,10 +167,14 @@ func (c *comparer) run(old encodedReader, new func(fn func(encoded []byte) error
 				return err
 			}
 		}
-		return c.leave(&c.left.new, b)
+		r, err := leave(&c.left.new, b)
+		if err == nil {
+			c.rotations.meet(r)
+		}
+		return err
 	})
 	for ; err == nil && a != nil; a, err = old.next() {
-		if err := c.leave(&c.left.old, a); err != nil {
+		if _, err := leave(&c.left.old, a); err != nil {
 			return err
 		}
 	}
@@ -185,10 +187,10 @@ func (c *comparer) run(old encodedReader, new func(fn func(encoded []byte) error
 }
 
 // leave keeps a record that the other side does not have at its place.
-func (c *comparer) leave(side *[]*Record, body []byte) error {
+func leave(side *[]*Record, body []byte) (*Record, error) {
 	r, err := decodeRecord(body)
 	*side = append(*side, r)
-	return err
+	return r, err
 }
 
 func (c *comparer) decodePair(a, b []byte) error {
@@ -201,7 +203,13 @@ func (c *comparer) decodePair(a, b []byte) error {
 		return err
 	}
 	if old.Generation != 0 && new.Generation != 0 && old.Generation != new.Generation {
+		c.rotations.meet(new)
 		c.left.old, c.left.new = append(c.left.old, old), append(c.left.new, new)
+		return nil
+	}
+	if c.wasCut(old, new) {
+		c.rotations.meet(new)
+		c.rotations.cut = append(c.rotations.cut, [2]*Record{old, new})
 		return nil
 	}
 	c.pair(old, new)
@@ -240,36 +248,40 @@ func (c *comparer) add(change *Change) {
 	}
 }
 
-// pairLeft finds renamed objects by identity, replaced ones by path; the rest
-// was added or removed.
+// pairLeft finds renamed objects by identity, logs that were rotated by content,
+// replaced objects by path; the rest was added or removed.
 func (c *comparer) pairLeft() {
 	byID := make(map[filewatch.ID]*Record, len(c.left.old))
 	byPath := make(map[string]*Record, len(c.left.old))
 	for _, old := range c.left.old {
 		byID[old.ID()] = old
 	}
-	done := map[*Record]bool{}
+	done, taken := map[*Record]bool{}, map[*Record]bool{}
 	var rest []*Record
 	for _, new := range c.left.new {
 		if old := byID[new.ID()]; old != nil && !done[old] && sameObject(old, new) {
-			done[old] = true
+			done[old], taken[new] = true, true
 			c.moved(old, new)
 			continue
 		}
 		rest = append(rest, new)
 	}
+	c.followContents(done, taken)
 	for _, old := range c.left.old {
 		if !done[old] {
 			byPath[placeOf(old)] = old
 		}
 	}
 	for _, new := range rest {
+		if taken[new] {
+			continue
+		}
 		if old := byPath[placeOf(new)]; old != nil {
 			done[old] = true
 			c.pair(old, new)
 			continue
 		}
-		if old := c.rotations[placeOf(new)]; old != nil && sameProtection(old, new) {
+		if c.succeeds(new) {
 			continue
 		}
 		c.add(Judge(c.rules, new.Path(), nil, &Observed{Record: *new}))
@@ -313,33 +325,11 @@ func (c *comparer) moved(old, new *Record) {
 	c.pair(old, new)
 }
 
-// rotated says that a growing log was moved aside with all it had:
-// /var/log/syslog became /var/log/syslog.1 or /var/log/syslog-20260101. What
-// is at the old path now is its successor. Both must be protected as the log was,
-// whatever its rule compares: rotation is no way to plant a setuid program.
-func (c *comparer) rotated(old, new *Record) bool {
-	p := c.prefixes.of(old)
-	if p == nil || !p.kept || !sameProtection(old, new) || path.Dir(old.Path()) != path.Dir(new.Path()) {
-		return false
-	}
-	suffix, ok := strings.CutPrefix(path.Base(new.Path()), logStem(path.Base(old.Path())))
-	if !ok || suffix == "" || strings.Trim(suffix, ".-_0123456789") != "" {
-		return false
-	}
-	c.rotations[placeOf(old)] = old
-	return true
-}
-
 // sameProtection says that two objects have the same type, mode, owner and
 // extended attributes.
 func sameProtection(old, new *Record) bool {
 	const check = filewatch.AttrType | filewatch.AttrMode | filewatch.AttrUID | filewatch.AttrGID | filewatch.AttrXattrs
 	return len(deltas(old, new, check, check)) == 0
-}
-
-// logStem is a log's name without its rotation number.
-func logStem(name string) string {
-	return strings.TrimRight(name, ".-_0123456789")
 }
 
 func (c *comparer) removed(old *Record) {

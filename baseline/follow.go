@@ -55,8 +55,13 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, p *Progress, o 
 	}
 	// What is void and not seen again has lost its old content.
 	for id, p := range options.growing {
-		for ; p != nil && u.void.has(id.Volume, id.Inode); p = p.also {
-			p.was, p.kept = p.kept, false
+		void := u.void.has(id.Volume, id.Inode)
+		for ; p != nil; p = p.also {
+			if void {
+				p.was, p.kept = p.kept, false
+			}
+			p.wasIn = p.in
+			p.in = slices.DeleteFunc(slices.Clone(p.in), func(id filewatch.ID) bool { return u.void.has(id.Volume, id.Inode) })
 		}
 	}
 	want := func(obj *filewatch.Object, names []string, same bool, at filewatch.Where) bool {
@@ -66,7 +71,10 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, p *Progress, o 
 		}
 		old := u.known[obj.ID()]
 		if !same || old == nil || !old.holds(obj, &rule) {
-			return !c.hasEarlier(obj, &rule, at)
+			return !c.hasEarlier(obj, names, &rule, at)
+		}
+		if u.isNewRotation(&options, obj, names) {
+			return true
 		}
 		reused.Store(obj.ID(), old)
 		for p := options.growing[obj.ID()]; p != nil; p = p.also {
@@ -80,8 +88,44 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, p *Progress, o 
 	if err != nil {
 		return nil, err
 	}
+	if err := u.looked(&options); err != nil {
+		snap.Close()
+		return nil, err
+	}
 	u.snap = snap
 	return u, nil
+}
+
+// looked is an error where an old content is no longer in its file and was not found
+// elsewhere, and a file came before that may have it and was not looked into: the scan
+// that saw it come saw the old content in its place as well, as between a copy and a
+// truncation.
+func (u *Update) looked(o *CaptureOptions) error {
+	missing := func(w wantedLog) bool { return w.was && !w.kept && len(w.in) == 0 }
+	for _, log := range o.moved {
+		if !slices.ContainsFunc(log.wanted, missing) {
+			continue
+		}
+		for _, encoded := range u.last.diff.new {
+			r, err := decodeEncoded(encoded)
+			if err != nil {
+				return fmt.Errorf("%w: %w", ErrLast, err)
+			}
+			if of, _ := o.moved.of(&r.Object, r.Names); of == log && o.growing[r.ID()] == nil && !u.void.has(r.Volume, r.Inode) {
+				return fmt.Errorf("%w: what a log had may be in %s, which came before", ErrLast, filewatch.EscapePath(r.Path()))
+			}
+		}
+	}
+	return nil
+}
+
+// isNewRotation says that an object, whose content is that of the last capture, must be
+// looked into again all the same: the baseline does not have it, its name says that a
+// log was rotated there, and no old content was found in it. That one is gone from where
+// it was may be seen only now.
+func (u *Update) isNewRotation(o *CaptureOptions, obj *filewatch.Object, names []string) bool {
+	log, _ := o.moved.of(obj, names)
+	return log != nil && o.growing[obj.ID()] == nil && !log.held(obj.ID())
 }
 
 // holds says that the record has the digests and the text that a rule asks for of
@@ -98,7 +142,12 @@ func (r *Record) holds(o *filewatch.Object, rule *filewatch.Rule) bool {
 // recall keeps the last state's records that no longer hold, and prepares what
 // growing files are compared with.
 func (u *Update) recall(o *CaptureOptions) error {
-	o.growing = u.last.prefixes()
+	o.growing, o.moved = u.last.prefixes(), movedLogs{}
+	for _, g := range u.last.head.Growing {
+		r := Record{Object: filewatch.Object{Volume: g.ID.Volume, Inode: g.ID.Inode, Generation: g.ID.Generation, Size: g.Size}, Names: []string{string(g.Path)}}
+		r.BLAKE3 = g.Want
+		o.follow(&r)
+	}
 	records, err := u.last.open()
 	if err != nil {
 		return err
@@ -148,7 +197,7 @@ func (u *Update) take(o *CaptureOptions, encoded []byte, differs bool) error {
 	}
 	u.gone = append(u.gone, bytes.Clone(encoded))
 	if o.grows(r) {
-		p := o.growing.add(r.ID(), r.Size, r.BLAKE3)
+		p := o.follow(r)
 		p.kept = !u.void.whole[r.Volume] // it is the baseline's own content
 	}
 	return nil

@@ -27,9 +27,13 @@ type hasher struct {
 	batch      *batch    // nil where the processor has nothing for it
 	withBLAKE3 bool
 	withSHA    bool
-	alone      bool    // the content's SHA-256 is computed as it comes
-	old        *prefix // nil when the object's old content is of no interest
-	keep       bool    // content is text that a diff may be made of
+	alone      bool       // the content's SHA-256 is computed as it comes
+	old        *prefix    // nil when the object's old content is of no interest
+	log        *movedLog  // that the object is a rotation of, nil for none
+	packed     string     // what its name says it is packed with
+	unpacking  *unpacking // nil where it is not
+	found      []*prefix  // of the log, that the content begins with
+	keep       bool       // content is text that a diff may be made of
 	text       []byte
 	read       int64
 	buf        []byte // for contents that cannot write themselves
@@ -56,8 +60,12 @@ func newHasher(c *capture) *hasher {
 // content that is shorter than the object's size is an error: it was cut while
 // it was read, or the source lies. After sum comes put.
 func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (int64, error) {
-	h.read, h.text = 0, h.text[:0]
+	h.read, h.text, h.found, h.unpacking = 0, h.text[:0], nil, nil
 	h.withBLAKE3 = check&blake3Attributes != 0
+	if h.log != nil {
+		h.unpacking = h.log.unpacks(h.packed)
+		defer h.unpacking.end()
+	}
 	h.withSHA = check.Has(filewatch.AttrSHA256)
 	if h.withBLAKE3 {
 		h.blake3.Reset()
@@ -74,6 +82,9 @@ func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (
 		return h.read, err
 	}
 	h.comparePrefix(nil)
+	if h.log != nil {
+		h.log.holds(r.ID(), append(h.found, h.unpacking.end()...))
+	}
 	if h.withBLAKE3 {
 		h.blake3.Sum(r.BLAKE3[:0])
 	}
@@ -179,6 +190,9 @@ func (h *hasher) Write(piece []byte) (int, error) {
 		return 0, err
 	}
 	h.comparePrefix(piece)
+	if h.unpacking != nil {
+		h.unpacking.Write(piece) // an error says that it has seen enough
+	}
 	if h.keep {
 		h.text = append(h.text, piece[:min(len(piece), MaxText+1-len(h.text))]...)
 	}
@@ -193,8 +207,11 @@ func (h *hasher) Write(piece []byte) (int, error) {
 }
 
 // comparePrefix looks whether what has been digested so far and the beginning
-// of piece are the old content.
+// of piece are the old content, or one of the log that the object is a rotation of.
 func (h *hasher) comparePrefix(piece []byte) {
+	if h.log != nil && h.withBLAKE3 {
+		h.found = h.log.begins(h.found, h.packed, h.blake3, h.read, piece)
+	}
 	for old := h.old; old != nil && h.withBLAKE3; old = old.also {
 		if old.kept || old.size < h.read || old.size > h.read+int64(len(piece)) {
 			continue

@@ -75,6 +75,9 @@ type growing struct {
 	Size int64        `json:"size"`
 	Want Digest       `json:"want"`
 	Kept bool         `json:"kept"`
+	// Path is where the baseline has it, In what else begins with it.
+	Path []byte         `json:"path"`
+	In   []filewatch.ID `json:"in,omitempty"`
 }
 
 // lastFile is a file of the state.
@@ -176,7 +179,7 @@ func (l *Last) Report(b *Header, rules *filewatch.Rules) (*Report, error) {
 	c.places(b.Machine, l.head.Machine)
 	c.gaps(l.head.Gaps, "")
 	c.gaps(without(b.Gaps, l.head.Gaps), "when the baseline was made: ")
-	c.prefixes = l.prefixes()
+	c.know(l.prefixes())
 	if err := c.run(&listed{l.diff.old}, each(l.diff.new)); err != nil {
 		return nil, err
 	}
@@ -187,7 +190,8 @@ func (l *Last) Report(b *Header, rules *filewatch.Rules) (*Report, error) {
 func (l *Last) prefixes() prefixes {
 	out := prefixes{}
 	for _, g := range l.head.Growing {
-		out.add(g.ID, g.Size, g.Want).kept = g.Kept
+		p := out.add(g.ID, g.Size, g.Want)
+		p.kept, p.in = g.Kept, g.In
 	}
 	return out
 }

@@ -8,7 +8,10 @@ type prefix struct {
 	want Digest
 	kept bool // set during the capture: the old content is still there
 	was  bool // what kept is again where the content is the last capture's
-	also *prefix
+	// in are the objects, rotations of the log by their names when they were read,
+	// that begin with it; wasIn as was. Guarded by the log's mutex.
+	in, wasIn []filewatch.ID
+	also      *prefix
 }
 
 // prefixes are the old contents of growing files by the objects that had them. A

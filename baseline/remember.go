@@ -129,7 +129,7 @@ func (d *differing) growing(known prefixes) []growing {
 			continue // the comparison will say so
 		}
 		if p := known.of(r); p != nil {
-			out = append(out, growing{r.ID(), p.size, p.want, p.kept})
+			out = append(out, growing{r.ID(), p.size, p.want, p.kept, []byte(r.Path()), p.in})
 		}
 	}
 	return out

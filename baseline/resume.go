@@ -35,7 +35,7 @@ func CaptureResumed(ctx context.Context, src PlacedSource, p *Progress, o *Captu
 	c.progress, c.reuse = p, c.takeEarlier
 	want := func(obj *filewatch.Object, names []string, at filewatch.Where) bool {
 		rule := o.Rules.MatchNames(names, obj)
-		return contentAttributes&rule.Check != 0 && !c.hasEarlier(obj, &rule, at)
+		return contentAttributes&rule.Check != 0 && !c.hasEarlier(obj, names, &rule, at)
 	}
 	return c.run(ctx, src, func(visit VisitFunc) ([]filewatch.Gap, error) {
 		return c.keeping(visit, func(visit PlacedVisitFunc) ([]filewatch.Gap, error) { return src.ScanPlaced(ctx, want, visit) })
@@ -44,9 +44,12 @@ func CaptureResumed(ctx context.Context, src PlacedSource, p *Progress, o *Captu
 
 // hasEarlier says that an earlier capture read the content that is there now, which
 // takeEarlier then gives.
-func (c *capture) hasEarlier(obj *filewatch.Object, rule *filewatch.Rule, at filewatch.Where) bool {
+func (c *capture) hasEarlier(obj *filewatch.Object, names []string, rule *filewatch.Rule, at filewatch.Where) bool {
 	if c.progress == nil {
 		return false
+	}
+	if log, _ := c.rotationOf(obj, names); log != nil {
+		return false // what it begins with is not kept
 	}
 	content := c.progress.known(obj, at)
 	if content == nil || !content.record.holds(obj, rule) {

@@ -36,7 +36,7 @@ type stream struct {
 // is then given on when its digests are there.
 func (h *hasher) stream(r *Record, content any, check filewatch.Attributes) bool {
 	l, ok := content.(lasting)
-	if !ok || h.batch == nil || h.old != nil || h.keep || !check.Has(filewatch.AttrSHA256) || r.Size <= smallContent {
+	if !ok || h.batch == nil || h.old != nil || h.log != nil || h.keep || !check.Has(filewatch.AttrSHA256) || r.Size <= smallContent {
 		return false
 	}
 	s := h.idleStream()

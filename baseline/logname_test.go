@@ -1,0 +1,36 @@
+package baseline
+
+import "testing"
+
+func TestLogNames(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		want logName
+		is   bool
+	}{
+		{"/var/log/syslog", logName{"/var/log/", "syslog", "", ""}, false},
+		{"/var/log/syslog.1", logName{"/var/log/", "syslog", ".1", ""}, true},
+		{"/var/log/syslog.12.gz", logName{"/var/log/", "syslog", ".12", ".gz"}, true},
+		{"/var/log/auth.log-20260101.xz", logName{"/var/log/", "auth.log", "-20260101", ".xz"}, true},
+		{"/var/log/syslog.gz", logName{"/var/log/", "syslog", "", ".gz"}, false},
+		{"/var/log/syslog.", logName{"/var/log/", "syslog", ".", ""}, false},
+		{"/var/log/2026", logName{"/var/log/", "", "2026", ""}, false},
+		{"/var/log/x.tar.1.zip", logName{"/var/log/", "x.tar.1.zip", "", ""}, false},
+	} {
+		if got := logNameOf(c.name); got != c.want || got.rotation() != c.is {
+			t.Errorf("%s: %+v, %v", c.name, got, got.rotation())
+		}
+	}
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{".1", ".2", true}, {".2", ".1", false}, {".9", ".10", true}, {".10", ".9", false}, {".1", ".1", false}, {".0", ".1", true},
+		{"-20260102", "-20260101", true}, {"-20260101", "-20260102", false}, {"-2026-01-02", "-20260101", true},
+		{"-20260102", "-2026010112", false}, {"-20260102", ".1", false}, {".1", "-20260102", false},
+	} {
+		if got := (logName{suffix: c.a}).newer(logName{suffix: c.b}); got != c.want {
+			t.Errorf("%s newer than %s: %v", c.a, c.b, got)
+		}
+	}
+}

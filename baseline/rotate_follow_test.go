@@ -1,0 +1,206 @@
+package baseline
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// machineLogs is a directory of logs that is rotated as logrotate does, and otherwise.
+type machineLogs struct {
+	t      *testing.T
+	random *rand.Rand
+	*files
+	touched []uint64
+	next    uint64
+	lines   int
+}
+
+func (m *machineLogs) at(path string) *file {
+	for _, f := range m.objects {
+		if f.names[0] == path {
+			return f
+		}
+	}
+	return nil
+}
+
+func (m *machineLogs) touch(f *file) {
+	f.Size = int64(len(f.content))
+	f.Ctime = f.Ctime.Add(time.Second)
+	m.touched = append(m.touched, f.Inode)
+}
+
+func (m *machineLogs) create(content, path string) {
+	m.next++
+	m.touch(m.put(m.next, content, path))
+}
+
+func (m *machineLogs) remove(f *file) {
+	if f != nil {
+		delete(m.objects, f.Inode)
+		m.touched = append(m.touched, f.Inode)
+	}
+}
+
+func (m *machineLogs) rename(from, to string) {
+	if f := m.at(from); f != nil {
+		f.names = []string{to}
+		m.touch(f)
+	}
+}
+
+func (m *machineLogs) write(path string) {
+	m.lines++
+	if f := m.at(path); f != nil {
+		f.content += fmt.Sprintf("line %d\n", m.lines)
+		m.touch(f)
+	}
+}
+
+// compress packs a file; later removes it in a step of its own, between which a scan
+// may come.
+func (m *machineLogs) compress(path string) (later func()) {
+	f := m.at(path)
+	if f == nil {
+		return func() {}
+	}
+	m.create(packed(m.t, ".gz", f.content), path+".gz")
+	return func() { m.remove(f) }
+}
+
+// rotate is one run of logrotate, in steps between which scans come.
+func (m *machineLogs) rotate(log string, copytruncate, compress, delay bool) []func() {
+	const keep = 4
+	var steps []func()
+	step := func(f func()) { steps = append(steps, f) }
+	later := func() {}
+	if compress && delay {
+		step(func() { later = m.compress(log + ".1") })
+		step(func() { later() })
+	}
+	step(func() {
+		m.remove(m.at(fmt.Sprintf("%s.%d.gz", log, keep)))
+		m.remove(m.at(fmt.Sprintf("%s.%d", log, keep)))
+		for n := keep - 1; n > 0; n-- {
+			m.rename(fmt.Sprintf("%s.%d.gz", log, n), fmt.Sprintf("%s.%d.gz", log, n+1))
+			m.rename(fmt.Sprintf("%s.%d", log, n), fmt.Sprintf("%s.%d", log, n+1))
+		}
+	})
+	if copytruncate {
+		step(func() { m.create(m.at(log).content, log+".1") })
+		step(func() { f := m.at(log); f.content = ""; m.touch(f) })
+	} else {
+		step(func() { m.rename(log, log+".1"); m.create("", log) })
+	}
+	if compress && !delay {
+		step(func() { later = m.compress(log + ".1") })
+		step(func() { later() })
+	}
+	return steps
+}
+
+// Scans that build on each other say of rotated logs, and of cut ones, what one of
+// everything says, whatever step of a rotation they come after.
+func TestUpdatesFollowRotation(t *testing.T) {
+	asked := rules(t, logRules)
+	full, followed, quiet := 0, 0, 0
+	for seed := range uint64(40) {
+		m := &machineLogs{t: t, random: rand.New(rand.NewPCG(seed, 5)), files: newFiles(), next: 10}
+		for _, log := range []string{"/var/log/a", "/var/log/b.log"} {
+			m.create("first\n", log)
+			m.create("second of "+log+"\n", log+".1")
+			m.create(packed(t, ".gz", "third\n"), log+".2.gz")
+		}
+		k := key(t)
+		b := open(t, write(t, snapshot(t, m, &CaptureOptions{Rules: asked}), k), k)
+		everything := func() (*Snapshot, *Report) {
+			o := &CaptureOptions{Rules: asked}
+			if err := o.Follow(b); err != nil {
+				t.Fatal(err)
+			}
+			s := snapshot(t, m, o)
+			r, err := Compare(b, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s, r
+		}
+		dir := t.TempDir()
+		remember := func() {
+			s, _ := everything()
+			if _, err := s.Remember(dir, b, "", &Keep{Taken: epoch}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		remember()
+		var steps []func()
+		for round := range 25 {
+			m.touched = nil
+			log := []string{"/var/log/a", "/var/log/b.log"}[m.random.IntN(2)]
+			switch n := m.random.IntN(12); {
+			case len(steps) > 0:
+				steps[0]()
+				steps = steps[1:]
+				if n < 6 {
+					m.write(log)
+				}
+			case n < 7:
+				m.write(log)
+			case n == 7 && seed%2 == 1:
+				f := m.at(log)
+				f.content = ""
+				m.touch(f)
+			case n == 8 && seed%4 == 1:
+				if f := m.at(log + ".1"); f != nil {
+					f.content = "F" + f.content[1:]
+					m.touch(f)
+				}
+			case n == 8 && seed%4 == 3:
+				m.create("mine\n", log+".9")
+			default:
+				steps = m.rotate(log, m.random.IntN(2) == 0, m.random.IntN(3) > 0, m.random.IntN(2) == 0)
+			}
+			_, want := everything()
+			if want.Mask() == 0 {
+				quiet++
+			}
+			last, err := OpenLast(dir, &b.Header, asked)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := CaptureSince(t.Context(), following{m.files, m.touched}, last, nil, &CaptureOptions{Rules: asked})
+			if err != nil { // what the caller makes of it
+				full++
+				remember()
+				continue
+			}
+			followed++
+			direct, err := u.Report(&b.Header)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now, err := u.Remember(&Keep{Taken: epoch})
+			if err != nil {
+				t.Fatal(err)
+			}
+			stored, err := now.Report(&b.Header, asked)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for what, got := range map[string]*Report{"direct": direct, "stored": stored} {
+				if d := cmp.Diff(brief(want), brief(got)); d != "" {
+					t.Fatalf("seed %d, round %d, %s (-everything +since):\n%s", seed, round, what, d)
+				}
+			}
+			u.Close()
+		}
+	}
+	t.Logf("%d scans followed, %d full ones, %d of them without a finding", followed, full, quiet)
+	if full == 0 || full*5 > followed || quiet < 100 {
+		t.Errorf("%d scans followed, %d full ones, %d of them without a finding", followed, full, quiet)
+	}
+}
