@@ -1,8 +1,7 @@
 /*
- * What the trap plugin uses of QEMU, declared here because Debian ships no
- * plugin header: the plugin interface of version 1 (QEMU include/qemu/
- * qemu-plugin.h, v4.2 to v8.2) and, by dlsym, functions that the QEMU binary
- * exports for its own modules.
+ * What the trap plugin's C and Go share, with the types of QEMU's plugin
+ * interface (QEMU include/qemu/qemu-plugin.h, v4.2 to v10.2; include/plugins/
+ * after it), declared here because Debian 12 ships no plugin header.
  */
 #ifndef PLUMBLINE_QEMU_H
 #define PLUMBLINE_QEMU_H
@@ -15,7 +14,7 @@ typedef uint64_t qemu_plugin_id_t;
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
 
-/* qemu_info_t, API version 1. */
+/* qemu_info_t, the same in versions 1 to 7. */
 struct qemu_info {
 	const char *target_name;
 	struct { int min, cur; } version;
