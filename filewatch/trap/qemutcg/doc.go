@@ -11,8 +11,8 @@
 // that QEMU translates, until a client connects. When the last client leaves
 // the hooks are gone again.
 //
-// QEMU's plugin interface of version 1 (QEMU 4.2 to 8.2) lets a plugin see what
-// is executed but gives no registers. The plugin takes them from functions that
-// the QEMU binary exports for its own use, looked up when it is loaded; where
-// one is missing it says so to each client and traps nothing.
+// QEMU's plugin interface lets a plugin see what is executed, and from version 2
+// (QEMU 9) on also gives it registers. What it does not give the plugin takes
+// from functions that the QEMU binary exports for its own use, looked up when it
+// is loaded; where one is missing it says so to each client and traps nothing.
 package qemutcg

@@ -50,8 +50,8 @@ enum { CB_RW_REGS = 2, CB_RW_REGS_PC = 3 };
 /*
  * The version that QEMU reads after it has loaded the library and before it
  * calls it: what is declared must lie in a range that QEMU does not tell until
- * then. Its functions tell it. (QEMU 11.0 has set_pc but takes 6 at most: it
- * refuses the plugin.)
+ * then. Its functions tell it: 10.0 and 10.2 take 2 and later, 11.1 takes 7. (A
+ * QEMU that has set_pc and ends at 6 refuses the plugin, in words of its own.)
  */
 EXPORT int qemu_plugin_version = 1;
 
