@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"debug/pe"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,8 +38,7 @@ func (i *image) buildUKIs(ctx context.Context) error {
 }
 
 // buildUKI joins kernel, command line and initial RAM disk behind systemd's
-// stub (UAPI Group, Unified Kernel Image) and signs the whole. The section
-// addresses are the customary ones: the kernel last, for it unpacks in place.
+// stub (UAPI Group, Unified Kernel Image) and signs the whole.
 func (i *image) buildUKI(ctx context.Context, name, cmdline, key string) error {
 	unsigned := filepath.Join(i.dir, "unsigned.efi")
 	defer os.Remove(unsigned)
@@ -47,12 +47,15 @@ func (i *image) buildUKI(ctx context.Context, name, cmdline, key string) error {
 		".cmdline": cmdline,
 		".uname":   i.info.Release,
 	}
-	addresses := map[string]string{
-		".osrel": "0x20000", ".cmdline": "0x30000", ".uname": "0x38000", ".linux": "0x2000000", ".initrd": "0x4000000",
+	base, err := sectionBase(efiStub)
+	if err != nil {
+		return err
 	}
+	offsets := map[string]uint64{".osrel": 0, ".cmdline": 0x10000, ".uname": 0x18000, ".linux": 0x1fe0000, ".initrd": 0x3fe0000}
 	args := []string{}
 	add := func(section, file string) {
-		args = append(args, "--add-section", section+"="+file, "--change-section-vma", section+"="+addresses[section])
+		args = append(args, "--add-section", section+"="+file,
+			"--change-section-vma", fmt.Sprintf("%s=%#x", section, base+offsets[section]))
 	}
 	for _, section := range []string{".osrel", ".cmdline", ".uname"} {
 		file := filepath.Join(i.dir, "section"+section)
@@ -68,6 +71,25 @@ func (i *image) buildUKI(ctx context.Context, name, cmdline, key string) error {
 		return err
 	}
 	return run(ctx, i.dir, "sbsign", "--key", key, "--cert", signingCert, "--output", i.uki(name), unsigned)
+}
+
+// sectionBase is the address of the first section that joins the stub: the
+// customary 0x20000, or behind the stub where that is longer. Addresses count
+// from the image's base, which is 0 in systemd 252 and 0x14df90000 in 257, where
+// firmware does not load an image with sections below it.
+func sectionBase(stub string) (uint64, error) {
+	f, err := pe.Open(stub)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", stub, err)
+	}
+	defer f.Close()
+	header, ok := f.OptionalHeader.(*pe.OptionalHeader64)
+	if !ok {
+		return 0, fmt.Errorf("read %s: not an image for 64 bits", stub)
+	}
+	const step = 0x10000
+	size := (uint64(header.SizeOfImage) + step - 1) / step * step
+	return header.ImageBase + max(size, 0x20000), nil
 }
 
 // buildESP makes a disk that is one FAT file system holding the UKI where
