@@ -8,6 +8,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk/nbd"
+	"github.com/plumbline-sec/plumbline/internal/qmp"
 )
 
 // Track is what is kept between two scans of one running machine: the name of the
@@ -134,7 +135,20 @@ func (t *tracking) prepare(ctx context.Context, f *fleece, nodes []blockNode, bl
 		}
 	}
 	t.same = t.onlyChanged && t.lost == "" && t.untouched(blocks, found)
+	if !t.same && t.lost == "" {
+		t.lost = exportsBitmaps(f.monitor.Version)
+	}
 	return t.discard(ctx, f, found)
+}
+
+// exportsBitmaps says why a QEMU cannot show a disk's bitmap beside a snapshot of the
+// disk, which is another node: it takes the bitmap's node since 7.1
+// (qapi/block-export.json, BlockExportOptionsNbd, bitmaps).
+func exportsBitmaps(v qmp.Version) (lost string) {
+	if v.Major > 7 || v.Major == 7 && v.Minor >= 1 {
+		return ""
+	}
+	return fmt.Sprintf("QEMU %d.%d does not show what was written, 7.1 and later do", v.Major, v.Minor)
 }
 
 // mend leaves the last bitmap of a node recording, or says why it is lost.

@@ -291,3 +291,18 @@ func TestScansWithoutChangesMakeNoSnapshot(t *testing.T) {
 		t.Errorf("of a bitmap that is gone: same %v, lost %q", s.Same, s.Lost)
 	}
 }
+
+// A QEMU that cannot export the bitmap of another node has each scan be full, with
+// the reason, in the place of an error.
+func TestFullScansWhereBitmapsAreNotShown(t *testing.T) {
+	for _, v := range []qmp.Version{{Major: 5, Minor: 2}, {Major: 6, Minor: 9}, {Major: 7, Minor: 0}} {
+		if exportsBitmaps(v) == "" {
+			t.Errorf("%d.%d is asked for a bitmap", v.Major, v.Minor)
+		}
+	}
+	for _, v := range []qmp.Version{{Major: 7, Minor: 1}, {Major: 7, Minor: 2}, {Major: 8}, {Major: 11, Minor: 1}} {
+		if why := exportsBitmaps(v); why != "" {
+			t.Errorf("%d.%d: %s", v.Major, v.Minor, why)
+		}
+	}
+}
