@@ -69,7 +69,9 @@ func makedev(major, minor uint64) uint64 {
 
 // openMapped opens, read-only, the file behind a shared mapping of a process,
 // through the descriptor the process itself holds, so that unlinked files and
-// memfds are found too.
+// memfds are found too. Shared memory without a descriptor, as QEMU before 10.0 makes
+// of memory-backend-ram with share=on, is a file of the kernel's own, which root can
+// open by the mapping (proc(5), /proc/PID/map_files).
 func openMapped(pid int, m mapping) (*os.File, error) {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
@@ -85,6 +87,10 @@ func openMapped(pid int, m mapping) (*os.File, error) {
 		if !info.Mode().IsRegular() || !m.of(info) {
 			continue
 		}
+		return os.Open(path)
+	}
+	path := fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, m.start, m.end)
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && m.of(info) {
 		return os.Open(path)
 	}
 	return nil, fmt.Errorf("process %d holds no descriptor of device %#x inode %d", pid, m.device, m.inode)

@@ -78,6 +78,8 @@ func TestRAMConforms(t *testing.T) {
 			"-object", "memory-backend-file,id=ram,size=3G,share=on,mem-path=" + file}, true},
 		"memfd": {[]string{"-machine", "q35,memory-backend=ram", "-m", "3G",
 			"-object", "memory-backend-memfd,id=ram,size=3G,share=on"}, true},
+		"no file": {[]string{"-machine", "q35,memory-backend=ram", "-m", "3G",
+			"-object", "memory-backend-ram,id=ram,size=3G,share=on"}, true},
 		"nodes": {[]string{"-machine", "q35", "-m", "3G", "-smp", "2",
 			"-object", "memory-backend-memfd,id=a,size=1G,share=on", "-numa", "node,memdev=a,cpus=0",
 			"-object", "memory-backend-memfd,id=b,size=2G,share=on", "-numa", "node,memdev=b,cpus=1"}, true},
