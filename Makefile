@@ -6,7 +6,7 @@ GOFLAGS ?= -trimpath
 BIN     := bin
 BENCH   ?= .
 
-.PHONY: all build portable lint check setup test demo bench fuzz damage pictures matrix nested libvirt endurance clean
+.PHONY: all build portable lint check setup test demo bench fuzz damage pictures matrix nested qemus libvirt endurance clean
 
 all: build
 
@@ -76,6 +76,12 @@ matrix: setup build
 NESTED ?= .
 nested: setup
 	.ci/nested $(NESTED)
+
+# The product on the QEMU of other suites of Debian, which is fetched and unpacked
+# and not installed: make qemus QEMUS=trixie, and with TAMPERS=1 each change
+QEMUS ?= trixie sid
+qemus: setup build
+	.ci/qemus $(QEMUS)
 
 # The product on a libvirt of this machine's own, which it installs: as root.
 libvirt: setup build

@@ -76,6 +76,7 @@ func rootCommand() *cobra.Command {
 		downCommand(dir),
 		execCommand(dir),
 		hvmCommand(dir),
+		qemuCommand(),
 		restoreCommand(dir),
 		statusCommand(dir),
 		tamperCommand(dir),

@@ -79,6 +79,27 @@ func (a *aptDir) extract(ctx context.Context, dir string, packages ...string) er
 	if len(files) != len(packages) {
 		return fmt.Errorf("apt downloaded %d packages for %v", len(files), packages)
 	}
+	return unpack(ctx, dir, files)
+}
+
+// extractAll is extract of packages with all that they depend on.
+func (a *aptDir) extractAll(ctx context.Context, dir string, packages ...string) error {
+	install := append([]string{"-o", "Debug::NoLocking=1", "install", "--download-only", "--yes", "--no-install-recommends"}, packages...)
+	if err := run(ctx, a.dir, "apt-get", a.args(install...)...); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(a.dir, "cache/archives/*.deb"))
+	if err != nil {
+		return err
+	}
+	if len(files) < len(packages) {
+		return fmt.Errorf("apt downloaded %d packages for %v", len(files), packages)
+	}
+	return unpack(ctx, dir, files)
+}
+
+// unpack unpacks package files into dir.
+func unpack(ctx context.Context, dir string, files []string) error {
 	for _, file := range files {
 		if err := run(ctx, "", "dpkg-deb", "--extract", file, dir); err != nil {
 			return err
