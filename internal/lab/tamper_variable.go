@@ -56,6 +56,32 @@ var variableTampers = []Tamper{
 		Doc:   "point what a network driver's module does when its device goes into the middle of a function of the kernel",
 		apply: hookSlot("virtio_net_driver", "virtnet_remove", "vfs_read", 9),
 	},
+	{
+		Name: "module-table", Check: "modules.pointers",
+		Doc:   "give the driver of a module a copy of its table of operations, in a page of a process, with one of them changed",
+		apply: forgeModuleTable,
+	},
+}
+
+// forgeModuleTable changes what the driver of virtio's PCI devices does before the
+// machine goes off after hibernation, which it never does.
+func forgeModuleTable(ctx context.Context, c *change) error {
+	h, err := c.hold(ctx, "/etc/passwd")
+	if err != nil {
+		return err
+	}
+	at, err := c.symbols(ctx, "virtio_pci_driver", "virtio_pci_pm_ops", "_end")
+	if err != nil {
+		return err
+	}
+	if at[0] < at[2] {
+		return fmt.Errorf("virtio_pci is no module: %w", ErrNoSubject)
+	}
+	slot, err := c.findPointer(ctx, at[0], at[1], 512)
+	if err != nil {
+		return err
+	}
+	return c.forge(ctx, slot, h.room, "dev_pm_ops", "poweroff")
 }
 
 // forgeHibernation changes the end of hibernation, which the machine never does.

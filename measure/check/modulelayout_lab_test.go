@@ -105,8 +105,8 @@ func (s *scanner) layoutsFollow(t *testing.T, obs *measure.Observations) {
 			}
 			compared++
 		}
-		slots, err1 := text.CodeSlots()
-		those, err2 := said[i].CodeSlots()
+		slots, err1 := text.PointerSlots()
+		those, err2 := said[i].PointerSlots()
 		if err1 != nil || err2 != nil || !reflect.DeepEqual(slots, those) {
 			t.Errorf("%s: pointers are elsewhere: %v %v", m.Name, err1, err2)
 		}

@@ -14,12 +14,15 @@ import (
 // modules.pointers: every place in the writable data of a loaded module that its
 // file makes a pointer to a function is, at run time, empty, what the file says, or
 // the start of another function of approved text: drivers, file systems, protocols,
-// operations, notifiers, work and timers that are static variables of modules.
+// operations, notifiers, work and timers that are static variables of modules. Every
+// place that the file makes a pointer to a constant table of functions is empty, what
+// the file says, or leads to other constant data or another static table.
 //
 // Proves: that none of them leads out of approved text or into the middle of a
-// function. Trusts: the files; the list for which modules there are; modules.text
-// for what the functions do. It cannot see pointers that the file does not have,
-// nor one proper function exchanged for another: how many differ is reported.
+// function, nor to a table that no file has. Trusts: the files; the list for which
+// modules there are; modules.text for what the functions do, modules.rodata and
+// linux.rodata for the tables. It cannot see pointers that the file does not have,
+// nor one proper function or table exchanged for another: how many differ is reported.
 const modulePointersName = "modules.pointers"
 
 func modulePointersCheck() check {
@@ -109,15 +112,40 @@ func judgeModulePointers(j *judging, raw json.RawMessage, out *measure.Check) er
 	if len(problems) > 0 {
 		return fmt.Errorf("%d of %d modules not measured: %s", len(problems), len(j.code.modules), strings.Join(problems, "; "))
 	}
-	if slots.other > 0 {
-		out.Reason = fmt.Sprintf("%d pointers were set to other functions than the files have", slots.other)
+	if slots.other > 0 || slots.otherTables > 0 {
+		out.Reason = fmt.Sprintf("%d pointers were set to other functions than the files have, %d to other tables", slots.other, slots.otherTables)
 	}
 	return nil
 }
 
+// table judges a place that is to lead to a constant table of functions, and does not
+// to what the file has there: it may lead to another that a file has.
+func (s *slotJudge) table(slot kernel.PointerSlot, value address) {
+	text, err := s.expected()
+	if err == nil && text.env.Table(uint64(value)) {
+		s.otherTables++
+		return
+	}
+	for i := range s.code.modules {
+		m := &s.code.modules[i]
+		if m.holds(value) && (err != nil || text.modules[m.Name] == nil) {
+			s.unjudged = m.Name
+			return
+		}
+	}
+	expected := address(slot.Target).String()
+	if err == nil {
+		if name, offset, ok := text.env.Lookup(uint64(slot.Target)); ok {
+			expected += " (" + withOffset(name, offset) + ")"
+		}
+	}
+	s.out.Findings = append(s.out.Findings, s.finding(pointer{Path: s.path(slot.At), At: address(slot.At), Value: value}, expected,
+		"the pointer leads to no table of functions that the kernel or a module has by its file, where the module's file has a constant one"))
+}
+
 // module judges the slots of one module.
 func (s *slotJudge) module(text *kernel.Text, m *moduleFact, regions []*region) error {
-	slots, err := text.CodeSlots()
+	slots, err := text.PointerSlots()
 	if err != nil {
 		return err
 	}
@@ -126,7 +154,7 @@ func (s *slotJudge) module(text *kernel.Text, m *moduleFact, regions []*region) 
 		return err
 	}
 	layout := s.layout()
-	s.anchor = append(places, layout[:]...)
+	s.anchor = append(append([]byte("with tables "), places...), layout[:]...)
 	found := len(s.out.Findings)
 	judged := 0
 	for _, r := range regions {
@@ -147,13 +175,13 @@ func (s *slotJudge) module(text *kernel.Text, m *moduleFact, regions []*region) 
 }
 
 // within returns the slots that lie in a region.
-func within(slots []kernel.CodeSlot, r *region) []kernel.CodeSlot {
-	first := slices.IndexFunc(slots, func(c kernel.CodeSlot) bool { return c.At >= r.page(0) })
+func within(slots []kernel.PointerSlot, r *region) []kernel.PointerSlot {
+	first := slices.IndexFunc(slots, func(c kernel.PointerSlot) bool { return c.At >= r.page(0) })
 	if first < 0 {
 		return nil
 	}
 	slots = slots[first:]
-	if end := slices.IndexFunc(slots, func(c kernel.CodeSlot) bool { return c.At >= r.page(r.pages()) }); end >= 0 {
+	if end := slices.IndexFunc(slots, func(c kernel.PointerSlot) bool { return c.At >= r.page(r.pages()) }); end >= 0 {
 		slots = slots[:end]
 	}
 	return slots

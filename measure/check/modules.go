@@ -89,6 +89,11 @@ func (m *moduleFact) text(a address) bool {
 	return false
 }
 
+// holds reports whether an address lies in any memory of the module.
+func (m *moduleFact) holds(a address) bool {
+	return slices.ContainsFunc(m.Areas, func(area areaFact) bool { return a >= area.Start && uint64(a-area.Start) < area.Size })
+}
+
 func collectModules(c *collector) (any, measure.Coverage, error) {
 	var data modulesData
 	for name, into := range map[string]*address{"_stext": &data.Kernel.Start, "_etext": &data.Kernel.End} {

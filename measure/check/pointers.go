@@ -117,6 +117,7 @@ type slotJudge struct {
 	check       string // whose judgements of pages are remembered
 	anchor      []byte // what they depend on, besides the page
 	seen, other int64
+	otherTables int64
 	unjudged    string // a module that pointers go to and whose file is not known
 }
 
@@ -127,7 +128,7 @@ func (s *slotJudge) region(r *region) error {
 
 // slots judges slots of a region page by page. A page that was judged clean before,
 // for this kernel at this place, needs no bytes.
-func (s *slotJudge) slots(r *region, slots []kernel.CodeSlot) error {
+func (s *slotJudge) slots(r *region, slots []kernel.PointerSlot) error {
 	for from := r.page(0); len(slots) > 0; {
 		i := int((slots[0].At - from) / mem.PageSize)
 		here := 1
@@ -143,7 +144,7 @@ func (s *slotJudge) slots(r *region, slots []kernel.CodeSlot) error {
 }
 
 // pageOf judges the slots of one page.
-func (s *slotJudge) pageOf(r *region, i int, slots []kernel.CodeSlot) error {
+func (s *slotJudge) pageOf(r *region, i int, slots []kernel.PointerSlot) error {
 	digest, ok := r.digest(i)
 	if !ok {
 		return fmt.Errorf("the page at %v could not be read", r.page(i))
@@ -162,7 +163,7 @@ func (s *slotJudge) pageOf(r *region, i int, slots []kernel.CodeSlot) error {
 
 // clean judges the slots of one page and reports whether each is what the file
 // says: only then does the judgement not depend on which modules are loaded.
-func (s *slotJudge) clean(slots []kernel.CodeSlot, page []byte) bool {
+func (s *slotJudge) clean(slots []kernel.PointerSlot, page []byte) bool {
 	before := *s
 	findings := len(s.out.Findings)
 	for _, slot := range slots {
@@ -171,11 +172,15 @@ func (s *slotJudge) clean(slots []kernel.CodeSlot, page []byte) bool {
 			s.slot(slot, address(binary.LittleEndian.Uint64(page[into:])))
 		}
 	}
-	return len(s.out.Findings) == findings && s.other == before.other && s.unjudged == before.unjudged
+	return len(s.out.Findings) == findings && s.other == before.other && s.otherTables == before.otherTables && s.unjudged == before.unjudged
 }
 
-func (s *slotJudge) slot(slot kernel.CodeSlot, value address) {
+func (s *slotJudge) slot(slot kernel.PointerSlot, value address) {
 	if value == 0 || value == address(slot.Target) {
+		return
+	}
+	if slot.Table {
+		s.table(slot, value)
 		return
 	}
 	if module, ok := s.unknownModule(value); ok {

@@ -41,6 +41,8 @@ const (
 	shfWrite = 1
 	shfAlloc = 2
 	shfExec  = 4
+
+	shfStrings = 0x20
 	// Linux (include/uapi/linux/elf.h): relocations that the live patching core
 	// applies.
 	shfRelaLivepatch = 0x0010_0000

@@ -73,7 +73,7 @@ type Text struct {
 	sectionsErr error
 
 	slotted  sync.Once // slots
-	slots    []CodeSlot
+	slots    []PointerSlot
 	slotsErr error
 }
 

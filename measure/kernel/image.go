@@ -46,7 +46,7 @@ type madeOnce struct {
 	digest       sync.Once
 	symbolDigest [32]byte
 	slots        sync.Once
-	codeSlots    []CodeSlot
+	codeSlots    []PointerSlot
 	counting     sync.Once
 	countedCalls *object // with the calls that call depth tracking changes
 }

@@ -23,20 +23,21 @@ func (img *Image) Pointer(at, slide uint64) (uint64, bool) {
 	return value + slide, true
 }
 
-// CodeSlot is a place in data that the file makes a pointer to code. Addresses
-// are those of the running kernel.
-type CodeSlot struct {
+// PointerSlot is a place in data that the file makes a pointer. Addresses are those
+// of the running kernel.
+type PointerSlot struct {
 	At     mem.Virt
 	Target mem.Virt // what the file has there
+	Table  bool     // that is a constant table of functions; else code
 }
 
 // CodeSlots lists the pointers to the kernel's text, init text left out, that
 // the file has in [from, to), in ascending order. Both are addresses of a kernel
 // that runs slide higher than it was linked.
-func (img *Image) CodeSlots(from, to mem.Virt, slide uint64) []CodeSlot {
+func (img *Image) CodeSlots(from, to mem.Virt, slide uint64) []PointerSlot {
 	img.made.slots.Do(func() { img.made.codeSlots = img.findCodeSlots() })
 	all := img.made.codeSlots
-	before := func(s CodeSlot, at mem.Virt) int { return cmp.Compare(s.At, at) }
+	before := func(s PointerSlot, at mem.Virt) int { return cmp.Compare(s.At, at) }
 	first, _ := slices.BinarySearchFunc(all, from-mem.Virt(slide), before)
 	last, _ := slices.BinarySearchFunc(all, to-mem.Virt(slide)-7, before)
 	out := slices.Clone(all[first:max(first, last)])
@@ -48,13 +49,13 @@ func (img *Image) CodeSlots(from, to mem.Virt, slide uint64) []CodeSlot {
 }
 
 // findCodeSlots lists all of them at the addresses they are linked for.
-func (img *Image) findCodeSlots() []CodeSlot {
+func (img *Image) findCodeSlots() []PointerSlot {
 	start, ok1 := img.Symbols.Address("_stext")
 	end, ok2 := img.Symbols.Address("_etext")
 	if !ok1 || !ok2 {
 		return nil
 	}
-	var out []CodeSlot
+	var out []PointerSlot
 	for _, low := range img.relocs.abs64 {
 		at := uint64(int64(int32(low)))
 		b := img.At(at, 8)
@@ -62,9 +63,9 @@ func (img *Image) findCodeSlots() []CodeSlot {
 			continue
 		}
 		if target := binary.LittleEndian.Uint64(b); target >= start && target < end {
-			out = append(out, CodeSlot{mem.Virt(at), mem.Virt(target)})
+			out = append(out, PointerSlot{At: mem.Virt(at), Target: mem.Virt(target)})
 		}
 	}
-	slices.SortStableFunc(out, func(a, b CodeSlot) int { return cmp.Compare(a.At, b.At) })
+	slices.SortStableFunc(out, func(a, b PointerSlot) int { return cmp.Compare(a.At, b.At) })
 	return out
 }

@@ -36,7 +36,7 @@ func testModule(name string) []byte {
 		return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(b, value), 8)
 	}
 	symtab := bytes.Join([][]byte{make([]byte, 24), symbol("fn1", 0x10, 0, 0), symbol("__fentry__", 0x10, 0, 0),
-		symbol("module_function", 0x12, 1, 0), symbol("", 3, 3, 0), symbol("", 3, 4, 0), symbol("", 3, 1, 0)}, nil)
+		symbol("module_function", 0x12, 1, 0), symbol("", 3, 3, 0), symbol("", 3, 4, 0), symbol("", 3, 1, 0), symbol("", 3, 11, 0)}, nil)
 	rela := func(list ...uint64) []byte { // offset, symbol, type, addend
 		var b []byte
 		for ; len(list) >= 4; list = list[4:] {
