@@ -124,6 +124,19 @@ var benignChanges = []Tamper{
 			`echo 1 > /sys/devices/system/cpu/cpu1/online`),
 	},
 	{
+		Name: "other-users", Benign: true,
+		Doc: "run programs of another user, with fewer rights, and in a user namespace, and let them fork",
+		apply: script(`rm -f /run/lab-others
+			for as in 'setpriv --reuid=1000 --regid=1000 --clear-groups' 'setpriv --bounding-set=-all' 'unshare -U -r' 'unshare -p -f'; do
+				$as sh -c 'sleep 86401 & sleep 86401 & wait' <&- >&- 2>&- & echo $! >> /run/lab-others
+			done
+			for try in $(seq 300); do [ $(pgrep -c -f '^sleep 86401') -lt 8 ] || exit 0; sleep 0.2; done; exit 1`,
+			`[ -e /run/lab-others ] || exit 0
+			pkill -f '^sleep 86401'
+			for pid in $(cat /run/lab-others); do while [ -d /proc/$pid ]; do sleep 0.2; done; done
+			rm /run/lab-others`),
+	},
+	{
 		Name: "load", Benign: true,
 		Doc: "keep the machine busy with new processes and file reads until restored",
 		apply: script(`rm -f /run/lab-load-stop

@@ -18,12 +18,14 @@ import (
 // linux.processes: the kernel's list of processes with their threads, its table
 // of process numbers, what its CPUs run, what each class of the scheduler has
 // queued, and the tasks that lie in its memory, wherever nothing leads, all show
-// the same tasks.
+// the same tasks. Each listed process has credentials of its own (credentials.go).
 //
 // Proves: that no process hides in one of these views and shows in another: one
-// that left the list and the table, running or asleep, still lies in memory.
+// that left the list and the table, running or asleep, still lies in memory. That
+// none was given the rights of another, or the kernel's, by a pointer.
 // Trusts: that each view is the kernel's own. It cannot see a task whose memory
-// is not from the cache of tasks, or that looks freed, while it does not run.
+// is not from the cache of tasks, or that looks freed, while it does not run, nor
+// rights that were written into a process's own credentials.
 const processesName = "linux.processes"
 
 func processesCheck() check {
@@ -43,6 +45,10 @@ type processesData struct {
 	Unborn   []taskFact `json:"unborn,omitempty"` // on no list, as they are being made
 
 	QueuedBy map[string]int `json:"queued_by,omitempty"` // Queued, by class of the scheduler
+
+	Shared []credentialFact `json:"shared,omitempty"` // processes with one set of credentials
+
+	listed []kernel.Task // the list of the last comparison
 }
 
 // inMemoryView is the view that finds tasks by the allocator's account.
@@ -129,6 +135,9 @@ func collectProcesses(c *collector) (any, measure.Coverage, error) {
 	}
 	data.Unborn = slices.SortedFunc(slices.Values(unborn), taskFact.compare)
 	data.Unlisted = slices.SortedFunc(maps.Keys(unlisted), taskFact.compare)
+	if data.Shared, err = c.credentials(data.listed); err != nil {
+		return nil, measure.Coverage{}, err
+	}
 	for _, facts := range [][]taskFact{data.Unborn, data.Unlisted} {
 		for i := range facts {
 			facts[i].Comm = names[facts[i].At]
@@ -184,7 +193,7 @@ func (c *collector) compareProcesses(names map[address]string) (processesData, m
 		return processesData{}, nil, err
 	}
 	data := processesData{Listed: len(listed), Numbered: len(numbered), Running: len(running),
-		InMemory: len(inMemory), QueuedBy: make(map[string]int)}
+		InMemory: len(inMemory), QueuedBy: make(map[string]int), listed: listed}
 	for _, err := range []error{blindQueues, blindMemory} {
 		switch {
 		case errors.Is(err, kernel.ErrSlab):
@@ -246,6 +255,7 @@ func judgeProcesses(_ *judging, raw json.RawMessage, out *measure.Check) error {
 			Explanation: fmt.Sprintf("a task that the %s shows and the %s does not", t.Shown, t.Missing),
 		})
 	}
+	judgeCredentials(data.Shared, out)
 	if len(data.Unborn) > 0 {
 		return errUnborn(data.Unborn)
 	}
