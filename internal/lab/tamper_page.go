@@ -40,6 +40,11 @@ var pageTampers = []Tamper{
 		apply: mapEspfix,
 	},
 	{
+		Name: "page-process-table", Check: "linux.pagetables",
+		Doc:   "map what the kernel maps first a second time into the kernel's half of a process that sleeps, open to user mode",
+		apply: mapIntoProcess,
+	},
+	{
 		Name: "kvm-page-writable", Check: "linux.pagetables",
 		Doc:   "make a page of kvm's code writable",
 		apply: changeRights("kvm_exit", 0, entryWritable, 0),
@@ -161,4 +166,35 @@ func mapEspfix(ctx context.Context, c *change) error {
 		}
 	}
 	return errors.New("the area of espfix stacks has no room")
+}
+
+// mapIntoProcess uses the first entry of the upper half, which Linux keeps free for
+// hypervisors (Documentation/arch/x86/x86_64/mm.rst).
+func mapIntoProcess(ctx context.Context, c *change) error {
+	const first, entries = 256, 512
+	h, err := c.hold(ctx, "/etc/passwd")
+	if err != nil {
+		return err
+	}
+	at, err := c.follow(ctx, h.task, "task_struct.mm", "mm_struct.pgd")
+	if err != nil {
+		return err
+	}
+	top, err := c.mem.readWord(at)
+	if err != nil {
+		return err
+	}
+	if free, err := c.mem.readWord(top + 8*first); err != nil || free != 0 {
+		return errors.Join(err, fmt.Errorf("entry %d is %#x", first, free))
+	}
+	for i := uint64(first + 1); i < entries; i++ {
+		entry, err := c.mem.readWord(top + 8*i)
+		if err != nil {
+			return err
+		}
+		if entry&entryPresent != 0 {
+			return c.write(ctx, top+8*first, word(entry|entryUser))
+		}
+	}
+	return errors.New("the process has no entry of the kernel's")
 }

@@ -18,14 +18,14 @@ import (
 // keeps account of, and no writable mapping, the direct map included, reaches
 // the text or read-only data of the kernel or a module. Every CPU that was read
 // has the kernel's half that init_top_pgt has, or with page-table isolation a
-// part of it that maps the same pages.
+// part of it that maps the same pages; and so has each process, running or not.
 //
 // Proves: that measured text cannot be changed without changing page tables,
 // and that kernel code outside of measured text runs only where BPF, probes and
 // tracers put it. Trusts: the kernel's own accounts of those (linux.dynamic
 // compares what lies in their memory), and the symbols that bound text. It cannot
-// see what a CPU still has in its TLB, nor tables of processes that did not run. A
-// CPU that has not started has no tables and is left out (absent.go).
+// see what a CPU still has in its TLB, nor what the lower halves of processes' tables
+// map. A CPU that has not started has no tables and is left out (absent.go).
 const pageTablesName = "linux.pagetables"
 
 func pageTablesCheck() check {
@@ -47,7 +47,9 @@ type pageTablesData struct {
 	Incomplete string        `json:"incomplete,omitempty"` // why accounts may be missing
 	Starting   []string      `json:"starting,omitempty"`   // modules whose code for their start is there, and which no check compares
 	Absent     absentCPUs    `json:"absent,omitempty"`
-	NoCPUs     bool          `json:"no_cpus,omitempty"` // the source has no registers: no CPU's own tables were seen
+	Processes  []processRoot `json:"processes,omitempty"` // whose kernel half is not the kernel's
+	Compared   int           `json:"compared"`            // processes whose top tables were compared
+	NoCPUs     bool          `json:"no_cpus,omitempty"`   // the source has no registers: no CPU's own tables were seen
 }
 
 // mappedRange is a run of pages with the same permissions.
@@ -132,6 +134,10 @@ func (c *collector) walkPageTables() (pageTablesData, measure.Coverage, error) {
 	w.data.NoCPUs, w.data.Absent = len(c.registers) == 0, c.absent
 	if err := c.roots(&w.data); err != nil {
 		return w.data, measure.Coverage{}, err
+	}
+	var err3 error
+	if w.data.Processes, w.data.Compared, err3 = c.processRoots(); err3 != nil {
+		return w.data, measure.Coverage{}, err3
 	}
 	var accounts []error
 	w.data.Owners, accounts = c.owners()

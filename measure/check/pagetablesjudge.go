@@ -59,6 +59,22 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 			Explanation: "the CPU has other memory in the kernel's half than the kernel's own page tables, or more rights to it",
 		})
 	}
+	var unread []string
+	for _, p := range data.Processes {
+		if p.Unread != "" {
+			unread = append(unread, fmt.Sprintf("%s (process %d): %s", p.Comm, p.Process, p.Unread))
+			continue
+		}
+		of := "top page table"
+		if p.Isolated {
+			of += " for user mode"
+		}
+		out.Findings = append(out.Findings, measure.Finding{
+			Address: p.At.String(), Symbol: fmt.Sprintf("%s of %s (process %d), entry %d", of, p.Comm, p.Process, p.Index),
+			Observed: fmt.Sprintf("%#x", p.Have), Expected: fmt.Sprintf("%#x", p.Want),
+			Explanation: "the process has other memory in the kernel's half than the kernel's own page tables, or more rights to it",
+		})
+	}
 	unowned := unownedRanges(data.Executable, data.Owners)
 	if data.Incomplete != "" && len(unowned) > 0 {
 		return errors.New("accounts of executable memory could not be read: " + data.Incomplete)
@@ -71,6 +87,9 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 	}
 	if len(data.Starting) > 0 {
 		return fmt.Errorf("modules that have not ended their start have executable memory that is not compared: %s", strings.Join(data.Starting, ", "))
+	}
+	if len(unread) > 0 {
+		return fmt.Errorf("top page tables of %d processes could not be read, first of %s", len(unread), unread[0])
 	}
 	if len(data.Lost) > 0 {
 		return fmt.Errorf("%d page tables could not be read, first %s", len(data.Lost), data.Lost[0])
