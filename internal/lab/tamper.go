@@ -36,7 +36,7 @@ func Tampers() []Tamper {
 
 func linuxTampers() []Tamper {
 	return slices.Concat(textTampers, dynamicTampers, dataTampers, tableTampers, registerTampers, msrTampers, cpuTampers, pageTampers,
-		pointerTampers, variableTampers, heapTampers, deferredTampers, tracepointTampers, hidingTampers, credentialTampers, socketTampers, fileTampers, benignChanges)
+		pointerTampers, variableTampers, heapTampers, deferredTampers, tracepointTampers, hidingTampers, credentialTampers, securityTampers, socketTampers, fileTampers, benignChanges)
 }
 
 var (

@@ -17,7 +17,8 @@ import (
 // security hooks, work items, timers, tracers.
 //
 // Proves: that none of them leads out of approved text or into the middle of a
-// function. Trusts: linux.text for what the functions do. It cannot see objects
+// function, and that the kernel calls the hooks of its security modules
+// (securityhooks.go). Trusts: linux.text for what the functions do. It cannot see objects
 // that were allocated at run time, and an attacker can still exchange one proper
 // function for another: how many differ from the file is in the report. It notes
 // which of the programs that the kernel runs by itself were set (helperPaths).
@@ -31,6 +32,8 @@ func pointersCheck() check {
 type pointersData struct {
 	Data      region `json:"data"`        // [_sdata, _edata)
 	SetAtBoot region `json:"set_at_boot"` // [__start_ro_after_init, __end_ro_after_init)
+
+	Hooks hooksData `json:"hooks"` // of security modules
 }
 
 func collectPointers(c *collector) (any, measure.Coverage, error) {
@@ -42,6 +45,7 @@ func collectPointers(c *collector) (any, measure.Coverage, error) {
 	if data.SetAtBoot, err = c.between("ro-after-init", "__start_ro_after_init", "__end_ro_after_init"); err != nil {
 		return nil, measure.Coverage{}, err
 	}
+	data.Hooks = c.hooks()
 	coverage := measure.Coverage{Bytes: int64(data.Data.pages()+data.SetAtBoot.pages()) * mem.PageSize}
 	return data, coverage, nil
 }
@@ -80,6 +84,9 @@ func judgePointers(j *judging, raw json.RawMessage, out *measure.Check) error {
 		return errNotObserved
 	}
 	slots.helpers(&data.Data, &data.SetAtBoot)
+	if err := slots.hooks(&data.Hooks); err != nil {
+		return err
+	}
 	if slots.unjudged != "" {
 		return fmt.Errorf("pointers go into module %s, and there is no file of it to tell where its functions start", slots.unjudged)
 	}
