@@ -9,7 +9,8 @@ import (
 
 // Directories: Documentation/filesystems/ext4/directory.rst. The nodes of a
 // hashed tree look like blocks with one empty entry, so every block is read as
-// a list of entries whatever it is.
+// a list of entries whatever it is. What the tree says is held against that: see
+// hashTree.
 
 // list calls fn for the entries of a directory. Damage is collected and
 // returned at the end unless fn fails.
@@ -38,8 +39,9 @@ func (v *Volume) list(in *inode, c filewatch.Content, fn func(filewatch.Name) er
 
 type dirReader struct {
 	*dirscan.Entries
-	v  *Volume
-	in *inode
+	v    *Volume
+	in   *inode
+	tree *hashTree // nil without one
 }
 
 // inline reads entries kept in the inode: the parent's number, entries in the
@@ -58,6 +60,13 @@ func (d *dirReader) inline(b []byte) {
 
 func (d *dirReader) blocks(es []filewatch.Extent) {
 	bs := d.v.s.blockSize
+	if d.indexed() {
+		var err error
+		if d.tree, err = d.readTree(es); err != nil {
+			d.tree = nil
+			d.Bad("hash tree: %w", err)
+		}
+	}
 	var done int64
 	for _, e := range es {
 		if e.Physical < 0 {
@@ -132,6 +141,7 @@ func (d *dirReader) entry(number uint32, name []byte, off int64) {
 		d.Bad("entry at %d names %q, inode %d: %w", off, name, number, filewatch.ErrCorrupt)
 		return
 	}
+	d.led(name, off)
 	d.Add(uint64(number), name, off)
 }
 

@@ -1,9 +1,12 @@
 package ext4_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -106,5 +109,67 @@ func TestReadsInodesAsTheKernel(t *testing.T) {
 	}
 	if o, c, err := object("sif f flags 0x10080000"); !errors.Is(err, filewatch.ErrCorrupt) || c.Inline != nil || len(c.Extents) == 0 {
 		t.Error("marked as inline without inline data", o, c, err)
+	}
+}
+
+// Linux lists and looks up by the tree of a hashed directory alone: a name that it
+// does not lead to is gone for the guest, though it stands in a block.
+func TestDetectsNamesOutsideTheHashTree(t *testing.T) {
+	img := makeImage(t, extTree(false), "16M", "-t", "ext4", "-b", "1024", "-O", "^metadata_csum")
+	volumetest.Tool(t, "sh", "-c", "PATH=$PATH:/usr/sbin:/sbin; e2fsck -fyD '"+img+"'; test $? -le 1")
+	said := strings.Fields(volumetest.Tool(t, "debugfs", "-R", "bmap /many 0", img))
+	root, err := strconv.ParseInt(said[len(said)-1], 10, 64)
+	if err != nil {
+		t.Fatal(err, said)
+	}
+	clean, err := os.ReadFile(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	le, all := binary.LittleEndian, 0
+	entries := clean[root*1024+0x20:]
+	if n := le.Uint16(entries[2:]); n < 4 {
+		t.Fatalf("a tree of %d blocks", n)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(entries []byte)
+		bad    bool
+	}{
+		{"as it is", func([]byte) {}, false},
+		{"a block left out", func(e []byte) { le.PutUint16(e[2:], le.Uint16(e[2:])-1) }, true},
+		{"a block that is looked at for fewer names", func(e []byte) { le.PutUint32(e[8:], le.Uint32(e[16:])-2) }, true},
+		{"a block in the place of another", func(e []byte) { copy(e[20:24], e[12:16]) }, true},
+		{"two blocks exchanged", func(e []byte) {
+			first := string(e[12:16])
+			copy(e[12:16], e[20:24])
+			copy(e[20:24], first)
+		}, true},
+		{"a block that is not there", func(e []byte) { le.PutUint32(e[12:], 1<<20) }, true},
+		{"itself", func(e []byte) { le.PutUint32(e[12:], 0) }, true},
+		{"without entries", func(e []byte) { le.PutUint16(e[2:], 0) }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := bytes.Clone(clean)
+			c.change(b[root*1024+0x20:])
+			d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			names, bad := 0, false
+			if err := d.Volumes[0].Names(t.Context(), func(_ filewatch.Name, damage error) error {
+				bad = bad || damage != nil
+				names++
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if c.bad {
+				names-- // the damage
+			}
+			if all = max(all, names); bad != c.bad || names != all {
+				t.Errorf("%d of %d names, damaged %v", names, all, bad)
+			}
+		})
 	}
 }

@@ -138,3 +138,8 @@ func (p *patched) ReadAt(b []byte, off int64) (int, error) {
 	copy(b, p.area[min(at, int64(len(p.area))):])
 	return len(b), nil
 }
+
+// NameSum is the hash of a name in a directory.
+func NameSum(version byte, seed [4]uint32, name string) uint32 {
+	return (&nameHash{version: version, seed: seed}).sum([]byte(name), true)
+}

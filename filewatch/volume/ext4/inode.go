@@ -20,6 +20,7 @@ const (
 	flagExtents    = 0x00080000
 	flagEAInode    = 0x00200000
 	flagInlineData = 0x10000000
+	flagCasefold   = 0x40000000
 
 	// flagsVisible are those that FS_IOC_GETFLAGS returns: EXT4_FL_USER_VISIBLE.
 	flagsVisible = 0x725BDFFF

@@ -15,6 +15,7 @@ var le = binary.LittleEndian
 // Feature bits: Documentation/filesystems/ext4/super.rst, "feature sets".
 const (
 	compatJournal    = 0x0004
+	compatDirIndex   = 0x0020
 	compatSparse2    = 0x0200
 	compatFastCommit = 0x0400
 	compatOrphanFile = 0x1000
@@ -83,6 +84,8 @@ type super struct {
 	backupGroups       [2]uint32
 	quotaInodes        [3]uint32 // 0x240, 0x244, 0x26C
 	orphanFile         uint32    // 0x280
+	hashSeed           [4]uint32 // 0xEC
+	hashSigns          uint32    // of 0x160
 	seed               uint32    // of metadata checksums: 0x270 or from the UUID
 	groups             uint32
 	hasCsum, hasGDTSum bool
@@ -125,6 +128,10 @@ func (s *super) extended(b []byte) {
 	s.compat, s.incompat, s.roCompat = le.Uint32(b[0x5C:]), le.Uint32(b[0x60:]), le.Uint32(b[0x64:])
 	s.reservedGDT = le.Uint16(b[0xCE:])
 	s.journalInode, s.journalDev = le.Uint32(b[0xE0:]), le.Uint32(b[0xE4:])
+	for i := range s.hashSeed {
+		s.hashSeed[i] = le.Uint32(b[0xEC+4*i:])
+	}
+	s.hashSigns = le.Uint32(b[0x160:]) & (signsSigned | signsUnsigned)
 	s.firstMetaBG = le.Uint32(b[0x104:])
 	s.backupGroups = [2]uint32{le.Uint32(b[0x24C:]), le.Uint32(b[0x250:])}
 	s.quotaInodes = [3]uint32{le.Uint32(b[0x240:]), le.Uint32(b[0x244:]), le.Uint32(b[0x26C:])}
