@@ -9,7 +9,7 @@ import (
 
 // Directories: fs/xfs/libxfs/xfs_da_format.h, directory version 2. Names stand
 // in the inode, in one block with its index, or in data blocks below 32 GiB of
-// the directory's address space; the indexes above that are not needed.
+// the directory's address space. The indexes are held against them: see dirIndex.
 const (
 	dirBlockMagic   = 0x58443242 // XD2B
 	dirDataMagic    = 0x58443244 // XD2D
@@ -21,8 +21,9 @@ const (
 
 type dirReader struct {
 	*dirscan.Entries
-	v  *Volume
-	in *inode
+	v     *Volume
+	in    *inode
+	index *dirIndex // nil for the form in the inode
 }
 
 // list calls fn for the entries of a directory. Damage is collected and
@@ -85,6 +86,7 @@ func (d *dirReader) blocks(es []filewatch.Extent) {
 	if s.dir == nil {
 		s.dir = make([]byte, size)
 	}
+	d.index = newDirIndex(d.v.s)
 	end := int64(0)
 	for _, e := range es {
 		for off := max(end, e.Logical/size*size); off < min(e.Logical+e.Length, dirLeafOffset); off += size {
@@ -102,6 +104,9 @@ func (d *dirReader) blocks(es []filewatch.Extent) {
 	}
 	if end < min(d.in.size, dirLeafOffset) {
 		d.Bad("data end at %d of %d: %w", end, d.in.size, filewatch.ErrCorrupt)
+	}
+	if d.Err() == nil {
+		d.indexed(es)
 	}
 }
 
@@ -148,6 +153,9 @@ func (d *dirReader) block(b []byte, off, at int64) {
 			return
 		}
 		end -= int(n)*8 + 8
+		if err := d.index.entries(b[end:len(b)-8], 1<<32-1); err != nil {
+			d.Bad("index of block at %d: %w", off, err)
+		}
 	default:
 		d.Bad("block at %d with magic %#x: %w", off, magic, filewatch.ErrCorrupt)
 		return
@@ -186,6 +194,7 @@ func (d *dirReader) entries(b []byte, at int, off int64) {
 			d.Bad("entry at %d says it is at %d: %w", off+int64(at), tag, filewatch.ErrCorrupt)
 			return
 		}
+		d.index.name(b[at+9:][:b[at+8]], off+int64(at))
 		d.Add(be.Uint64(b[at:]), b[at+9:][:b[at+8]], off+int64(at))
 		if d.Stopped() {
 			return

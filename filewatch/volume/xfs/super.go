@@ -19,10 +19,11 @@ var (
 const (
 	superMagic = 0x58465342 // XFSB
 
-	versionMask = 0x000f
-	versionDir2 = 0x2000
-	versionMore = 0x8000
-	version2Ft  = 0x0200
+	versionMask     = 0x000f
+	versionDir2     = 0x2000
+	versionMore     = 0x8000
+	versionCaseless = 0x4000 // XFS_SB_VERSION_BORGBIT
+	version2Ft      = 0x0200
 
 	incompatFtype       = 0x001
 	incompatSparse      = 0x002
