@@ -55,7 +55,12 @@ func (g *lvmGroups) take(v *Volume) bool {
 		return false
 	}
 	group := id.Name + "\x00" + id.UUID
-	if old, ok := g.texts[group]; !ok || old.Sequence < id.Sequence {
+	old, ok := g.texts[group]
+	if ok && old.Sequence == id.Sequence && !lvm.Same(old.text, p.Text) {
+		v.Type, v.NotMeasured = name, "says otherwise of its group than another physical volume: which of them the guest goes by cannot be told"
+		return false
+	}
+	if !ok || old.Sequence < id.Sequence {
 		g.texts[group] = groupText{id, p.Text}
 	}
 	return true

@@ -3,6 +3,7 @@ package lvm
 import (
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -73,6 +74,25 @@ func Identify(text string) (Identity, error) {
 		}
 	}
 	return Identity{}, fmt.Errorf("lvm: metadata names no group: %w", filewatch.ErrCorrupt)
+}
+
+// Same says whether two metadata texts say the same of their group; who wrote them
+// and when stands beside that.
+func Same(a, b string) bool {
+	return reflect.DeepEqual(groupOf(a), groupOf(b))
+}
+
+func groupOf(text string) *section {
+	root, err := parse(text)
+	if err != nil {
+		return nil
+	}
+	for _, name := range root.order {
+		if g := root.sections[name]; g.str("id") != "" {
+			return g
+		}
+	}
+	return nil
 }
 
 type mapper struct {

@@ -20,6 +20,7 @@ const (
 	areaMagic   = " LVM2 x[5A%r0N*>"
 	maxMetadata = 16 << 20
 	maxAreas    = 16
+	ignored     = 1 // RAW_LOCN_IGNORED
 )
 
 // Physical is one physical volume.
@@ -36,32 +37,36 @@ type Physical struct {
 func lvmSum(b []byte) uint32 { return ^crc32.Update(^uint32(0xf597a6cf), crc32.IEEETable, b) }
 
 // ReadPhysical reads the label in one of the first four sectors and the metadata
-// areas it names.
+// areas it names. A label that is not of its sector or has a wrong checksum LVM
+// passes over (_find_lvm_header), and so does this.
 func ReadPhysical(r io.ReaderAt, size int64) (*Physical, error) {
 	b := make([]byte, 4*sector)
 	if _, err := r.ReadAt(b, 0); err != nil {
 		return nil, fmt.Errorf("lvm: read label: %w", err)
 	}
+	bad := fmt.Errorf("lvm: no label: %w", filewatch.ErrCorrupt)
 	for n := 0; n < 4; n++ {
 		l := b[n*sector : (n+1)*sector]
-		if string(l[:8]) == "LABELONE" && string(l[24:32]) == "LVM2 001" {
-			p, err := readLabel(r, size, l)
-			if err != nil {
-				return nil, fmt.Errorf("lvm: %w", err)
-			}
-			return p, nil
+		if string(l[:8]) != "LABELONE" || string(l[24:32]) != "LVM2 001" {
+			continue
 		}
+		le := binary.LittleEndian
+		if le.Uint64(l[8:]) != uint64(n) || lvmSum(l[0x14:]) != le.Uint32(l[0x10:]) {
+			bad = fmt.Errorf("lvm: label of sector %d: its checksum is wrong, or it is not its place: %w", n, filewatch.ErrCorrupt)
+			continue
+		}
+		p, err := readLabel(r, size, l)
+		if err != nil {
+			return nil, fmt.Errorf("lvm: %w", err)
+		}
+		return p, nil
 	}
-	return nil, fmt.Errorf("lvm: no label: %w", filewatch.ErrCorrupt)
+	return nil, bad
 }
 
-// readLabel is struct label_header: 0x10 checksum of what follows, 0x14 offset
-// of struct pv_header: identity, size, data areas, metadata areas, each list
-// ended by zeros.
+// readLabel is struct label_header: 0x14 offset of struct pv_header: identity, size,
+// data areas, metadata areas, each list ended by zeros.
 func readLabel(r io.ReaderAt, size int64, l []byte) (*Physical, error) {
-	if lvmSum(l[0x14:]) != binary.LittleEndian.Uint32(l[0x10:]) {
-		return nil, fmt.Errorf("label checksum: %w", filewatch.ErrCorrupt)
-	}
 	c := bin.Little(l)
 	c.Seek(0x14)
 	c.Seek(int(c.U32()))
@@ -80,19 +85,43 @@ func readLabel(r io.ReaderAt, size int64, l []byte) (*Physical, error) {
 	if c.Err() != nil {
 		return nil, fmt.Errorf("label: %w: %w", filewatch.ErrCorrupt, c.Err())
 	}
-	var err error
+	return p, p.newest(r, size, areas)
+}
+
+// newest takes the text with the highest number, as LVM does. The error is that of
+// an area, when none can be read, or of two that differ.
+func (p *Physical) newest(r io.ReaderAt, size int64, areas [][2]uint64) error {
+	var bad error
+	var best Identity
 	for _, a := range areas {
-		var text string
-		if text, err = readArea(r, size, int64(a[0])); err == nil {
-			p.Text = text
-			return p, nil
+		text, err := readArea(r, size, int64(a[0]))
+		if err != nil {
+			bad = err
+			continue
+		}
+		if text == "" {
+			continue
+		}
+		id, err := Identify(text)
+		if err != nil {
+			return err
+		}
+		if p.Text != "" && id.Sequence == best.Sequence && !Same(p.Text, text) {
+			return fmt.Errorf("two areas with metadata number %d that differ: %w", id.Sequence, filewatch.ErrCorrupt)
+		}
+		if p.Text == "" || id.Sequence > best.Sequence {
+			p.Text, best = text, id
 		}
 	}
-	return p, err
+	if p.Text != "" {
+		return nil
+	}
+	return bad
 }
 
 // readArea is struct mda_header at off: checksum, magic, version, start, size,
-// then the place of the committed text, which may go around the end of the area.
+// then the place of the committed text, which may go around the end of the area, its
+// checksum and flags. One that is to be ignored has none.
 func readArea(r io.ReaderAt, size, off int64) (string, error) {
 	b := make([]byte, sector)
 	if off <= 0 || off+sector > size {
@@ -106,7 +135,7 @@ func readArea(r io.ReaderAt, size, off int64) (string, error) {
 		return "", fmt.Errorf("metadata area at %#x: magic or checksum: %w", off, filewatch.ErrCorrupt)
 	}
 	area, at, length, sum := le.Uint64(b[32:]), le.Uint64(b[40:]), le.Uint64(b[48:]), le.Uint32(b[56:])
-	if at == 0 {
+	if at == 0 || le.Uint32(b[60:])&ignored != 0 {
 		return "", nil
 	}
 	if length > maxMetadata || area > uint64(size) || at < sector || at >= area || length > area-sector {

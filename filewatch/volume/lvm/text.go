@@ -37,8 +37,13 @@ type parser struct {
 	at int
 }
 
-// parse reads a whole text.
+// parse reads a whole text. What LVM would read in another way than it stands there
+// is refused: it ends at a NUL, takes a slash in a name for a path, and names that
+// come twice as its versions do.
 func parse(text string) (*section, error) {
+	if at := strings.IndexByte(text, 0); at >= 0 {
+		return nil, fmt.Errorf("metadata with a NUL at byte %d: %w", at, filewatch.ErrCorrupt)
+	}
 	p := parser{s: text}
 	s, err := p.section(0)
 	if err != nil {
@@ -73,6 +78,9 @@ func (p *parser) section(depth int) (*section, error) {
 		if name == "" || p.at >= len(p.s) {
 			return nil, fmt.Errorf("name expected")
 		}
+		if _, twice := s.values[name]; twice || s.sections[name] != nil || strings.Contains(name, "/") {
+			return nil, fmt.Errorf("%q comes twice, or is a path", name)
+		}
 		switch p.s[p.at] {
 		case '{':
 			p.at++
@@ -80,9 +88,7 @@ func (p *parser) section(depth int) (*section, error) {
 			if err != nil {
 				return nil, err
 			}
-			if s.sections[name] == nil {
-				s.order = append(s.order, name)
-			}
+			s.order = append(s.order, name)
 			s.sections[name] = sub
 		case '=':
 			p.at++
