@@ -173,3 +173,26 @@ func TestDetectsNamesOutsideTheHashTree(t *testing.T) {
 		})
 	}
 }
+
+// The kernel looks for an attribute in a block no further than it can be.
+func TestDetectsAttributesOutOfTheirOrder(t *testing.T) {
+	tree := volumetest.Tree{{Path: "f", Type: filewatch.TypeFile, Mode: 0o644, Xattrs: map[string]string{"user.big": strings.Repeat("v", 300), "trusted.big": strings.Repeat("t", 300)}}}
+	b, err := os.ReadFile(makeImage(t, tree, "8M", "-t", "ext4", "-b", "1024", "-O", "^metadata_csum"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(b, []byte{0, 0, 2, 0xEA, 1, 0, 0, 0, 1, 0, 0, 0}) // 1 user, 1 block
+	if at < 0 || b[at+33] != 1 {
+		t.Fatal("no block of attributes that begins with user's")
+	}
+	for index, want := range map[byte]error{1: nil, 6: filewatch.ErrCorrupt} { // 6: security
+		b[at+33] = index
+		d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := d.Volumes[0].Object(12); !errors.Is(err, want) {
+			t.Errorf("first attribute of index %d: %v", index, err)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"slices"
@@ -105,7 +106,20 @@ func (v *Volume) xattrBlock(in *inode, take func(xattrEntry) error) error {
 		}
 	}
 	in.meta = append(in.meta, filewatch.Extent{Logical: -1, Physical: int64(n) * v.s.blockSize, Length: v.s.blockSize})
-	return v.entries(in, b[0x20:], b, take)
+	var last *xattrEntry
+	return v.entries(in, b[0x20:], b, func(e xattrEntry) error {
+		if last != nil && last.compare(e) >= 0 {
+			return fmt.Errorf("%q stands behind %q, where the kernel does not look for it: %w", e.name, last.name, filewatch.ErrCorrupt)
+		}
+		last = &e
+		return take(e)
+	})
+}
+
+// compare is the order of entries in a block, in which the kernel looks for one no
+// further than it can be (xattr_find_entry): index, length of the name, name.
+func (e *xattrEntry) compare(o xattrEntry) int {
+	return cmp.Or(cmp.Compare(e.index, o.index), cmp.Compare(len(e.name), len(o.name)), bytes.Compare(e.name, o.name))
 }
 
 // entries walks entries of 16 bytes plus the name, padded to 4, up to four zero

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"testing"
 
@@ -108,4 +109,42 @@ func manyNames(n int) volumetest.Tree {
 		names = append(names, fmt.Sprintf("a-file-%d", i))
 	}
 	return volumetest.Names(names...)
+}
+
+// The kernel finds an attribute by its hash alone.
+func TestDetectsAttributesUnderOtherHashes(t *testing.T) {
+	be := binary.BigEndian
+	clean, err := os.ReadFile(volumetest.Unpack(t, "testdata/deep.img.zst"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := func(b []byte) (n int) {
+		d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Volumes[0].Objects(t.Context(), func(_ *filewatch.Object, _ filewatch.Content, damage error) error {
+			if damage != nil {
+				n++
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	other := bytes.Clone(clean)
+	castagnoli := crc32.MakeTable(crc32.Castagnoli)
+	for n := 0; n < len(other); n += 1024 { // struct xfs_attr3_leafblock, the checksum put right
+		leaf := other[n : n+1024]
+		if count := int(be.Uint16(leaf[56:])); be.Uint16(leaf[8:]) == 0x3bee && count > 0 && count < 100 {
+			e := leaf[80+8*(count-1):]
+			be.PutUint32(e, be.Uint32(e)+1)
+			clear(leaf[12:16])
+			binary.LittleEndian.PutUint32(leaf[12:], crc32.Checksum(leaf, castagnoli))
+		}
+	}
+	if before, after := damaged(clean), damaged(other); before != 0 || after == 0 {
+		t.Errorf("%d objects were damaged, %d are", before, after)
+	}
 }

@@ -143,16 +143,28 @@ func (a *attrReader) leaf(b []byte) error {
 	}
 	for i := range count {
 		e := b[first+8*i:]
-		at, flags := int(be.Uint16(e[4:])), e[6]
+		hash, at, flags := be.Uint32(e), int(be.Uint16(e[4:])), e[6]
+		if i > 0 && hash < be.Uint32(b[first+8*i-8:]) {
+			return fmt.Errorf("hash %#x is out of its order: %w", hash, filewatch.ErrCorrupt)
+		}
 		if flags&attrIncomplete != 0 {
 			continue
 		}
 		if at+9 > len(b) && flags&attrLocal == 0 || at+3 > len(b) {
 			return fmt.Errorf("name at %d: %w", at, filewatch.ErrCorrupt)
 		}
-		if err := a.named(b[at:], flags); err != nil {
+		if err := a.named(b[at:], flags, hash); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// hashed says that a name is where the kernel looks for it. Parent pointers have
+// hashes of another kind, and no names.
+func hashed(name []byte, flags byte, hash uint32) error {
+	if flags&attrParent == 0 && hashName(name) != hash {
+		return fmt.Errorf("%q stands under another hash, where the kernel does not look for it: %w", name, filewatch.ErrCorrupt)
 	}
 	return nil
 }
@@ -160,11 +172,14 @@ func (a *attrReader) leaf(b []byte) error {
 // named reads a name with its value: local is the value's and the name's
 // length, name, value; remote is the first block, the value's and the name's
 // length, name.
-func (a *attrReader) named(b []byte, flags byte) error {
+func (a *attrReader) named(b []byte, flags byte, hash uint32) error {
 	if flags&attrLocal != 0 {
 		m, n := int(be.Uint16(b)), int(b[2])
 		if 3+n+m > len(b) {
 			return fmt.Errorf("name of %d and value of %d bytes: %w", n, m, filewatch.ErrCorrupt)
+		}
+		if err := hashed(b[3:3+n], flags, hash); err != nil {
+			return err
 		}
 		return a.add(flags, b[3:3+n], append([]byte{}, b[3+n:3+n+m]...))
 	}
@@ -173,6 +188,9 @@ func (a *attrReader) named(b []byte, flags byte) error {
 		return fmt.Errorf("name of %d bytes: %w", n, filewatch.ErrCorrupt)
 	}
 	name := append([]byte{}, b[9:9+n]...)
+	if err := hashed(name, flags, hash); err != nil {
+		return err
+	}
 	value, err := a.remote(block, m)
 	if err != nil {
 		return fmt.Errorf("value of %q: %w", name, err)
