@@ -53,18 +53,7 @@ func TestDetectsIndexThatDiffersFromNames(t *testing.T) {
 			t.Run(form.name+"/"+name, func(t *testing.T) {
 				b := bytes.Clone(clean)
 				c.change(b[at+16:])
-				d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
-				if err != nil {
-					t.Fatal(err)
-				}
-				bad := false
-				if err := d.Volumes[0].Names(t.Context(), func(_ filewatch.Name, damage error) error {
-					bad = bad || damage != nil
-					return nil
-				}); err != nil {
-					t.Fatal(err)
-				}
-				if bad != c.bad {
+				if bad := namesDamaged(t, b); bad != c.bad {
 					t.Errorf("damaged %v", bad)
 				}
 			})
@@ -89,16 +78,8 @@ func TestDetectsIndexOfOneBlock(t *testing.T) {
 		if bad {
 			binary.BigEndian.PutUint32(b[at+4096-8-4:], 0) // the last name has no address
 		}
-		d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		damaged := false
-		if err := d.Volumes[0].Names(t.Context(), func(_ filewatch.Name, damage error) error {
-			damaged = damaged || damage != nil
-			return nil
-		}); err != nil || damaged != bad {
-			t.Errorf("damaged %v, want %v: %v", damaged, bad, err)
+		if damaged := namesDamaged(t, b); damaged != bad {
+			t.Errorf("damaged %v, want %v", damaged, bad)
 		}
 	}
 }
@@ -147,4 +128,20 @@ func TestDetectsAttributesUnderOtherHashes(t *testing.T) {
 	if before, after := damaged(clean), damaged(other); before != 0 || after == 0 {
 		t.Errorf("%d objects were damaged, %d are", before, after)
 	}
+}
+
+// namesDamaged says whether a directory of the volume is.
+func namesDamaged(t *testing.T, b []byte) (bad bool) {
+	t.Helper()
+	d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Volumes[0].Names(t.Context(), func(_ filewatch.Name, damage error) error {
+		bad = bad || damage != nil
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return bad
 }
