@@ -3,6 +3,7 @@ package baseline
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
@@ -44,16 +45,20 @@ func setOf(list [][]byte) map[string]bool {
 // append encodes both lists, each with its length in bytes before it.
 func (d *differing) append(b []byte) []byte {
 	for _, list := range [][][]byte{d.old, d.new} {
-		n := 0
-		for _, encoded := range list {
-			n += len(encoded)
-		}
-		b = binary.AppendUvarint(b, uint64(n))
+		n := sizeOf(list)
+		b = binary.AppendUvarint(slices.Grow(b, n+binary.MaxVarintLen64), uint64(n))
 		for _, encoded := range list {
 			b = append(b, encoded...)
 		}
 	}
 	return b
+}
+
+func sizeOf(list [][]byte) (n int) {
+	for _, encoded := range list {
+		n += len(encoded)
+	}
+	return n
 }
 
 func (d *differing) parse(b []byte) error {

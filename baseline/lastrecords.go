@@ -67,6 +67,7 @@ func (d *lastDelta) append(b []byte) []byte {
 	for _, k := range keys {
 		b = binary.AppendUvarint(appendBytes(b, k.volume), k.inode)
 	}
+	b = slices.Grow(b, sizeOf(d.records))
 	for _, encoded := range d.records {
 		b = append(b, encoded...)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"regexp"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/zeebo/blake3"
@@ -61,13 +62,15 @@ func secret(content []byte) bool {
 		if i < 0 {
 			return false
 		}
-		if at += i; cryptPrefix.Match(content[at:min(len(content), at+16)]) {
+		if at += i; cryptPrefix().Match(content[at:min(len(content), at+16)]) {
 			return true
 		}
 	}
 }
 
-var cryptPrefix = regexp.MustCompile(`^\$(1|2[abxy]?|5|6|7|y|gy|sha1|md5|argon2[a-z]*)\$[./0-9A-Za-z]`)
+var cryptPrefix = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\$(1|2[abxy]?|5|6|7|y|gy|sha1|md5|argon2[a-z]*)\$[./0-9A-Za-z]`)
+})
 
 // keepText says what to keep of a content.
 func keepText(content []byte) Text {

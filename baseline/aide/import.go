@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/internal/bin"
 )
@@ -137,7 +138,7 @@ func (c *Config) live() bool {
 	return true
 }
 
-var assignment = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)$`)
+var assignment = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)$`) })
 
 func (c *Config) line(line, file string, n int) error {
 	if strings.HasPrefix(line, "@@") && !strings.HasPrefix(line, "@@{") {
@@ -158,7 +159,7 @@ func (c *Config) line(line, file string, n int) error {
 		}
 		return nil
 	}
-	m := assignment.FindStringSubmatch(line)
+	m := assignment().FindStringSubmatch(line)
 	if m == nil {
 		c.refuse(file, n, line, "not understood")
 		return nil
@@ -270,13 +271,13 @@ func (c *Config) condition(word, rest string) (bool, error) {
 	return holds != not, nil
 }
 
-var reference = regexp.MustCompile(`@@\{([A-Za-z0-9_]+)\}`)
+var reference = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`@@\{([A-Za-z0-9_]+)\}`) })
 
 // expand replaces @@{NAME}. AIDE takes what is not defined for empty, and so does
 // this unless a program that might have defined it was left out.
 func (c *Config) expand(s string) (string, error) {
 	var missing string
-	out := reference.ReplaceAllStringFunc(s, func(ref string) string {
+	out := reference().ReplaceAllStringFunc(s, func(ref string) string {
 		value, ok := c.defines[ref[3:len(ref)-1]]
 		if !ok && c.blind {
 			missing = ref

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -25,7 +26,9 @@ var errNoView = errors.New("monitor shows no address space of a CPU")
 //
 // QEMU, softmmu/memory.c, mtree_print_flatview. Kinds are ram, ramd, rom, romd,
 // i/o; "rom" is also RAM that the chipset write-protects (shadowed BIOS).
-var blockLine = regexp.MustCompile(`^\s+([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (ram|rom|nv-ram)\): (\S+)(?: @[0-9a-f]{16})?( KVM)?\s*$`)
+var blockLine = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\s+([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (ram|rom|nv-ram)\): (\S+)(?: @[0-9a-f]{16})?( KVM)?\s*$`)
+})
 
 // maxBlocks bounds the ranges accepted. A machine with 255 DIMMs stays below.
 const maxBlocks = 4096
@@ -43,7 +46,7 @@ func parseMtree(text string) ([]block, error) {
 	}
 	var blocks []block
 	for line := range strings.Lines(views[i]) {
-		m := blockLine.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
+		m := blockLine().FindStringSubmatch(strings.TrimRight(line, "\r\n"))
 		if m == nil {
 			continue
 		}

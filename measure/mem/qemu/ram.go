@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/internal/qmp"
 	"github.com/plumbline-sec/plumbline/measure/mem"
@@ -102,14 +103,16 @@ type opener struct {
 }
 
 // hvaAnswer matches the answer of "gpa2hva" (QEMU, monitor/hmp-cmds-target.c).
-var hvaAnswer = regexp.MustCompile(`^Host virtual address for 0x[0-9a-f]+ \(.*\) is 0x([0-9a-f]+)\s*$`)
+var hvaAnswer = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^Host virtual address for 0x[0-9a-f]+ \(.*\) is 0x([0-9a-f]+)\s*$`)
+})
 
 func (o *opener) block(ctx context.Context, client *qmp.Client, b block) error {
 	answer, err := client.HMP(ctx, fmt.Sprintf("gpa2hva %#x", uint64(b.Start)))
 	if err != nil {
 		return err
 	}
-	m := hvaAnswer.FindStringSubmatch(answer)
+	m := hvaAnswer().FindStringSubmatch(answer)
 	if m == nil {
 		return fmt.Errorf("gpa2hva %v: unexpected answer %q", b.Start, answer)
 	}

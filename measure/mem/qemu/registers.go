@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
@@ -14,10 +15,14 @@ import (
 var errRegisters = errors.New("monitor's registers are not understood")
 
 var (
-	cpuHeading  = regexp.MustCompile(`(?m)^CPU#(\d+)\s*$`)
-	plainValue  = regexp.MustCompile(`\b(RIP|RSP|RFL|CPL|SMM|CR[0234]|DR[0-7]|EFER) ?= ?([0-9a-f]+)`)
-	segmentLine = regexp.MustCompile(`(?m)^(CS|FS|GS|LDT|TR) ?=\s*([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})`)
-	tableLine   = regexp.MustCompile(`(?m)^(GDT|IDT)=\s*([0-9a-f]{8,16}) ([0-9a-f]{8})`)
+	cpuHeading = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^CPU#(\d+)\s*$`) })
+	plainValue = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`\b(RIP|RSP|RFL|CPL|SMM|CR[0234]|DR[0-7]|EFER) ?= ?([0-9a-f]+)`)
+	})
+	segmentLine = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?m)^(CS|FS|GS|LDT|TR) ?=\s*([0-9a-f]{4}) ([0-9a-f]{8,16}) ([0-9a-f]{8}) ([0-9a-f]{8})`)
+	})
+	tableLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^(GDT|IDT)=\s*([0-9a-f]{8,16}) ([0-9a-f]{8})`) })
 )
 
 // maxCPUs bounds the CPUs accepted; QEMU's own limit for x86 is 4096.
@@ -27,7 +32,7 @@ const maxCPUs = 4096
 // target/i386/cpu-dump.c). A CPU that shows no control registers is an error:
 // half of a state would be read as zeros.
 func ParseRegisters(text string) ([]mem.Registers, error) {
-	headings := cpuHeading.FindAllStringSubmatchIndex(text, maxCPUs+1)
+	headings := cpuHeading().FindAllStringSubmatchIndex(text, maxCPUs+1)
 	if len(headings) == 0 || len(headings) > maxCPUs {
 		return nil, fmt.Errorf("%w: %d CPUs", errRegisters, len(headings))
 	}
@@ -66,7 +71,7 @@ func parseCPU(text string) (mem.Registers, error) {
 		values[fmt.Sprintf("DR%d", i)] = &r.DR[i]
 	}
 	var seen []string
-	for _, m := range plainValue.FindAllStringSubmatch(text, -1) {
+	for _, m := range plainValue().FindAllStringSubmatch(text, -1) {
 		v, err := strconv.ParseUint(m[2], 16, 64)
 		if err != nil {
 			return r, fmt.Errorf("%s: %w", m[1], err)
@@ -93,7 +98,7 @@ func parseCPU(text string) (mem.Registers, error) {
 }
 
 func parseSegments(text string, r *mem.Registers, seen *[]string) error {
-	for _, m := range segmentLine.FindAllStringSubmatch(text, -1) {
+	for _, m := range segmentLine().FindAllStringSubmatch(text, -1) {
 		selector, err1 := strconv.ParseUint(m[2], 16, 16)
 		base, err2 := strconv.ParseUint(m[3], 16, 64)
 		limit, err3 := strconv.ParseUint(m[4], 16, 32)
@@ -116,7 +121,7 @@ func parseSegments(text string, r *mem.Registers, seen *[]string) error {
 		}
 		*seen = append(*seen, m[1])
 	}
-	for _, m := range tableLine.FindAllStringSubmatch(text, -1) {
+	for _, m := range tableLine().FindAllStringSubmatch(text, -1) {
 		base, err1 := strconv.ParseUint(m[2], 16, 64)
 		limit, err2 := strconv.ParseUint(m[3], 16, 32)
 		if err := errors.Join(err1, err2); err != nil {
