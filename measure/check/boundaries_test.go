@@ -135,8 +135,8 @@ func TestDetectsEmptiedOperation(t *testing.T) {
 	}
 }
 
-// TestModuleThatNeverStarts: code for a module's start is nobody's to compare, so
-// a module that does not start is not passed over.
+// TestModuleThatNeverStarts: a module that does not start, and whose code for that was
+// not compared, is not passed over.
 func TestModuleThatNeverStarts(t *testing.T) {
 	j := &judging{}
 	for _, starting := range [][]string{nil, {"slow"}} {
@@ -153,7 +153,7 @@ func TestModuleThatNeverStarts(t *testing.T) {
 }
 
 // TestLiveModuleAtItsStart: a module is live for a while before what it ran at its
-// start leaves its account. That is its own, and nothing compares it.
+// start leaves its account. That is its own, whether or not it is compared.
 func TestLiveModuleAtItsStart(t *testing.T) {
 	area := kernel.Area{Kind: kernel.AreaInit, Start: 0x1000, Size: 0x1000}
 	for _, m := range []kernel.LoadedModule{{Name: "comes", Areas: []kernel.Area{area}}, {Name: "lives", Live: true, Areas: []kernel.Area{area}}} {

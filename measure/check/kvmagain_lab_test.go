@@ -78,14 +78,7 @@ func TestTakesKVMAgain(t *testing.T) {
 // stateOfModule returns where a module's struct module has its state.
 func stateOfModule(t *testing.T, vm *qemu.VM, name string) mem.Phys {
 	t.Helper()
-	registers, err := vm.Registers(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	profile, err := (&kernel.Cache{}).Profile(vm.Memory(), registers)
-	if err != nil {
-		t.Fatal(err)
-	}
+	profile := profileOf(t, vm)
 	modules, err := profile.Modules()
 	if err != nil {
 		t.Fatal(err)
@@ -100,4 +93,18 @@ func stateOfModule(t *testing.T, vm *qemu.VM, name string) mem.Phys {
 		t.Fatal(err)
 	}
 	return at
+}
+
+// profileOf makes the profile of a machine's kernel.
+func profileOf(t *testing.T, vm *qemu.VM) *kernel.Profile {
+	t.Helper()
+	registers, err := vm.Registers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile, err := (&kernel.Cache{}).Profile(vm.Memory(), registers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return profile
 }

@@ -45,7 +45,8 @@ type pageTablesData struct {
 	Espfix     espfixFacts   `json:"espfix"`
 	Foreign    []foreignRoot `json:"foreign,omitempty"`    // CPUs whose kernel half is not the kernel's
 	Incomplete string        `json:"incomplete,omitempty"` // why accounts may be missing
-	Starting   []string      `json:"starting,omitempty"`   // modules whose code for their start is there, and which no check compares
+	Starting   []string      `json:"starting,omitempty"`   // modules whose code for their start is there
+	Starts     []region      `json:"starts,omitempty"`     // that code, as far as it was read, by the module's name
 	Absent     absentCPUs    `json:"absent,omitempty"`
 	Processes  []processRoot `json:"processes,omitempty"` // whose kernel half is not the kernel's
 	Compared   int           `json:"compared"`            // processes whose top tables were compared
@@ -100,6 +101,7 @@ func collectPageTables(c *collector) (any, measure.Coverage, error) {
 			if unsettled && !c.still && !g.passed() && !data.freed() {
 				err = errStarved
 			}
+			c.readStarts(&data)
 			return data, coverage, err
 		}
 		c.patience -= time.Since(began)

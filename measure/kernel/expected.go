@@ -72,6 +72,10 @@ type Text struct {
 	sections    []Section
 	sectionsErr error
 
+	started  sync.Once // start
+	start    *Text
+	startErr error
+
 	slotted  sync.Once // slots
 	slots    []PointerSlot
 	slotsErr error

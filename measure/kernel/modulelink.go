@@ -71,12 +71,13 @@ type linker struct {
 	file *ModuleFile
 	addr []uint64 // of each section, 0 where it is not loaded
 
+	areas       []Area
 	relocations map[int][]byte // Elf64_Rela entries, by the section they change
 	unplaced    error          // why it is not known where the sections are
 }
 
 func newLinker(e *Expected, file *ModuleFile, at *LoadedModule) *linker {
-	l := &linker{env: e, file: file, addr: make([]uint64, len(file.elf.sections)), relocations: make(map[int][]byte)}
+	l := &linker{env: e, file: file, areas: at.Areas, addr: make([]uint64, len(file.elf.sections)), relocations: make(map[int][]byte)}
 	for _, s := range file.elf.sections {
 		if s.kind != shtRela || s.flags&shfRelaLivepatch != 0 && !l.reaches(s.name) {
 			continue
