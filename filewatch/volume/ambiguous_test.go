@@ -60,7 +60,13 @@ func TestDetectsDecoys(t *testing.T) {
 		"two with one UUID":         {change: func(b []byte) { copy(b[4<<20:], ext4); copy(b[10<<20:], ext4) }, readable: 2, damaged: true},
 		"a boot loader's two bytes": {change: func(b []byte) { copy(b[4<<20:], ext4); copy(b[1080:], "\x53\xef") }, readable: 1},
 		"swap before partitions":    {change: func(b []byte) { copy(b[4<<20:], ext4); copy(b[4086:], "SWAPSPACE2") }, readable: 1},
-		"XFS over ext4":             {change: func(b []byte) { copy(b[4<<20:], ext4); copy(b[4<<20:], "XFSB") }, unclear: 1},
+		"swap":                      {change: func(b []byte) { copy(b[4<<20:], ext4); copy(b[10<<20+4086:], "SWAPSPACE2") }, readable: 1},
+		"FAT in swap": {change: func(b []byte) {
+			copy(b[4<<20:], ext4)
+			copy(b[10<<20+4086:], "SWAPSPACE2")
+			copy(b[10<<20+11:], []byte{0, 2, 4, 1, 0, 2, 0, 2, 0, 0x20, 0xF8, 8, 0}) // no jump, no signature
+		}, readable: 1, unclear: 1},
+		"XFS over ext4": {change: func(b []byte) { copy(b[4<<20:], ext4); copy(b[4<<20:], "XFSB") }, unclear: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := partitioned(t)

@@ -99,6 +99,9 @@ func kind(r io.ReaderAt, size int64) (name, reason, uuid string, err error) {
 		return "vfat", "", "", nil
 	}
 	if k := swapKind(head); k != "" {
+		if mountsAsFAT(head) {
+			return "vfat", "has the header of swap space too: which of them the guest uses cannot be told", "", nil
+		}
 		return k, "swap space", uuidAt(head, signature{uuid: 1024 + 12}), nil
 	}
 	if isZFS(head) {
@@ -159,12 +162,15 @@ func mdAtEnd(r io.ReaderAt, size int64) (string, bool) {
 	return "", false
 }
 
-// isFAT accepts what the kernel's fat_fill_super accepts as a boot sector.
+// isFAT accepts a boot sector as the specification has it.
 func isFAT(b []byte) bool {
-	if len(b) < 512 || b[510] != 0x55 || b[511] != 0xAA {
-		return false
-	}
-	if b[0] != 0xEB && b[0] != 0xE9 {
+	return mountsAsFAT(b) && b[510] == 0x55 && b[511] == 0xAA && (b[0] == 0xEB || b[0] == 0xE9)
+}
+
+// mountsAsFAT accepts what the kernel's fat_fill_super accepts as a boot sector; it
+// wants neither the jump at its start nor the signature at its end.
+func mountsAsFAT(b []byte) bool {
+	if len(b) < 512 {
 		return false
 	}
 	sector := binary.LittleEndian.Uint16(b[11:])
