@@ -115,13 +115,11 @@ func (d *dirReader) block(b []byte, off int64) {
 }
 
 // entries walks struct ext4_dir_entry_2: inode at 0x0, length at 0x4, length of
-// the name at 0x6, type at 0x7, name from 0x8.
+// the name at 0x6, type at 0x7, name from 0x8. The kernel takes one byte for the
+// length without the feature of types too, where two stand by the format.
 func (d *dirReader) entries(b []byte, off int64) {
 	for at := 0; at+8 <= len(b); {
 		size, named := recordLength(le.Uint16(b[at+4:]), d.v.s.blockSize), int(b[at+6])
-		if d.v.s.incompat&incompatFiletype == 0 && b[at+7] != 0 {
-			named |= int(b[at+7]) << 8
-		}
 		if size < 12 || size&3 != 0 || at+size > len(b) || 8+named > size || at+8+named > len(b) {
 			d.Bad("entry of %d bytes at %d: %w", size, off+int64(at), filewatch.ErrCorrupt)
 			return

@@ -196,3 +196,23 @@ func TestDetectsAttributesOutOfTheirOrder(t *testing.T) {
 		}
 	}
 }
+
+// Without types the kernel takes a name's length from one byte all the same.
+func TestDetectsLongerName(t *testing.T) {
+	b, err := os.ReadFile(makeImage(t, volumetest.Names("login"), "2M", "-t", "ext2", "-b", "1024", "-O", "^filetype"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(b, []byte("\x05\x00login"))
+	if at < 0 {
+		t.Fatal("no entry of the name")
+	}
+	b[at+1] = 1
+	d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := d.Volumes[0].FS().Lstat("login"); err != nil {
+		t.Error(info, err)
+	}
+}
