@@ -107,6 +107,7 @@ type comparer struct {
 	// left are objects without a partner of the same path and identity.
 	left      struct{ old, new []*Record }
 	rotations rotations
+	came      []filewatch.Place // volumes that the baseline does not have
 }
 
 func newComparer(rules *filewatch.Rules) *comparer {
@@ -181,6 +182,7 @@ func (c *comparer) run(old encodedReader, new func(fn func(encoded []byte) error
 	if err != nil {
 		return err
 	}
+	c.unseen()
 	c.pairLeft()
 	slices.SortStableFunc(c.changes, func(a, b *Change) int { return strings.Compare(a.Path, b.Path) })
 	return nil

@@ -14,7 +14,14 @@ import (
 // kernel goes on with what it has mounted. Which of the two is used cannot be told
 // from the disk, so what was read may not be the machine's files. A volume that was
 // only made longer keeps its place.
+//
+// It also notes the volumes that are not in the baseline; see unseen.
 func (c *comparer) places(then, now filewatch.Machine) {
+	for _, p := range now.Places {
+		if len(then.Volumes) > 0 && !slices.Contains(then.Volumes, p.Volume) {
+			c.came = append(c.came, p)
+		}
+	}
 	for _, old := range then.Places {
 		i := slices.IndexFunc(now.Places, func(p filewatch.Place) bool { return p.Volume == old.Volume })
 		if i < 0 || extends(old.Runs, now.Places[i].Runs) {
@@ -23,6 +30,18 @@ func (c *comparer) places(then, now filewatch.Machine) {
 		c.changes = append(c.changes, &Change{Path: "volume " + old.Volume, Kind: Unmeasured, Level: filewatch.Verify,
 			Explanation: fmt.Sprintf("lies elsewhere on its disks (%s) than when the baseline was made (%s): a system that runs since before may use the old place",
 				firstRun(now.Places[i].Runs), firstRun(old.Runs))})
+	}
+}
+
+// unseen tells of volumes that are not in the baseline and of which the rules take
+// nothing: those of others show by their files.
+func (c *comparer) unseen() {
+	for _, p := range c.came {
+		if slices.ContainsFunc(c.left.new, func(r *Record) bool { return r.Volume == p.Volume }) {
+			continue
+		}
+		c.changes = append(c.changes, &Change{Path: "volume " + p.Volume, Kind: Unmeasured, Level: filewatch.Verify,
+			Explanation: fmt.Sprintf("was not there when the baseline was made (now %s), and the rules take nothing of it", firstRun(p.Runs))})
 	}
 }
 

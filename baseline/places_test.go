@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
 
@@ -60,4 +62,64 @@ func TestComparePlaces(t *testing.T) {
 			}
 		})
 	}
+}
+
+// two are a machine of two volumes.
+type two struct{ *files }
+
+func (s two) Machine() filewatch.Machine {
+	m := s.files.Machine()
+	m.Volumes = append(m.Volumes, "vol-2")
+	m.Places = []filewatch.Place{{Volume: "vol-1", Runs: []filewatch.Run{{Offset: 1, Length: 1}}}, {Volume: "vol-2", Runs: []filewatch.Run{{Offset: 1 << 30, Length: 1 << 20}}}}
+	return m
+}
+
+// A volume that came does not go unseen, whatever the rules take of it.
+func TestVolumesThatCame(t *testing.T) {
+	const most = "[[rule]]\nvolume = \"vol-2\"\nlevel = \"ignore\"\n[[rule]]\npath = \"**\"\nlevel = \"verify\"\n"
+	k := key(t)
+	for name, c := range map[string]struct {
+		before, now Source
+		rules       string
+		want        []string
+	}{
+		"that the rules ignore": {tree(), two{tree()}, most, []string{"not-measured volume vol-2 [] []"}},
+		"whose files are taken": {tree(), two{elsewhere("vol-2")}, "[[rule]]\npath = \"**\"\nlevel = \"verify\"\n", []string{"added /srv/x [] []"}},
+		"that was there before": {two{tree()}, two{tree()}, most, nil},
+		"that went":             {two{tree()}, tree(), most, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := rules(t, c.rules)
+			old := open(t, write(t, snapshot(t, c.before, &CaptureOptions{Rules: r}), k), k)
+			now := snapshot(t, c.now, &CaptureOptions{Rules: r})
+			direct, err := Compare(old, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			between, err := Diff(old, open(t, write(t, now, k), k))
+			if err != nil {
+				t.Fatal(err)
+			}
+			last, err := now.Remember(t.TempDir(), old, "", &Keep{Taken: epoch})
+			if err != nil {
+				t.Fatal(err)
+			}
+			stored, err := last.Report(&old.Header, r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, got := range []*Report{direct, between, stored} {
+				if d := cmp.Diff(c.want, brief(got)); d != "" {
+					t.Error(d)
+				}
+			}
+		})
+	}
+}
+
+// elsewhere is tree with one file more, on another volume.
+func elsewhere(volume string) *files {
+	fs := tree()
+	fs.put(99, "x", "/srv/x").Volume = volume
+	return fs
 }
