@@ -26,18 +26,19 @@ func beside(number int, s Source, t *parttab.Table) *Volume {
 	if err != nil || name == "" || name == "swap" || name == "swsuspend" {
 		return nil
 	}
-	if doubtful(name) && !(name == "ext4" && superblockIn(head)) {
+	if byChance(name, head) {
 		return nil
 	}
 	return &Volume{Size: s.Size, device: device, Type: name,
 		NotMeasured: "lies over the whole disk, which also has partitions: which of them the guest uses cannot be told"}
 }
 
-// doubtful: a signature of two bytes is met by chance where something else lies, as a
-// boot loader does before the first partition.
-func doubtful(name string) bool {
+// byChance says of what was recognized in a device that begins with head that something
+// else may lie there: two bytes are met by chance, as in a boot loader before the first
+// partition.
+func byChance(name string, head []byte) bool {
 	i := slices.IndexFunc(signatures, func(s signature) bool { return s.kind == name })
-	return i >= 0 && len(signatures[i].magic) < 4
+	return i >= 0 && len(signatures[i].magic) < 4 && !(name == "ext4" && superblockIn(head))
 }
 
 // superblockIn says whether a device that begins so has an ext2, ext3 or ext4

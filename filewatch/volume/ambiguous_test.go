@@ -15,8 +15,13 @@ import (
 // fileSystem is an empty ext4 of 4 MiB, always with the same UUID.
 func fileSystem(t *testing.T) []byte {
 	t.Helper()
+	return fileSystemOf(t, "aaaa1111-0000-4000-8000-000000000001")
+}
+
+func fileSystemOf(t *testing.T, uuid string) []byte {
+	t.Helper()
 	path := filepath.Join(volumetest.Dir(t), "fs")
-	volumetest.Tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-U", "aaaa1111-0000-4000-8000-000000000001", path, "4M")
+	volumetest.Tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-U", uuid, path, "4M")
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

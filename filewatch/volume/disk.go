@@ -52,6 +52,7 @@ func OpenAll(sources []Source) (*Disk, error) {
 		if t == nil {
 			return nil, fmt.Errorf("disk %s: %w", s.Name, err)
 		}
+		t, err = sectorsOf(i, s, t, err)
 		if err != nil {
 			d.Damage = append(d.Damage, fmt.Errorf("disk %s: %w", s.Name, err))
 		}

@@ -14,10 +14,11 @@ type mbrEntry struct {
 	first, count int64
 }
 
-// readMBR reads the four primary entries and the logical partitions. The boot sector
+// readMBR reads the four primary entries and the logical partitions, laid out in sectors
+// of a size. The boot sector
 // of a file system is no table as a rule: where one has entries that make sense,
 // Linux goes by them (block/partitions/msdos.c, 6.12).
-func readMBR(r io.ReaderAt, size int64, boot []byte) (*Table, error) {
+func readMBR(r io.ReaderAt, size int64, boot []byte, sector int64) (*Table, error) {
 	if boot[510] != 0x55 || boot[511] != 0xAA {
 		return &Table{}, nil
 	}
@@ -26,7 +27,7 @@ func readMBR(r io.ReaderAt, size int64, boot []byte) (*Table, error) {
 		return &Table{}, nil
 	}
 	id := binary.LittleEndian.Uint32(boot[440:])
-	t := &Table{Kind: MBR, SectorSize: 512, ID: fmt.Sprintf("%08x", id)}
+	t := &Table{Kind: MBR, SectorSize: sector, ID: fmt.Sprintf("%08x", id)}
 	var errs error
 	for i, e := range entries {
 		switch {
@@ -81,10 +82,10 @@ func (t *Table) logical(r io.ReaderAt, size int64, ext mbrEntry) error {
 			return fmt.Errorf("extended boot records go in a circle at sector %d: %w", at, ErrCorrupt)
 		}
 		seen[at] = true
-		if at < 0 || at >= size/512 {
-			return fmt.Errorf("logical partition %d at sector %d of %d: %w", number, at, size/512, ErrCorrupt)
+		if at < 0 || at >= size/t.SectorSize {
+			return fmt.Errorf("logical partition %d at sector %d of %d: %w", number, at, size/t.SectorSize, ErrCorrupt)
 		}
-		if _, err := r.ReadAt(b, at*512); err != nil {
+		if _, err := r.ReadAt(b, at*t.SectorSize); err != nil {
 			return fmt.Errorf("read extended boot record at sector %d: %w", at, err)
 		}
 		if b[510] != 0x55 || b[511] != 0xAA {
@@ -114,8 +115,10 @@ func (t *Table) logical(r io.ReaderAt, size int64, ext mbrEntry) error {
 
 func (t *Table) addMBR(e mbrEntry, number int, base, size int64) {
 	p := Partition{Number: number, Type: fmt.Sprintf("0x%02x", e.kind), UUID: fmt.Sprintf("%s-%02x", t.ID, number)}
-	if off := (base + e.first) * 512; off < size {
-		p.Offset, p.Size = off, min(e.count*512, size-off)
+	off, length := (base+e.first)*t.SectorSize, e.count*t.SectorSize
+	if off < size {
+		p.Offset, p.Size = off, min(length, size-off)
 	}
+	t.cut = t.cut || off >= size || off+length > size
 	t.Partitions = append(t.Partitions, p)
 }

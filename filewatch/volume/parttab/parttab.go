@@ -1,6 +1,7 @@
 // Package parttab reads partition tables: GPT (UEFI specification 2.10,
 // section 5.3) and MBR with logical partitions (the same, section 5.2.1, and
-// the chain of extended boot records as Linux follows it).
+// the chain of extended boot records as Linux follows it). Others that Linux goes by
+// are recognized and named.
 package parttab
 
 import (
@@ -25,6 +26,12 @@ type Table struct {
 	ID         string
 	SectorSize int64
 	Partitions []Partition
+	// Wide is an MBR as one laid out in sectors of 4,096 bytes, nil where that does not
+	// fit on the disk: nothing in it says which is meant. WideDamage is what Read would
+	// say of it.
+	Wide       *Table
+	WideDamage error
+	cut        bool // a partition does not fit on the disk
 }
 
 // Partition is one entry; offsets and lengths are in bytes.
@@ -63,11 +70,21 @@ func Read(r io.ReaderAt, size int64) (*Table, error) {
 		if t, err := announcedGPT(r, size); t != nil || err != nil {
 			return t, err
 		}
-		return readMBR(r, size, boot)
+		return legacy(r, size, boot)
 	}
-	t, err := readMBR(r, size, boot)
-	if err == nil {
-		err = strayGPT(r, size)
+	t, err := legacy(r, size, boot)
+	if stray := strayGPT(r, size); stray != nil {
+		err, t.WideDamage = errors.Join(err, stray), errors.Join(t.WideDamage, stray)
+	}
+	return t, err
+}
+
+// legacy is what a disk without a GPT has.
+func legacy(r io.ReaderAt, size int64, boot []byte) (*Table, error) {
+	t, err := readMBR(r, size, boot, 512)
+	err = errors.Join(err, foreign(r, size, boot, t))
+	if wide, damage := readMBR(r, size, boot, 4096); damage == nil && wide.Kind == MBR && !wide.cut {
+		t.Wide, t.WideDamage = wide, foreign(r, size, boot, wide)
 	}
 	return t, err
 }

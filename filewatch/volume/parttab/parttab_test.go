@@ -136,6 +136,13 @@ func FuzzRead(f *testing.F) {
 		}
 		f.Add(b[:64<<10])
 	}
+	for _, label := range []string{"sun", "sgi"} {
+		b, err := os.ReadFile(disk(f, "label: "+label+"\n"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b[:64<<10])
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got, err := parttab.Read(bytes.NewReader(b), int64(len(b)))
 		if got == nil && err == nil {
@@ -144,7 +151,11 @@ func FuzzRead(f *testing.F) {
 		if got == nil {
 			return
 		}
-		for _, p := range got.Partitions {
+		all := got.Partitions
+		if got.Wide != nil {
+			all = append(all, got.Wide.Partitions...)
+		}
+		for _, p := range all {
 			if p.Offset < 0 || p.Size < 0 || p.Offset+p.Size > int64(len(b)) {
 				t.Fatalf("partition %+v of a disk of %d bytes", p, len(b))
 			}
