@@ -20,8 +20,8 @@ func logNameOf(name string) (l logName) {
 	if ext := path.Ext(l.stem); slices.Contains(packings, ext) {
 		l.stem, l.packed = strings.TrimSuffix(l.stem, ext), ext
 	}
-	stem := strings.TrimRight(l.stem, ".-_0123456789")
-	l.stem, l.suffix = stem, l.stem[len(stem):]
+	suffix := strings.TrimLeft(l.stem[len(strings.TrimRight(l.stem, ".-_0123456789")):], "0123456789") // log2 is a log
+	l.stem, l.suffix = strings.TrimSuffix(l.stem, suffix), suffix
 	return l
 }
 

@@ -14,7 +14,10 @@ func TestLogNames(t *testing.T) {
 		{"/var/log/auth.log-20260101.xz", logName{"/var/log/", "auth.log", "-20260101", ".xz"}, true},
 		{"/var/log/syslog.gz", logName{"/var/log/", "syslog", "", ".gz"}, false},
 		{"/var/log/syslog.", logName{"/var/log/", "syslog", ".", ""}, false},
-		{"/var/log/2026", logName{"/var/log/", "", "2026", ""}, false},
+		{"/var/log/2026", logName{"/var/log/", "2026", "", ""}, false},
+		{"/var/log/log2", logName{"/var/log/", "log2", "", ""}, false},
+		{"/var/log/log2.1", logName{"/var/log/", "log2", ".1", ""}, true},
+		{"/var/log/.1", logName{"/var/log/", "", ".1", ""}, false},
 		{"/var/log/x.tar.1.zip", logName{"/var/log/", "x.tar.1.zip", "", ""}, false},
 	} {
 		if got := logNameOf(c.name); got != c.want || got.rotation() != c.is {
