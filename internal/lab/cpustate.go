@@ -30,9 +30,10 @@ const (
 // the tiles of AMX lie between.
 const beforeSTAR = 16 << 10
 
-// stateBegins are the registers that CPUX86State begins with.
+// stateBegins are the registers that CPUX86State begins with. RIP follows, in QEMU
+// 11.1 after the sixteen more of APX.
 var stateBegins = []string{"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-	"r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip"}
+	"r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"}
 
 var errNoCPUState = errors.New("QEMU's memory does not show the CPUs' registers")
 
@@ -62,9 +63,13 @@ func (m *Machine) cpuStates(ctx context.Context, lstar, cstar uint64) (states []
 			}
 			begins = append(begins, word(value)...)
 		}
+		rip, err := stub.ReadRegister(cpu, "rip")
+		if err != nil {
+			return nil, err
+		}
 		var of []uint64
 		for _, at := range candidates {
-			if before, err := m.readProcess(at-beforeSTAR, beforeSTAR); err == nil && bytes.Contains(before, begins) {
+			if before, err := m.readProcess(at-beforeSTAR, beforeSTAR); err == nil && hasState(before, begins, word(rip)) {
 				of = append(of, at)
 			}
 		}
@@ -74,6 +79,20 @@ func (m *Machine) cpuStates(ctx context.Context, lstar, cstar uint64) (states []
 		states = append(states, of[0])
 	}
 	return states, nil
+}
+
+// hasState says whether registers are in memory with RIP behind them.
+func hasState(b, begins, rip []byte) bool {
+	for {
+		_, after, found := bytes.Cut(b, begins)
+		if !found {
+			return false
+		}
+		if bytes.HasPrefix(after, rip) || len(after) >= 128 && bytes.HasPrefix(after[128:], rip) {
+			return true
+		}
+		b = after
+	}
 }
 
 // likeStates finds what looks like STAR, followed by a word, LSTAR and CSTAR.
