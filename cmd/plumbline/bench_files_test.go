@@ -222,5 +222,9 @@ func dropCaches(t *testing.T, tree, image string) {
 }
 
 func line(name string, value float64, unit string) {
-	fmt.Printf("bench %s %.2f %s\n", name, value, unit)
+	digits := 2
+	if value < 0.1 {
+		digits = 4 // of a share of a few hundredths the next two count
+	}
+	fmt.Printf("bench %s %.*f %s\n", name, digits, value, unit)
 }
