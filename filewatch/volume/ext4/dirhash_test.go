@@ -2,6 +2,8 @@ package ext4_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -26,5 +28,36 @@ func TestNameHashes(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A directory that ignores case hashes names in lower case, as e2fsck builds its
+// tree; names that are not ASCII are taken as they are.
+func TestAcceptsHashesWithoutCase(t *testing.T) {
+	src, img := volumetest.Dir(t), filepath.Join(volumetest.Dir(t), "img")
+	if err := os.Mkdir(src+"/many", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 400 {
+		name := fmt.Sprintf("A-File-With-A-Name-%d", i)
+		if i%8 == 0 {
+			name = fmt.Sprintf("Gr\u00fc\u00dfe-\u00c4-%d", i)
+		}
+		if err := os.WriteFile(filepath.Join(src, "many", name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	volumetest.Tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-O", "casefold", "-d", src, img, "16M")
+	debugfs(t, img, "sif many flags 0x40080000")
+	volumetest.Tool(t, "sh", "-c", "e2fsck -fyD '"+img+"'; test $? -le 1")
+	if out := volumetest.Tool(t, "debugfs", "-R", "htree_dump /many", img); !strings.Contains(out, "Root node dump") {
+		t.Fatalf("directory is not hashed:\n%s", out)
+	}
+	names := 0
+	if err := volumetest.One(t, img).Names(t.Context(), func(_ filewatch.Name, damage error) error {
+		names++
+		return damage
+	}); err != nil || names < 400 {
+		t.Errorf("%d names: %v", names, err)
 	}
 }
