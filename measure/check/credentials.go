@@ -3,6 +3,7 @@ package check
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -32,37 +33,54 @@ func (f credentialFact) compare(o credentialFact) int {
 	return cmp.Or(cmp.Compare(f.Cred, o.Cred), cmp.Compare(f.Process, o.Process))
 }
 
+// maxShared bounds what is kept of shared credentials: a target can claim some
+// millions of processes. What is over it is a fact by itself, so that those that pass
+// cannot push out one that stays.
+const maxShared = 10_000
+
+var errManyShared = fmt.Errorf("more than %d processes have the credentials of others: the rest was not looked at", maxShared)
+
 // sharedCredentials returns what of the credentials of tasks more than one process
 // has, and what a program has of the kernel's. Facts have no Comm: that is noted in
 // names, by process.
 func sharedCredentials(all []kernel.Credentials, initial mem.Virt, names map[int32]string) map[credentialFact]bool {
-	type group struct {
-		processes map[int32]bool // which of them are user mode's
-		user      bool
-	}
-	groups := make(map[mem.Virt]*group)
-	for _, c := range all {
-		g := groups[c.At]
-		if g == nil {
-			g = &group{processes: make(map[int32]bool)}
-			groups[c.At] = g
-		}
-		g.processes[c.Task.TGID] = g.processes[c.Task.TGID] || c.User
-		g.user = g.user || c.User
-		if names[c.Task.TGID] == "" || c.Task.PID == c.Task.TGID {
-			names[c.Task.TGID] = c.Task.Comm
-		}
-	}
+	slices.SortFunc(all, func(a, b kernel.Credentials) int {
+		return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(a.Task.TGID, b.Task.TGID), cmp.Compare(a.Task.PID, b.Task.PID))
+	})
+	isUser := func(c kernel.Credentials) bool { return c.User }
 	out := make(map[credentialFact]bool)
-	for at, g := range groups {
-		if !g.user || len(g.processes) < 2 && at != initial {
+	for group := range runs(all, func(c kernel.Credentials) mem.Virt { return c.At }) {
+		at := group[0].At
+		if one := group[0].Task.TGID == group[len(group)-1].Task.TGID; !slices.ContainsFunc(group, isUser) || one && at != initial {
 			continue
 		}
-		for process, user := range g.processes {
-			out[credentialFact{Cred: address(at), Process: process, User: user, Kernel: at == initial}] = true
+		for threads := range runs(group, func(c kernel.Credentials) int32 { return c.Task.TGID }) {
+			if len(out) >= maxShared {
+				out[credentialFact{Process: others}] = true
+				return out
+			}
+			process := threads[0].Task.TGID
+			names[process] = threads[0].Task.Comm // the first thread's, if it is listed
+			out[credentialFact{Cred: address(at), Process: process, User: slices.ContainsFunc(threads, isUser), Kernel: at == initial}] = true
 		}
 	}
 	return out
+}
+
+// runs yields what has the same key, one after the other.
+func runs[T any, K comparable](all []T, key func(T) K) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		for len(all) > 0 {
+			n := 1
+			for n < len(all) && key(all[n]) == key(all[0]) {
+				n++
+			}
+			if !yield(all[:n]) {
+				return
+			}
+			all = all[n:]
+		}
+	}
 }
 
 // credentials returns the processes that have the credentials of others and that is
@@ -92,10 +110,18 @@ func (c *collector) credentials(listed []kernel.Task) ([]credentialFact, error) 
 	return out, nil
 }
 
+// maxNamed is how many processes a finding names.
+const maxNamed = 8
+
 // judgeCredentials makes a finding of each set of credentials that processes share.
-func judgeCredentials(facts []credentialFact, out *measure.Check) {
+func judgeCredentials(facts []credentialFact, out *measure.Check) error {
 	by := make(map[address][]credentialFact)
+	var err error
 	for _, f := range facts {
+		if f.Process == others {
+			err = errManyShared
+			continue
+		}
 		by[f.Cred] = append(by[f.Cred], f)
 	}
 	for _, cred := range slices.Sorted(maps.Keys(by)) {
@@ -108,10 +134,14 @@ func judgeCredentials(facts []credentialFact, out *measure.Check) {
 		if !user || len(who) < 2 && !initial {
 			continue // the others have ended meanwhile
 		}
+		if more := len(who) - maxNamed; more > 0 {
+			who = append(who[:maxNamed], fmt.Sprintf("%d more", more))
+		}
 		explanation := "processes have one set of credentials: the kernel makes one for each"
 		if initial {
 			explanation = "a program has the kernel's first credentials: the kernel makes new ones for each"
 		}
 		out.Findings = append(out.Findings, measure.Finding{Address: cred.String(), Symbol: strings.Join(who, ", "), Explanation: explanation})
 	}
+	return err
 }

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"testing"
@@ -34,8 +35,8 @@ func TestDetectsStolenCredentials(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			facts := slices.SortedFunc(maps.Keys(sharedCredentials(tt.tasks, initial, make(map[int32]string))), credentialFact.compare)
 			var out measure.Check
-			if judgeCredentials(facts, &out); len(out.Findings) != tt.findings {
-				t.Errorf("%d findings, want %d: %+v", len(out.Findings), tt.findings, out.Findings)
+			if err := judgeCredentials(facts, &out); err != nil || len(out.Findings) != tt.findings {
+				t.Errorf("%v, %d findings, want %d: %+v", err, len(out.Findings), tt.findings, out.Findings)
 			}
 		})
 	}
@@ -43,7 +44,20 @@ func TestDetectsStolenCredentials(t *testing.T) {
 	facts := sharedCredentials([]kernel.Credentials{has(1, 1, one, true), has(2, 2, one, true)}, initial, make(map[int32]string))
 	maps.DeleteFunc(facts, func(f credentialFact, _ bool) bool { return f.Process == 1 })
 	var out measure.Check
-	if judgeCredentials(slices.Collect(maps.Keys(facts)), &out); len(out.Findings) != 0 {
-		t.Errorf("one is left: %+v", out.Findings)
+	if err := judgeCredentials(slices.Collect(maps.Keys(facts)), &out); err != nil || len(out.Findings) != 0 {
+		t.Errorf("one is left: %v, %+v", err, out.Findings)
+	}
+	// A target claims more than is kept: a finding that is short, and not measured.
+	var many []kernel.Credentials
+	for i := range int32(maxShared + 10) {
+		many = append(many, has(100+i, 100+i, one, true))
+	}
+	facts = sharedCredentials(many, initial, make(map[int32]string))
+	if len(facts) != maxShared+1 {
+		t.Errorf("%d facts are kept", len(facts))
+	}
+	err := judgeCredentials(slices.Collect(maps.Keys(facts)), &out)
+	if !errors.Is(err, errManyShared) || len(out.Findings) != 1 || len(out.Findings[0].Symbol) > 1000 {
+		t.Errorf("too many: %v, %d findings", err, len(out.Findings))
 	}
 }

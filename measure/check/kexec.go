@@ -79,8 +79,14 @@ func (c *collector) pageOf(descriptor uint64) (mem.Virt, mem.Phys, error) {
 	if descriptor < bases[0] || size == 0 || offset%size != 0 || offset/size >= 1<<40 {
 		return 0, 0, fmt.Errorf("%#x %w", descriptor, errNoPage)
 	}
-	phys := offset / size * mem.PageSize
-	return mem.Virt(bases[1] + phys), mem.Phys(phys), nil
+	phys := mem.Phys(offset / size * mem.PageSize)
+	page := mem.Virt(bases[1]) + mem.Virt(phys)
+	// The descriptor is the target's word: one far behind the last leads out of the
+	// direct map, into memory where others have their code.
+	if at, err := c.space.Phys(page); err != nil || at != phys {
+		return 0, 0, fmt.Errorf("%#x %w", descriptor, errNoPage)
+	}
+	return page, phys, nil
 }
 
 // kexecCode reads those of the pages that can be executed.
@@ -97,9 +103,14 @@ func (c *collector) kexecCode(d *dynamicData, read func(mappedRange, bool) error
 	return nil
 }
 
-// kexec judges code that starts a loaded kernel. What is behind it the kernel clears
-// with all memory that it gives out, but for what was set aside for a crash.
+// kexec judges code that starts a loaded kernel: a page by itself, as it is read. One
+// that only begins a run of pages accounts for none of them. What is behind the code
+// the kernel clears with all memory that it gives out, but for what was set aside for
+// a crash.
 func (d *dynamicJudge) kexec(c *dynamicCode) bool {
+	if c.Pack || c.pages() != 1 {
+		return false
+	}
 	for _, k := range d.data.Kexec {
 		if k.At != c.Start {
 			continue

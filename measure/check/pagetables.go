@@ -50,6 +50,7 @@ type pageTablesData struct {
 	Absent     absentCPUs    `json:"absent,omitempty"`
 	Processes  []processRoot `json:"processes,omitempty"` // whose kernel half is not the kernel's
 	Compared   int           `json:"compared"`            // processes whose top tables were compared
+	Unlisted   string        `json:"unlisted,omitempty"`  // why processes could not be listed
 	NoCPUs     bool          `json:"no_cpus,omitempty"`   // the source has no registers: no CPU's own tables were seen
 }
 
@@ -137,9 +138,9 @@ func (c *collector) walkPageTables() (pageTablesData, measure.Coverage, error) {
 	if err := c.roots(&w.data); err != nil {
 		return w.data, measure.Coverage{}, err
 	}
-	var err3 error
-	if w.data.Processes, w.data.Compared, err3 = c.processRoots(); err3 != nil {
-		return w.data, measure.Coverage{}, err3
+	var unlisted error
+	if w.data.Processes, w.data.Compared, unlisted = c.processRoots(); unlisted != nil {
+		w.data.Unlisted = unlisted.Error() // what else was seen counts all the same
 	}
 	var accounts []error
 	w.data.Owners, accounts = c.owners()

@@ -88,6 +88,9 @@ func judgePageTables(j *judging, raw json.RawMessage, out *measure.Check) error 
 	if starting := j.notCompared(&data, out); len(starting) > 0 {
 		return fmt.Errorf("modules that have not ended their start have executable memory that is not compared: %s", strings.Join(starting, ", "))
 	}
+	if data.Unlisted != "" {
+		return errors.New("tables of processes that do not run were not compared: " + data.Unlisted)
+	}
 	if len(unread) > 0 {
 		return fmt.Errorf("top page tables of %d processes could not be read, first of %s", len(unread), unread[0])
 	}

@@ -2,6 +2,7 @@ package check
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -30,6 +31,14 @@ type processRoot struct {
 func (r processRoot) compare(o processRoot) int {
 	return cmp.Or(cmp.Compare(r.Process, o.Process), cmp.Compare(r.At, o.At), cmp.Compare(r.Index, o.Index), cmp.Compare(r.Unread, o.Unread))
 }
+
+// maxForeignTables bounds what is kept of processes' tables: a target can claim some
+// millions of processes. What is over it is a difference by itself, so that those that
+// pass cannot push out one that stays.
+const maxForeignTables = 1000
+
+// others stands for the processes that were over the bound.
+const others int32 = -1
 
 // isolation is X86_FEATURE_PTI (arch/x86/include/asm/cpufeatures.h, 5.10 to 7.2).
 const isolation = 7*32 + 11
@@ -81,6 +90,11 @@ func (c *collector) foreignTables(tables []kernel.TopTable, isolated bool, names
 	}
 	out := make(map[processRoot]bool)
 	for _, t := range tables {
+		if len(out) >= maxForeignTables {
+			names[others] = "others"
+			out[processRoot{Process: others, Unread: fmt.Sprintf("not looked at behind %d differences", maxForeignTables)}] = true
+			break
+		}
 		fact := processRoot{Process: t.Task.TGID, At: address(t.At)}
 		add := func(want []byte, root mem.Phys, isolated bool) error {
 			have, err := half(root)

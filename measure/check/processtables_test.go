@@ -59,6 +59,31 @@ func TestDetectsTablesOfProcesses(t *testing.T) {
 	}
 }
 
+// A target can claim millions of processes: what is kept is bounded, and says so.
+func TestManyTablesOfProcesses(t *testing.T) {
+	var m tableMemory
+	m.maps(0x4000, 0x6000, 0x2000)
+	space := paging.SpaceAt(&m, 0x4000, 4)
+	c := &collector{profile: &kernel.Profile{Space: space}, space: space.Cached()}
+	tables := make([]kernel.TopTable, 3*maxForeignTables)
+	for i := range tables {
+		tables[i].Task.TGID = int32(i)
+	}
+	facts, err := c.foreignTables(tables, false, make(map[int32]string))
+	if err != nil || len(facts) != maxForeignTables+1 {
+		t.Errorf("%v, %d facts", err, len(facts))
+	}
+	told := 0
+	for f := range facts {
+		if f.Process == others && f.Unread != "" {
+			told++
+		}
+	}
+	if told != 1 {
+		t.Errorf("that more were not looked at is told %d times", told)
+	}
+}
+
 func TestTablesOfProcessesJudged(t *testing.T) {
 	for name, tt := range map[string]struct {
 		root     processRoot
@@ -79,5 +104,14 @@ func TestTablesOfProcessesJudged(t *testing.T) {
 		if err := judgePageTables(&judging{}, raw, &out); (err == nil) != tt.measured || len(out.Findings) != tt.findings {
 			t.Errorf("%s: %v, %+v", name, err, out.Findings)
 		}
+	}
+	// The list of processes is broken: what else is wrong is a finding all the same.
+	raw, err := json.Marshal(pageTablesData{Executable: []mappedRange{{Start: 0x1000, Size: 0x1000}}, Unlisted: "the list is broken"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out measure.Check
+	if err := judgePageTables(&judging{}, raw, &out); err == nil || len(out.Findings) != 1 {
+		t.Errorf("no list: %v, %+v", err, out.Findings)
 	}
 }
