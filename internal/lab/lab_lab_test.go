@@ -140,6 +140,7 @@ var observe = map[string]string{
 	"tracepoint-twice":  "ls /sys/kernel/tracing/instances",
 	"cpu-offline":       "cat /sys/devices/system/cpu/online",
 	"load":              "ls /run/lab-load; true",
+	"other-users":       "ps -e -o args= | grep -cx 'sleep 86401'; true",
 	"package-install":   "ls /usr/bin/hello; true",
 	"file-touch-tmp":    "ls /tmp",
 }
