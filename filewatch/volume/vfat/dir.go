@@ -48,7 +48,7 @@ type dirReader struct {
 	es    []filewatch.Extent
 	label func(string)
 	long  longName
-	taken map[string]bool // what entries so far answer to, in upper case
+	taken map[string]bool // what entries so far answer to, ASCII in upper case
 	twice error           // two answer to one
 }
 
@@ -97,7 +97,7 @@ func (d *dirReader) entry(b []byte, inode uint64, fn func(slot) error) error {
 		if name == "" {
 			name = short
 		}
-		d.answers(inode, name, short)
+		d.answers(inode, name, short, b[:11])
 		if name == "" || strings.ContainsAny(name, "/\x00") {
 			return fmt.Errorf("entry %d has the name %q: %w", inode, name, filewatch.ErrCorrupt)
 		}
@@ -106,18 +106,34 @@ func (d *dirReader) entry(b []byte, inode uint64, fn func(slot) error) error {
 	return nil
 }
 
-// answers notes the names by which an entry is found, its long and its short one in
-// any case (fat_search_long): where two answer to one, the first is used whatever
-// longer name it shows.
-func (d *dirReader) answers(inode uint64, name, short string) {
+// answers notes the names by which an entry is found, its long and its short one
+// (fat_search_long): where two answer to one, the first is used whatever longer name
+// it shows. Only letters in ASCII have one case for everybody: others depend on the code
+// page or on how the guest mounts, and names that differ there are listed as two. Short
+// names are also held against each other as they stand, whatever case is shown.
+func (d *dirReader) answers(inode uint64, name, short string, raw []byte) {
 	if d.taken == nil {
 		d.taken = map[string]bool{}
 	}
-	name, short = strings.ToUpper(name), strings.ToUpper(short)
-	if d.twice == nil && (d.taken[name] || d.taken[short]) {
-		d.twice = fmt.Errorf("entry %d answers to a name of another, %q or %q: %w", inode, name, short, filewatch.ErrCorrupt)
+	keys := [...]string{upperASCII(name), upperASCII(short), "\x00" + upperASCII(string(raw))} // no name has a NUL
+	for _, key := range keys {
+		if d.twice == nil && d.taken[key] {
+			d.twice = fmt.Errorf("entry %d answers to a name of another, %q or %q: %w", inode, name, short, filewatch.ErrCorrupt)
+		}
 	}
-	d.taken[name], d.taken[short] = true, true
+	for _, key := range keys {
+		d.taken[key] = true
+	}
+}
+
+func upperASCII(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'a' <= c && c <= 'z' {
+			b[i] = c - 'a' + 'A'
+		}
+	}
+	return string(b)
 }
 
 // longName gathers a long name, which stands before its short entry, last part

@@ -65,6 +65,54 @@ func TestDetectsDisguisedEntries(t *testing.T) {
 	}
 }
 
+// Names that differ in more than the case of ASCII letters are two: other letters have
+// one case by the code page or by Unicode, and none by the other.
+func TestAcceptsNamesOfTwoLetters(t *testing.T) {
+	img, err := os.ReadFile(makeImage(t, volumetest.Names("A.TXT", "B.TXT", "alik name.txt", "blik name.txt"), "512", "-F", "12"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{"a\x00l\x00": "\x31\x01l\x00", "b\x00l\x00": "i\x00l\x00"} { // the one without a dot is I in upper case too
+		at := bytes.Index(img, []byte(from))
+		if at < 0 {
+			t.Fatalf("no long name with %q", from)
+		}
+		copy(img[at:], to)
+	}
+	for name, c := range map[string]struct {
+		a, b string // short names
+		bad  bool
+	}{
+		"A and B":                          {"A", "B", false},
+		"two letters of code page 866":     {"\x80", "\x87", false}, // one letter in two cases by 437
+		"one letter of code page 866":      {"\x80", "\x80", true},
+		"beside one letter, in two cases":  {"\x80A", "\x80a", true},
+		"beside two letters, in two cases": {"\x80A", "\x87a", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := bytes.Clone(img)
+			a, z := bytes.Index(b, []byte("A       TXT")), bytes.Index(b, []byte("B       TXT"))
+			copy(b[a:], c.a)
+			copy(b[z:], c.b)
+			d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			var damaged error
+			err = d.Volumes[0].Names(t.Context(), func(n filewatch.Name, damage error) error {
+				if damaged = errors.Join(damaged, damage); damage == nil {
+					names = append(names, string(n.Name))
+				}
+				return nil
+			})
+			if err != nil || len(names) != 4 || errors.Is(damaged, filewatch.ErrCorrupt) != c.bad {
+				t.Errorf("%q: %v, %v", names, damaged, err)
+			}
+		})
+	}
+}
+
 // A short name that answers in the place of another's is told though a long one is
 // shown.
 func TestDetectsShortNameOfAnother(t *testing.T) {
