@@ -44,10 +44,10 @@ func (h *nameHash) in(name []byte, r hashRange) bool {
 		name = bytes.ToLower(name)
 	}
 	switch {
+	case h.signs&signsUnsigned != 0: // it wins over the other (ext4_hash_info_init)
+		return r.has(h.sum(name, false))
 	case ascii || h.signs&signsSigned != 0:
 		return r.has(h.sum(name, true))
-	case h.signs&signsUnsigned != 0:
-		return r.has(h.sum(name, false))
 	}
 	return r.has(h.sum(name, true)) || r.has(h.sum(name, false))
 }

@@ -31,6 +31,20 @@ func TestNameHashes(t *testing.T) {
 	}
 }
 
+// With both bits of how characters were taken Linux goes by the one without signs.
+func TestHashesOfBothSigns(t *testing.T) {
+	const name = "gr\u00fc\u00dfe"
+	signed, unsigned := ext4.NameSigned(name, true), ext4.NameSigned(name, false)
+	if signed == unsigned {
+		t.Fatal("a name whose hashes do not differ")
+	}
+	for signs, want := range map[uint32][2]bool{0: {true, true}, 1: {true, false}, 2: {false, true}, 3: {false, true}} {
+		if got := [2]bool{ext4.NameLeads(signs, name, signed), ext4.NameLeads(signs, name, unsigned)}; got != want {
+			t.Errorf("flags %d: found with signs %v, without %v, want %v", signs, got[0], got[1], want)
+		}
+	}
+}
+
 // A directory that ignores case hashes names in lower case, as e2fsck builds its
 // tree; names that are not ASCII are taken as they are.
 func TestAcceptsHashesWithoutCase(t *testing.T) {

@@ -143,3 +143,14 @@ func (p *patched) ReadAt(b []byte, off int64) (int, error) {
 func NameSum(version byte, seed [4]uint32, name string) uint32 {
 	return (&nameHash{version: version, seed: seed}).sum([]byte(name), true)
 }
+
+// NameSigned is a hash of a name whose characters have signs, or have none.
+func NameSigned(name string, signed bool) uint32 {
+	return (&nameHash{version: hashHalfMD4}).sum([]byte(name), signed)
+}
+
+// NameLeads says whether a name is found in a block of the one hash, with the flags
+// of the superblock.
+func NameLeads(signs uint32, name string, sum uint32) bool {
+	return (&nameHash{version: hashHalfMD4, signs: signs}).in([]byte(name), hashRange{sum, uint64(sum) + 1})
+}
