@@ -1,6 +1,7 @@
 package ext4_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -73,5 +74,27 @@ func TestAcceptsHashesWithoutCase(t *testing.T) {
 		return damage
 	}); err != nil || names < 400 {
 		t.Errorf("%d names: %v", names, err)
+	}
+}
+
+// A tree takes memory for each block that it leads to: these are blocks that the
+// directory has, and not more than any directory's.
+func TestBoundsHashTree(t *testing.T) {
+	for name, c := range map[string]struct {
+		nodes, leaves int
+		mapped        int64
+		want          error
+	}{
+		"as it should be": {3, 8000, 1 + 3 + 3*8000, nil},
+		"a hole":          {3, 8000, 1 + 3 + 3*8000 - 1, filewatch.ErrCorrupt},
+		"the most":        {256, 1<<13 - 1, 1 + 256<<13, nil},
+		"without end":     {300, 1<<13 - 1, 1 + 300<<13, filewatch.ErrNotSupported},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := ext4.TreeOf(c.nodes, c.leaves, c.mapped)
+			if !errors.Is(err, c.want) || c.want == nil && (err != nil || got != c.nodes*(c.leaves+1)) {
+				t.Errorf("%d blocks, %v; want %v", got, err, c.want)
+			}
+		})
 	}
 }

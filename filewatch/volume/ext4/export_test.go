@@ -154,3 +154,41 @@ func NameSigned(name string, signed bool) uint32 {
 func NameLeads(signs uint32, name string, sum uint32) bool {
 	return (&nameHash{version: hashHalfMD4, signs: signs}).in([]byte(name), hashRange{sum, uint64(sum) + 1})
 }
+
+// TreeOf reads the tree of a directory of blocks of 64 KiB: a root, nodes of so many
+// leaves each, and their leaves, the first so many of all blocks mapped. It gives the
+// count of blocks that the tree leads to.
+func TreeOf(nodes, leaves int, mapped int64) (int, error) {
+	const bs = 64 << 10
+	all := 1 + int64(nodes) + int64(nodes)*int64(leaves)
+	v := &Volume{s: &super{blockSize: bs, blocks: uint64(all + 1), incompat: incompatLargeDir}}
+	v.dev = newOverlay(madeTree{nodes, leaves}, bs, (all+1)*bs)
+	d := &dirReader{v: v, in: &inode{size: all * bs, scratch: v.newScratch()}}
+	t, err := d.readTree([]filewatch.Extent{{Physical: bs, Length: mapped * bs}})
+	return len(t.leaves), err
+}
+
+// madeTree is a volume with a directory's blocks from block 1.
+type madeTree struct{ nodes, leaves int }
+
+func (m madeTree) ReadAt(b []byte, off int64) (int, error) {
+	clear(b)
+	n, at, count, first := int(off/int64(len(b)))-1, 8, m.leaves, 0
+	if n == 0 {
+		copy(b[0x1C:], []byte{hashHalfMD4, 8, 1})
+		at, count, first = 0x20, m.nodes, 1
+	} else {
+		first = 1 + m.nodes + (n-1)*m.leaves
+	}
+	for i := range count {
+		hash := uint32(i) << 16
+		if n > 0 {
+			hash = uint32(n-1)<<16 | uint32(i)
+		}
+		le.PutUint32(b[at+8*i:], hash)
+		le.PutUint32(b[at+8*i+4:], uint32(first+i))
+	}
+	le.PutUint16(b[at:], uint16(count))
+	le.PutUint16(b[at+2:], uint16(count))
+	return len(b), nil
+}

@@ -15,6 +15,10 @@ type hashTree struct {
 	leaves map[uint32]hashRange
 }
 
+// maxLeaves bounds the memory of one tree: some 100 MiB. An honest tree of so many leaves
+// has some 100 million names.
+const maxLeaves = 1 << 21
+
 // hashRange is the hashes that are looked for in a block: [low, high).
 type hashRange struct {
 	low  uint32
@@ -77,6 +81,12 @@ func (d *dirReader) treeNode(es []filewatch.Extent, t *hashTree, b []byte, at, d
 		if _, twice := t.leaves[n]; twice || n == 0 || int64(n) >= d.in.size/d.v.s.blockSize {
 			return fmt.Errorf("it leads to block %d, of %d, or leads there twice: %w", n, d.in.size/d.v.s.blockSize, filewatch.ErrCorrupt)
 		}
+		if _, err := d.mapped(es, int64(n)); err != nil {
+			return err
+		}
+		if len(t.leaves) >= maxLeaves {
+			return fmt.Errorf("more than %d blocks: %w", maxLeaves, filewatch.ErrNotSupported)
+		}
 		if depth == 0 {
 			t.leaves[n] = part
 			continue
@@ -95,12 +105,22 @@ func (d *dirReader) treeNode(es []filewatch.Extent, t *hashTree, b []byte, at, d
 
 // treeBlock reads a block of the directory into the buffer of a depth.
 func (d *dirReader) treeBlock(es []filewatch.Extent, n int64, depth int) ([]byte, error) {
+	at, err := d.mapped(es, n)
+	if err != nil {
+		return nil, err
+	}
+	return d.in.scratch.block(depth, at)
+}
+
+// mapped is where on the volume a block of the directory lies. Linux makes no holes in
+// directories.
+func (d *dirReader) mapped(es []filewatch.Extent, n int64) (uint64, error) {
 	bs := d.v.s.blockSize
 	i := findExtent(es, n*bs)
 	if i < 0 || es[i].Physical < 0 {
-		return nil, fmt.Errorf("block %d is not mapped: %w", n, filewatch.ErrCorrupt)
+		return 0, fmt.Errorf("it leads to block %d, which is not mapped: %w", n, filewatch.ErrCorrupt)
 	}
-	return d.in.scratch.block(depth, uint64((es[i].Physical+n*bs-es[i].Logical)/bs))
+	return uint64((es[i].Physical + n*bs - es[i].Logical) / bs), nil
 }
 
 // led reports a name to which the tree does not lead.
