@@ -2,6 +2,7 @@ package baseline
 
 import (
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -15,20 +16,29 @@ type logName struct {
 // packings are what logrotate's compresscmd is set to, by the names of their files.
 var packings = []string{".gz", ".xz", ".zst", ".bz2"}
 
+// rotationSuffix is what logrotate puts behind a log's name: a number, which "start"
+// may have begin at 0, or with "dateext" what "dateformat" makes of %Y, %m, %d, %H, %M,
+// %S, %V and %s: the year first, all others two digits, the seconds since 1970 last or
+// alone. The character before it is the dateformat's.
+var rotationSuffix = regexp.MustCompile(`^[-._](0|[1-9][0-9]{0,4}|(19|20)[0-9]{2}([-._]?[0-9]{2}){1,5}([-._]?[0-9]{10})?|[1-9][0-9]{9})$`)
+
 func logNameOf(name string) (l logName) {
 	l.dir, l.stem = path.Split(name)
 	if ext := path.Ext(l.stem); slices.Contains(packings, ext) {
 		l.stem, l.packed = strings.TrimSuffix(l.stem, ext), ext
 	}
-	suffix := strings.TrimLeft(l.stem[len(strings.TrimRight(l.stem, ".-_0123456789")):], "0123456789") // log2 is a log
-	l.stem, l.suffix = strings.TrimSuffix(l.stem, suffix), suffix
+	// The longest: of log-2026-01-02 it is a date, not the number of a log-2026-01.
+	for at := len(strings.TrimRight(l.stem, ".-_0123456789")); at < len(l.stem); at++ {
+		if rotationSuffix.MatchString(l.stem[at:]) {
+			l.stem, l.suffix = l.stem[:at], l.stem[at:]
+			break
+		}
+	}
 	return l
 }
 
 // rotation says that the name is that of a log that was moved aside.
-func (l logName) rotation() bool {
-	return l.stem != "" && strings.ContainsAny(l.suffix, "0123456789")
-}
+func (l logName) rotation() bool { return l.stem != "" && l.suffix != "" }
 
 // of says that two names are of one log.
 func (l logName) of(other logName) bool { return l.dir == other.dir && l.stem == other.stem }
@@ -41,13 +51,12 @@ func (l logName) newer(than logName) bool {
 	case len(a) >= dateDigits && len(a) == len(b):
 		return a > b
 	case len(a) < dateDigits && len(b) < dateDigits:
-		a, b = strings.TrimLeft(a, "0"), strings.TrimLeft(b, "0")
 		return len(a) < len(b) || len(a) == len(b) && a < b
 	}
 	return false
 }
 
-// dateDigits are the fewest that a date has: YYMMDD. Numbers of rotations have less.
+// dateDigits are the fewest that a date has: YYYYMM. Numbers of rotations have less.
 const dateDigits = 6
 
 func digits(s string) string {

@@ -72,6 +72,10 @@ func (c *comparer) rotated(old, new *Record) bool {
 		return false
 	}
 	c.rotations.note(old, now)
+	if new.Unread != "" { // what it had was there before reading failed
+		c.add(&Change{Path: new.Path(), Kind: Unmeasured, Level: filewatch.Verify, Old: old, New: new,
+			Explanation: "was moved aside by rotation, and could not be read: " + new.Unread})
+	}
 	return true
 }
 
@@ -141,14 +145,14 @@ func (c *comparer) holderOf(old *Record, taken map[*Record]bool) *Record {
 // packed; or between a log and where rotation brought what the baseline has of the log,
 // so that all in it was written since. It must be protected as the log was.
 func (c *comparer) succeeds(new *Record) bool {
-	if new.Unread != "" {
+	if new.Unread != "" || len(new.Names) != 1 {
 		return false
 	}
 	if old := c.rotations.places[placeOf(new)]; old != nil {
 		return sameProtection(old, new)
 	}
 	at := logNameOf(new.Path())
-	if !at.rotation() || len(new.Names) != 1 {
+	if !at.rotation() {
 		return false
 	}
 	return slices.ContainsFunc(c.rotations.logs[logPlace{new.Volume, at.dir, at.stem}], func(r rotation) bool {

@@ -185,6 +185,29 @@ func TestRotated(t *testing.T) {
 			fs.put(24, "new\n", "/var/log/syslog")
 			fs.put(26, "mine\n", "/var/log/syslog.4")
 		}, []string{"added /var/log/syslog.4 [] []"}},
+		"a second name of a rotated log's successor": {func(fs *files) {
+			fs.objects[14].names = []string{"/var/log/syslog.4"}
+			fs.put(24, "new\n", "/var/log/syslog", "/var/log/x")
+		}, []string{"added /var/log/syslog [] []"}},
+		"a rotated log that cannot be read to its end": {func(fs *files) {
+			fs.put(14, "line 1\nlast\n", "/var/log/syslog.4").Size = 100
+			fs.put(24, "new\n", "/var/log/syslog")
+		}, []string{"not-measured /var/log/syslog.4 [] []"}},
+		"names that no rotation gives": {func(fs *files) {
+			fs.objects[14].names = []string{"/var/log/syslog.5"}
+			fs.put(24, "new\n", "/var/log/syslog")
+			for n, name := range []string{".....0", "-_-.3", ".00", ".000.gz", ".03", "-.4"} {
+				fs.put(30+uint64(n), "mine\n", "/var/log/syslog"+name)
+			}
+		}, []string{"added /var/log/syslog-.4 [] []", "added /var/log/syslog-_-.3 [] []", "added /var/log/syslog.....0 [] []",
+			"added /var/log/syslog.00 [] []", "added /var/log/syslog.000.gz [] []", "added /var/log/syslog.03 [] []"}},
+		"numbers from 0": {func(fs *files) {
+			fs.objects[16].names = []string{"/var/log/syslog.3.gz"}
+			fs.objects[15].names = []string{"/var/log/syslog.2"}
+			fs.objects[14].names = []string{"/var/log/syslog.1"}
+			fs.put(24, "new\n", "/var/log/syslog.0")
+			fs.put(26, "newest\n", "/var/log/syslog")
+		}, nil},
 		"a program beside a rotated log": {func(fs *files) {
 			fs.objects[14].names = []string{"/var/log/syslog.4"}
 			fs.put(24, "new\n", "/var/log/syslog")
