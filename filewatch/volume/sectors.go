@@ -22,10 +22,12 @@ func sectorsOf(number int, s Source, t *parttab.Table, damage error) (*parttab.T
 	return t, errors.Join(damage, fmt.Errorf("%w: its MBR leads to something in sectors of 512 and of 4,096 bytes", parttab.ErrAmbiguous))
 }
 
-// recognized says that something begins where a partition of the table does.
+// recognized says that something begins where a partition of the table does. One that
+// begins with the disk, as that of an isohybrid image, does so in sectors of any size and
+// says nothing of them.
 func recognized(number int, s Source, t *parttab.Table) bool {
 	for _, p := range t.Partitions {
-		if p.Size == 0 {
+		if p.Offset == 0 || p.Size == 0 {
 			continue
 		}
 		device := span.OnDisk(number, s.Disk, p.Offset, p.Size)

@@ -48,6 +48,12 @@ func TestSectorsOfMBR(t *testing.T) {
 		"nothing in either":           {append(partitioned(t), make([]byte, 112<<20)...), func([]byte) {}, nil, nil},
 		"something in both":           {append(partitioned(t), make([]byte, 112<<20)...), func(b []byte) { copy(b[4<<20:], ext4); copy(b[32<<20:], other) }, []int64{4 << 20}, parttab.ErrAmbiguous},
 		"two bytes of chance in both": {append(partitioned(t), make([]byte, 112<<20)...), func(b []byte) { copy(b[4<<20:], ext4); copy(b[32<<20+1080:], "\x53\xEF") }, []int64{4 << 20}, nil},
+		"a partition that begins with the disk": {make([]byte, 64<<20), func(b []byte) {
+			entry(b, 0, 0x17, 0, 8000) // as isohybrid's: the whole image, at 0 in either size
+			entry(b, 1, 0x83, 8192, 8192)
+			copy(b[32768:], "\x01CD001\x01")
+			copy(b[4<<20:], ext4)
+		}, []int64{4 << 20}, nil},
 		"what would not fit":          {partitioned(t), func(b []byte) { copy(b[4<<20:], ext4); copy(b[15<<20:], other) }, []int64{4 << 20}, nil},
 		"of 4,096, in a gap, a decoy": {wide(), func(b []byte) { copy(b[1<<20:], ext4); copy(b[128<<10:], other[:64<<10]) }, nil, parttab.ErrAmbiguous},
 	} {
