@@ -17,9 +17,9 @@ import (
 // from. The slots of kprobes hold copies of instructions of approved text, those
 // of optimized ones the kernel's template around them; ftrace's trampolines are
 // copies of the kernel's text; the code in which CPUs start, and that which
-// starts another kernel, is that of the kernel's file; code of BPF is held against what its compiler can emit and
-// where that may branch. Executable memory of the module area that is none of
-// these, nor a module's text, holds nothing.
+// starts another kernel, is that of the kernel's file; code of BPF is held against
+// what its compiler can emit and where that may branch. Executable memory of the
+// module area that is none of these, nor a module's text, holds nothing.
 //
 // Proves: of probes, tracers and real mode code each byte; of BPF that its code
 // uses no instruction that BPF has no use for and leaves only to starts of

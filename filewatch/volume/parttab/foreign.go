@@ -15,7 +15,9 @@ var ErrNotRead = errors.New("a partition table that is not read here")
 // foreign is the error of tables that a kernel built as Debian's would go by, beside or
 // in the place of an MBR (block/partitions, Linux 6.12, whose order and checks these
 // are). They lie where file systems and swap space leave room, so a guest can use them
-// beside what is read here.
+// beside what is read here. An MBR whose entries are all empty ends Linux's search
+// (msdos_partition gives 1) and not this one: a table behind it is named though no such
+// kernel goes by it.
 func foreign(r io.ReaderAt, size int64, boot []byte, t *Table) (err error) {
 	found := func(name string, is bool) {
 		if is {

@@ -15,9 +15,8 @@ type mbrEntry struct {
 }
 
 // readMBR reads the four primary entries and the logical partitions, laid out in sectors
-// of a size. The boot sector
-// of a file system is no table as a rule: where one has entries that make sense,
-// Linux goes by them (block/partitions/msdos.c, 6.12).
+// of a size. The boot sector of a file system is no table as a rule: where one has
+// entries that make sense, Linux goes by them (block/partitions/msdos.c, 6.12).
 func readMBR(r io.ReaderAt, size int64, boot []byte, sector int64) (*Table, error) {
 	if boot[510] != 0x55 || boot[511] != 0xAA {
 		return &Table{}, nil

@@ -29,7 +29,8 @@ check = ["content", "owner", "mode"]
 
 // Logs that Debian's logrotate moved aside in each of its ways are no findings, however
 // often they were and whether scans build on each other; that somebody altered what the
-// baseline has of them is, with all that then cannot be told to have come after. The disk is what a kernel made of it (testdata/rotated/make.sh).
+// baseline has of them is, with all that then cannot be told to have come after. The
+// disk is what a kernel made of it (testdata/rotated/make.sh).
 func TestRotatedLogs(t *testing.T) {
 	rules, err := filewatch.ParseRules([]byte(rulesOfLogs))
 	if err != nil {
