@@ -16,13 +16,15 @@ import (
 // the start of another function of approved text: drivers, file systems, protocols,
 // operations, notifiers, work and timers that are static variables of modules. Every
 // place that the file makes a pointer to a constant table of functions is empty, what
-// the file says, or leads to other constant data or another static table.
+// the file says, or leads into other constant data or to another static table.
 //
-// Proves: that none of them leads out of approved text or into the middle of a
-// function, nor to a table that no file has. Trusts: the files; the list for which
+// Proves: that none of the pointers to functions leads out of approved text or into the
+// middle of a function, and none of those to tables out of constant data and what is
+// before a pointer to a function in static data. Trusts: the files; the list for which
 // modules there are; modules.text for what the functions do, modules.rodata and
 // linux.rodata for the tables. It cannot see pointers that the file does not have,
-// nor one proper function or table exchanged for another: how many differ is reported.
+// nor one proper function exchanged for another, or a table for any place in constant
+// data: how many differ is reported.
 const modulePointersName = "modules.pointers"
 
 func modulePointersCheck() check {

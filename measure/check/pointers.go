@@ -62,6 +62,7 @@ func judgePointers(j *judging, raw json.RawMessage, out *measure.Check) error {
 		return errNotObserved
 	}
 	slots := slotJudge{judging: j, out: out, check: pointersName}
+	setAtBoot := &data.SetAtBoot // nil if it is another's
 	for _, part := range []struct {
 		r          *region
 		start, end string
@@ -74,6 +75,9 @@ func judgePointers(j *judging, raw json.RawMessage, out *measure.Check) error {
 			if err != nil {
 				return err
 			}
+			if r == setAtBoot {
+				setAtBoot = nil
+			}
 			continue
 		}
 		if err := slots.region(r); err != nil {
@@ -84,7 +88,7 @@ func judgePointers(j *judging, raw json.RawMessage, out *measure.Check) error {
 		return errNotObserved
 	}
 	slots.helpers(&data.Data, &data.SetAtBoot)
-	if err := slots.hooks(&data.Hooks); err != nil {
+	if err := slots.hooks(&data.Hooks, setAtBoot); err != nil {
 		return err
 	}
 	if slots.unjudged != "" {
@@ -183,6 +187,10 @@ func (s *slotJudge) clean(slots []kernel.PointerSlot, page []byte) bool {
 }
 
 func (s *slotJudge) slot(slot kernel.PointerSlot, value address) {
+	if slot.Fixed {
+		s.fixed(slot, value)
+		return
+	}
 	if value == 0 || value == address(slot.Target) {
 		return
 	}

@@ -2,6 +2,7 @@ package check
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -22,6 +23,7 @@ type hooksData struct {
 	Into   uint64          `json:"into"` // where in it a pointer into the table is
 	Arrays []hookArrayFact `json:"arrays"`
 	Silent []silentFact    `json:"silent,omitempty"`
+	Keys   []keyFact       `json:"keys,omitempty"`   // since 6.12: those that are on
 	Unread string          `json:"unread,omitempty"` // why none could be read
 }
 
@@ -39,6 +41,27 @@ type silentFact struct {
 	Why      string  `json:"why"`
 }
 
+// keyFact is a static key that leads to the call of a hook.
+type keyFact struct {
+	At    address    `json:"at"`
+	Jumps []jumpFact `json:"jumps"` // where the table of jump labels has branches that go by it
+}
+
+type jumpFact struct {
+	At     address `json:"at"`
+	Likely bool    `json:"likely,omitempty"` // it jumps while the key is off
+}
+
+// jumpFacts are the branches of a static key, in the order of their addresses.
+func jumpFacts(jumps []kernel.JumpSite) []jumpFact {
+	out := make([]jumpFact, 0, len(jumps))
+	for _, j := range jumps {
+		out = append(out, jumpFact{address(j.At), j.Likely})
+	}
+	slices.SortFunc(out, func(a, b jumpFact) int { return cmp.Compare(a.At, b.At) })
+	return out
+}
+
 // hooks reads the security hooks. A machine that boots registers them while it is
 // read: what is silent counts if it stays so.
 func (c *collector) hooks() hooksData {
@@ -53,6 +76,9 @@ func (c *collector) hooks() hooksData {
 				found[silentFact{address(s.At), c.symbol(s.Function), s.Why}] = true
 			}
 		}
+		for _, key := range slices.Sorted(maps.Keys(layout.Jumps)) {
+			data.Keys = append(data.Keys, keyFact{address(key), jumpFacts(layout.Jumps[key])})
+		}
 		return found, err
 	})
 	if err != nil {
@@ -65,54 +91,83 @@ func (c *collector) hooks() hooksData {
 }
 
 // hooks judges security hooks: those that the image has are there, all of a module are
-// registered or none, and each that is registered is called.
-func (s *slotJudge) hooks(data *hooksData) error {
-	table, ok := s.code.symbols.Address("security_hook_heads")
-	if !ok {
-		if table, ok = s.code.symbols.Address("static_calls_table"); !ok {
-			return nil // the kernel has no security modules
-		}
-	}
+// registered or none, each that is registered is called, and what leads from it to its
+// call is what the file has. r is the data that they lie in, nil if that was not read.
+func (s *slotJudge) hooks(data *hooksData, r *region) error {
+	want, err := s.image.SecurityHooks(kernel.SecurityLayout{Size: data.Size, Into: data.Into}, s.code.slide)
 	switch {
+	case err == nil && want == nil: // the kernel has no security modules
+		return nil
 	case data.Unread != "":
 		return fmt.Errorf("security hooks could not be read: %s", data.Unread)
-	case data.Size < 8 || data.Into > data.Size-8:
-		return errNotObserved
+	case err != nil:
+		return fmt.Errorf("security hooks: %w", err)
 	}
-	report := func(at address, name, observed, expected, explanation string) {
-		s.out.Findings = append(s.out.Findings, measure.Finding{Address: at.String(), Symbol: name, Observed: observed, Expected: expected, Explanation: explanation})
+	s.registered(data)
+	s.hooksOf(data, want)
+	return s.hookSlots(data, r, want.Slots)
+}
+
+// hookSlots holds what leads from hooks to their calls against the file.
+func (s *slotJudge) hookSlots(data *hooksData, r *region, slots []kernel.PointerSlot) error {
+	if r == nil || len(slots) == 0 {
+		return nil
 	}
+	if slots[0].At < r.page(0) || slots[len(slots)-1].At+8 > r.page(r.pages()) {
+		return errors.New("security hooks: the file has them in memory that is not read-only after boot")
+	}
+	defer func(before []byte) { s.anchor = before }(s.anchor)
+	s.anchor = fmt.Appendf(nil, "security hooks of %d %d ", data.Size, data.Into)
+	return s.slots(r, slots)
+}
+
+// registered judges what the target's own hooks say.
+func (s *slotJudge) registered(data *hooksData) {
 	for _, f := range data.Silent {
-		report(f.At, s.path(mem.Virt(f.At)), f.Why, "a call of "+f.Function, "a security hook is registered, and the kernel does not call it")
+		s.report(f.At, s.path(mem.Virt(f.At)), f.Why, "a call of "+f.Function, "a security hook is registered, and the kernel does not call it")
 	}
 	for _, a := range data.Arrays {
 		if a.Registered != a.Count && (a.Registered != 0 || a.Name == "capability_hooks") {
-			report(a.At, a.Name, fmt.Sprintf("%d of %d", a.Registered, a.Count), fmt.Sprintf("%d", a.Count), "a security module's hooks are not all registered")
+			s.report(a.At, a.Name, fmt.Sprintf("%d of %d", a.Registered, a.Count), fmt.Sprintf("%d", a.Count), "a security module's hooks are not all registered")
 		}
 	}
-	for _, array := range kernel.HookArrays(s.image.Symbols, s.code.slide) {
-		want := s.hooksOf(data, array, table, s.code.symbols.Next(table))
+}
+
+// hooksOf holds how many hooks there are, and which branches lead to their calls,
+// against the file.
+func (s *slotJudge) hooksOf(data *hooksData, want *kernel.ImageHooks) {
+	for _, array := range want.Arrays {
 		i := slices.IndexFunc(data.Arrays, func(a hookArrayFact) bool { return a.At == address(array.At) })
 		have := 0
 		if i >= 0 {
 			have = data.Arrays[i].Count
 		}
-		if have != want {
-			report(address(array.At), array.Name, fmt.Sprintf("%d hooks", have), fmt.Sprintf("%d hooks", want), "a security module has other hooks than the file")
+		if have != array.Count {
+			s.report(address(array.At), array.Name, fmt.Sprintf("%d hooks", have), fmt.Sprintf("%d hooks", array.Count), "a security module has other hooks than the file")
 		}
 	}
-	return nil
+	for _, key := range data.Keys {
+		jumps := jumpFacts(want.Jumps[mem.Virt(key.At)])
+		if !slices.Equal(key.Jumps, jumps) {
+			s.report(key.At, s.path(mem.Virt(key.At)), fmt.Sprintf("branches %v", key.Jumps), fmt.Sprintf("branches %v", jumps),
+				"the table of jump labels has other branches for the static key of a security hook than the file")
+		}
+	}
 }
 
-// hooksOf counts the hooks of an array that the image has: each has a pointer into
-// the table through which the kernel calls hooks.
-func (s *slotJudge) hooksOf(data *hooksData, array kernel.HookArray, table, end uint64) (n int) {
-	for at := array.At; at+mem.Virt(data.Size) <= array.End; at += mem.Virt(data.Size) {
-		into, ok := s.image.Pointer(uint64(at)+data.Into, s.code.slide)
-		if !ok || into < table || into >= end {
-			return n
-		}
-		n++
+func (s *slotJudge) report(at address, name, observed, expected, explanation string) {
+	s.out.Findings = append(s.out.Findings, measure.Finding{Address: at.String(), Symbol: name, Observed: observed, Expected: expected, Explanation: explanation})
+}
+
+// fixed judges a place that the kernel never changes.
+func (s *slotJudge) fixed(slot kernel.PointerSlot, value address) {
+	if value == address(slot.Target) {
+		return
 	}
-	return n
+	expected := address(slot.Target).String()
+	if name, start, ok := s.code.symbols.Lookup(uint64(slot.Target)); ok {
+		expected += " (" + withOffset(name, uint64(slot.Target)-start) + ")"
+	}
+	s.out.Findings = append(s.out.Findings, s.finding(pointer{Path: s.path(slot.At), At: address(slot.At), Value: value}, expected,
+		"the pointer leads from a security hook to its call, and is not what the file has"))
 }

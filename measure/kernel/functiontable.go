@@ -55,8 +55,9 @@ func (e *Expected) hasFunction(at, next uint64, pointer func(uint64) (uint64, bo
 }
 
 // Table reports whether an address may be that of a table of functions: it lies in
-// constant data, or the files have a pointer to a function there in static data, whose
-// value at run time is judged as a place of its own.
+// constant data, anywhere there, or the files have a pointer to a function in the static
+// data that follows, whose value at run time is judged as a place of its own. What is
+// between, or was put in the middle of a table, is not looked at.
 func (e *Expected) Table(at uint64) bool {
 	if e.Constant(at) {
 		return true

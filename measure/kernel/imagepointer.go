@@ -29,6 +29,7 @@ type PointerSlot struct {
 	At     mem.Virt
 	Target mem.Virt // what the file has there
 	Table  bool     // that is a constant table of functions; else code
+	Fixed  bool     // nothing changes it while the kernel runs
 }
 
 // CodeSlots lists the pointers to the kernel's text, init text left out, that

@@ -30,8 +30,8 @@ func TestModuleCodeSlots(t *testing.T) {
 		err         error
 	}{
 		"the kernel's, and its own": {relocations: [][]byte{relocation(8, ownText, 5), relocation(0, fn1, 0)},
-			want: []PointerSlot{{testModuleData, mem.Virt(fn(1) + testSlide), false}, {testModuleData + 8, testModuleText + 5, false}}},
-		"its own table":              {relocations: [][]byte{relocation(8, ownTable, 0)}, table: fn1, want: []PointerSlot{{testModuleData + 8, testModuleRodata + 16, true}}},
+			want: []PointerSlot{{At: testModuleData, Target: mem.Virt(fn(1) + testSlide)}, {At: testModuleData + 8, Target: testModuleText + 5}}},
+		"its own table":              {relocations: [][]byte{relocation(8, ownTable, 0)}, table: fn1, want: []PointerSlot{{At: testModuleData + 8, Target: testModuleRodata + 16, Table: true}}},
 		"its own constant data":      {relocations: [][]byte{relocation(8, ownTable, 0)}},
 		"constant data about data":   {relocations: [][]byte{relocation(8, ownTable, 0)}, table: ownData},
 		"behind its table":           {relocations: [][]byte{relocation(8, ownTable, 8)}, table: fn1},

@@ -30,6 +30,9 @@ type SilentHook struct {
 // table through which the kernel calls hooks.
 type SecurityLayout struct {
 	Size, Into uint64 // bytes: of the structure; where the pointer is
+	// Jumps are, since 6.12, the branches of each static key that is on and leads to a
+	// call, as the table of jump labels has them.
+	Jumps map[mem.Virt][]JumpSite
 }
 
 // Limits of what a target may claim. The largest array has some 250 hooks, for all
@@ -38,6 +41,9 @@ const (
 	maxHookArrays = 64
 	maxHooks      = 4096
 	maxHookList   = 256
+
+	minHook = 24 // bytes: three pointers at least
+	maxHook = 256
 )
 
 // securityHooks reads them. Up to 6.11 hooks are on lists, one for each kind; then each
@@ -49,13 +55,15 @@ type securityHooks struct {
 	hook, owner, link uint64 // of struct security_hook_list
 	calls             bool   // there are static calls, and no lists
 
-	called map[mem.Virt]securityCall // since 6.12: hooks that a slot has
+	// Since 6.12:
+	called map[mem.Virt][]*securityCall // by the hook that a slot has
+	ends   map[mem.Virt]mem.Virt        // of a hook's slots, by their start
 }
 
 // securityCall is how the kernel calls a hook.
 type securityCall struct {
-	to  mem.Virt
-	why string // it does not
+	slot, to mem.Virt
+	why      string // it does not
 }
 
 // SecurityHooks lists the hooks of each security module that the kernel was built
@@ -138,7 +146,7 @@ func (p *Profile) securityLayout() (*securityHooks, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("security hooks: %w", err)
 	}
-	if s.Size < 24 || s.Size > 256 || s.TableEnd-s.Table > 1<<20 || max(s.Into, s.hook, s.owner, s.link+8)+8 > s.Size {
+	if s.Size < minHook || s.Size > maxHook || s.TableEnd-s.Table > 1<<20 || max(s.Into, s.hook, s.owner, s.link+8)+8 > s.Size {
 		return nil, fmt.Errorf("security hooks: %w: %d bytes", ErrNoTypes, s.Size)
 	}
 	return s, nil
@@ -165,7 +173,7 @@ func (s *securityHooks) array(of HookArray) (SecurityHooks, error) {
 		}
 		out.Registered++
 		if s.calls {
-			if why := s.silentCall(at, word(s.hook)); why != "" {
+			if why := s.silentCall(at, head, word(s.hook)); why != "" {
 				out.Silent = append(out.Silent, SilentHook{at, word(s.hook), why})
 			}
 			continue
@@ -200,14 +208,21 @@ func (s *securityHooks) list(head mem.Virt) (map[mem.Virt]bool, error) {
 	}
 }
 
-// silentCall says why a hook with a function is not called.
-func (s *securityHooks) silentCall(at, function mem.Virt) string {
-	call, ok := s.called[at]
-	switch {
-	case !ok:
-		return "no call has it"
-	case call.why == "" && call.to != function:
-		return fmt.Sprintf("its call goes to %v, it has %v", call.to, function)
+// silentCall says why a hook with a function is not called: one of the slots that its
+// kind has, from the first on, is to have it.
+func (s *securityHooks) silentCall(at, first, function mem.Virt) string {
+	why := "no call has it"
+	for _, call := range s.called[at] {
+		switch {
+		case call.slot < first || call.slot >= s.ends[first]:
+			why = fmt.Sprintf("the call at %v that has it is another hook's", call.slot)
+		case call.why != "":
+			why = call.why
+		case call.to != function:
+			why = fmt.Sprintf("its call goes to %v, it has %v", call.to, function)
+		default:
+			return ""
+		}
 	}
-	return call.why
+	return why
 }

@@ -35,7 +35,9 @@ func hookTypes(t *testing.T, calls bool) *Types {
 	}
 	types := []btf.Type{of("lsm_static_call", "key", "trampoline", "hl", "active"), of("static_call_key", "func"), of("static_key", "enabled")}
 	if calls {
-		types = append(types, of("security_hook_list", "scalls", "hook", "lsmid"))
+		slots := &btf.Array{Type: types[0], Nelems: 2, Index: word}
+		types = append(types, of("security_hook_list", "scalls", "hook", "lsmid"), &btf.Struct{Name: "lsm_static_calls_table", Size: 128,
+			Members: []btf.Member{{Name: "file_open", Type: slots}, {Name: "locked_down", Type: slots, Offset: 64 * 8}}})
 	} else {
 		types = append(types, of("security_hook_list", "list", "pprev", "head", "hook", "lsm"))
 	}
@@ -127,6 +129,14 @@ func TestDetectsSilentHooks(t *testing.T) {
 			registered: 2, why: "static key is off"},
 		"another function": {calls: true, change: func(m hookMemory) { m.put(hooksKeys, hooksText+0x30) },
 			registered: 2, why: "its call goes to 0xffffffff80100030"},
+		"another hook's slot": {calls: true, change: func(m hookMemory) {
+			m.put(hooksTable+16, 0)
+			m.put(hooksTable+96, hooksKeys, 0, hooksArray, hooksKeys+0x100)
+		}, registered: 2, why: "another hook's"},
+		"its own second slot": {calls: true, change: func(m hookMemory) {
+			m.put(hooksTable+16, 0)
+			m.put(hooksTable+32, hooksKeys, 0, hooksArray, hooksKeys+0x100)
+		}, registered: 2},
 		"no slot": {calls: true, change: func(m hookMemory) { m.put(hooksTable+16, 0) }, registered: 2, why: "no call has it"},
 		"a branch put back": {calls: true, change: func(m hookMemory) { m.put(hooksText, 0x0000441f0f) },
 			registered: 2, why: "_stext+0x0 leaves it out"},
@@ -147,6 +157,19 @@ func TestDetectsSilentHooks(t *testing.T) {
 				t.Errorf("%+v, want %q", silent, tt.why)
 			}
 		})
+	}
+}
+
+// The branches of keys that are on are listed, also where there are none.
+func TestBranchesOfHooks(t *testing.T) {
+	m, p := hookKernel(t, true)
+	m.put(hooksTable+24, hooksKeys+0x110) // another key, which is on
+	m.put(hooksKeys+0x110, 1)
+	_, layout, err := p.SecurityHooks()
+	two := layout.Jumps[hooksKeys+0x108]
+	none, ok := layout.Jumps[hooksKeys+0x110]
+	if err != nil || len(layout.Jumps) != 2 || len(two) != 1 || two[0] != (JumpSite{hooksText + 0x40, true}) || !ok || len(none) != 0 {
+		t.Errorf("%+v, %v", layout.Jumps, err)
 	}
 }
 
