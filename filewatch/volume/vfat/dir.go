@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
@@ -169,7 +170,8 @@ func (l *longName) add(b []byte) {
 	}
 }
 
-// take gives the name if it is whole and belongs to the short entry.
+// take gives the name if it is whole and belongs to the short entry. Halves of pairs
+// are left out, as Linux does (utf16s_to_utf8s).
 func (l *longName) take(b []byte) string {
 	defer func() { *l = longName{} }()
 	if l.count == 0 || l.want != 0 || l.sum != shortSum(b[:11]) {
@@ -185,7 +187,17 @@ func (l *longName) take(b []byte) string {
 			break
 		}
 	}
-	return string(utf16.Decode(u))
+	var name []rune
+	for i := 0; i < len(u); i++ {
+		switch c := rune(u[i]); {
+		case !utf16.IsSurrogate(c):
+			name = append(name, c)
+		case i+1 < len(u) && utf16.DecodeRune(c, rune(u[i+1])) != utf8.RuneError:
+			name = append(name, utf16.DecodeRune(c, rune(u[i+1])))
+			i++
+		}
+	}
+	return string(name)
 }
 
 func shortSum(b []byte) byte {

@@ -2,6 +2,7 @@ package vfat_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
 	"slices"
@@ -110,6 +111,40 @@ func TestAcceptsNamesOfTwoLetters(t *testing.T) {
 				t.Errorf("%q: %v, %v", names, damaged, err)
 			}
 		})
+	}
+}
+
+// Linux leaves halves of pairs out of names (utf16s_to_utf8s): names that differ in
+// these alone are one for the guest.
+func TestDetectsNamesWithHalvesOfPairs(t *testing.T) {
+	b, err := os.ReadFile(makeImage(t, volumetest.Names("grub name.cfg", "grXub name.cfg"), "512", "-F", "12"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(b, []byte("r\x00X\x00"))
+	if at < 0 {
+		t.Fatal("no long name with an X")
+	}
+	for half, want := range map[uint16]struct {
+		name string
+		bad  bool
+	}{0xD800: {"grub name.cfg", true}, 0xDFFF: {"grub name.cfg", true}, 0x00E9: {"gr\u00e9ub name.cfg", false}} {
+		binary.LittleEndian.PutUint16(b[at+2:], half)
+		d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		var damaged error
+		err = d.Volumes[0].Names(t.Context(), func(n filewatch.Name, damage error) error {
+			if damaged = errors.Join(damaged, damage); damage == nil {
+				names = append(names, string(n.Name))
+			}
+			return nil
+		})
+		if err != nil || len(names) != 2 || names[0] != want.name || errors.Is(damaged, filewatch.ErrCorrupt) != want.bad {
+			t.Errorf("%#x: %q, %v, %v", half, names, damaged, err)
+		}
 	}
 }
 
