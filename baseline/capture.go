@@ -56,7 +56,7 @@ type CaptureOptions struct {
 // Follow prepares a capture that is compared with b: of files that only grow,
 // the old content is looked for while the new one is read.
 func (o *CaptureOptions) Follow(b *Baseline) error {
-	o.growing, o.moved = prefixes{}, movedLogs{}
+	o.growing, o.moved = prefixes{}, newMovedLogs()
 	if !o.Rules.Asked().Has(filewatch.AttrGrowing) {
 		return nil
 	}
@@ -74,6 +74,7 @@ func (o *CaptureOptions) Follow(b *Baseline) error {
 // follow has a growing file's old content looked for.
 func (o *CaptureOptions) follow(r *Record) *prefix {
 	p := o.growing.add(r.ID(), r.Size, r.BLAKE3)
+	p.mtime = r.Mtime
 	o.moved.follow(r.Volume, r.Path(), p)
 	return p
 }
@@ -230,15 +231,18 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 }
 
 // rotationOf is the log that an object, whose content is read, is a rotation of, and
-// what it is packed with. One that was packed when the baseline was made, and is as
-// long as it was, is not looked into again.
+// what it is packed with. One that the baseline has is not looked into where it seems to
+// have what it had, which is found out while it is read: as long as it was, and packed or
+// with the same time. Else the rotations of a log would all be looked for in each other.
 func (c *capture) rotationOf(obj *filewatch.Object, names []string) (log *movedLog, packed string) {
 	log, name := c.o.moved.of(obj, names)
 	if log == nil {
 		return nil, ""
 	}
-	if old := c.o.growing[obj.ID()]; name.packed != "" && old != nil && old.size == obj.Size {
-		return nil, ""
+	for p := c.o.growing[obj.ID()]; p != nil; p = p.also {
+		if p.size == obj.Size && (name.packed != "" || p.mtime.Equal(obj.Mtime)) {
+			return nil, ""
+		}
 	}
 	return log, name.packed
 }

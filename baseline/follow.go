@@ -102,7 +102,7 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, p *Progress, o 
 // truncation.
 func (u *Update) looked(o *CaptureOptions) error {
 	missing := func(w wantedLog) bool { return w.was && !w.kept && len(w.in) == 0 }
-	for _, log := range o.moved {
+	for _, log := range o.moved.logs {
 		if !slices.ContainsFunc(log.wanted, missing) {
 			continue
 		}
@@ -142,7 +142,7 @@ func (r *Record) holds(o *filewatch.Object, rule *filewatch.Rule) bool {
 // recall keeps the last state's records that no longer hold, and prepares what
 // growing files are compared with.
 func (u *Update) recall(o *CaptureOptions) error {
-	o.growing, o.moved = u.last.prefixes(), movedLogs{}
+	o.growing, o.moved = u.last.prefixes(), newMovedLogs()
 	for _, g := range u.last.head.Growing {
 		r := Record{Object: filewatch.Object{Volume: g.ID.Volume, Inode: g.ID.Inode, Generation: g.ID.Generation, Size: g.Size}, Names: []string{string(g.Path)}}
 		r.BLAKE3 = g.Want

@@ -32,7 +32,7 @@ type hasher struct {
 	log        *movedLog  // that the object is a rotation of, nil for none
 	packed     string     // what its name says it is packed with
 	unpacking  *unpacking // nil where it is not
-	found      []*prefix  // of the log, that the content begins with
+	search     search     // of the log, in the content as it is
 	keep       bool       // content is text that a diff may be made of
 	text       []byte
 	read       int64
@@ -60,10 +60,11 @@ func newHasher(c *capture) *hasher {
 // content that is shorter than the object's size is an error: it was cut while
 // it was read, or the source lies. After sum comes put.
 func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (int64, error) {
-	h.read, h.text, h.found, h.unpacking = 0, h.text[:0], nil, nil
+	h.read, h.text, h.search, h.unpacking = 0, h.text[:0], search{}, nil
 	h.withBLAKE3 = check&blake3Attributes != 0
 	if h.log != nil {
-		h.unpacking = h.log.unpacks(h.packed)
+		h.search = h.log.search(h.packed)
+		h.unpacking = h.log.unpacks(h.ctx, h.packed)
 		defer h.unpacking.end()
 	}
 	h.withSHA = check.Has(filewatch.AttrSHA256)
@@ -83,7 +84,11 @@ func (h *hasher) sum(r *Record, content io.Reader, check filewatch.Attributes) (
 	}
 	h.comparePrefix(nil)
 	if h.log != nil {
-		h.log.holds(r.ID(), append(h.found, h.unpacking.end()...))
+		found := append(h.search.found, h.unpacking.end()...)
+		if err := h.ctx.Err(); err != nil { // which unpacking does not wait for
+			return h.read, err
+		}
+		h.log.holds(r.ID(), found)
 	}
 	if h.withBLAKE3 {
 		h.blake3.Sum(r.BLAKE3[:0])
@@ -210,7 +215,7 @@ func (h *hasher) Write(piece []byte) (int, error) {
 // of piece are the old content, or one of the log that the object is a rotation of.
 func (h *hasher) comparePrefix(piece []byte) {
 	if h.log != nil && h.withBLAKE3 {
-		h.found = h.log.begins(h.found, h.packed, h.blake3, h.read, piece)
+		h.search.goesOn(h.blake3, h.read, piece)
 	}
 	for old := h.old; old != nil && h.withBLAKE3; old = old.also {
 		if old.kept || old.size < h.read || old.size > h.read+int64(len(piece)) {

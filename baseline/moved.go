@@ -1,9 +1,11 @@
 package baseline
 
 import (
+	"context"
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/zeebo/blake3"
 
@@ -13,17 +15,27 @@ import (
 // movedLogs are the growing files of a baseline by their logs: what was in one of a
 // log's files may be in a rotation of it now, copied there (copytruncate) or packed.
 // The log in place of it may begin with anything then, or be gone.
-type movedLogs map[logPlace]*movedLog
+type movedLogs struct {
+	logs map[logPlace]*movedLog
+	room *unpackRoom
+}
+
+func newMovedLogs() movedLogs {
+	return movedLogs{map[logPlace]*movedLog{}, &unpackRoom{}}
+}
 
 // logPlace is what all files of one log have in common.
 type logPlace struct{ volume, dir, stem string }
 
 // movedLog has the old contents of one log's files.
 type movedLog struct {
-	mu     sync.Mutex // guards in of the prefixes, and room
+	room   *unpackRoom
+	mu     sync.Mutex // guards in of the prefixes
 	wanted []wantedLog
 	most   int64 // bytes of the longest that may be packed now
-	room   int64 // bytes that may still be unpacked
+	order  sync.Once
+	bySize map[string][]wantedLog // by what they are packed with
+	sums   atomic.Int64           // digests that were made to look for them
 }
 
 // wantedLog is an old content; packed, if not "", says what its file was packed with
@@ -33,43 +45,39 @@ type wantedLog struct {
 	packed string
 }
 
-const (
-	// maxUnpacked bounds what is unpacked of all rotations of a log together: so
-	// often the longest that the baseline has of it.
-	maxUnpacked = 64
-	// maxHolders is how many files are noted that begin with one old content.
-	maxHolders = 64
-)
+// maxHolders is how many files are noted that begin with one old content.
+const maxHolders = 64
 
-// follow adds an old content, of the file at path in the baseline.
+// follow adds an old content, of the file at path in the baseline, before any is
+// looked for.
 func (m movedLogs) follow(volume, path string, p *prefix) {
 	name := logNameOf(path)
 	if name.stem == "" {
 		return
 	}
 	at := logPlace{volume, name.dir, name.stem}
-	log := m[at]
+	log := m.logs[at]
 	if log == nil {
-		log = &movedLog{}
-		m[at] = log
+		log = &movedLog{room: m.room}
+		m.logs[at] = log
 	}
 	log.wanted = append(log.wanted, wantedLog{p, name.packed})
-	if name.packed == "" {
-		log.most = max(log.most, p.size)
-		log.room = maxUnpacked * log.most
+	if name.packed == "" && p.size > log.most {
+		m.room.grow(p.size - log.most)
+		log.most = p.size
 	}
 }
 
 // of is the log that an object is a rotation of, nil for none.
 func (m movedLogs) of(obj *filewatch.Object, names []string) (*movedLog, logName) {
-	if len(m) == 0 || obj.Type != filewatch.TypeFile || len(names) != 1 {
+	if len(m.logs) == 0 || obj.Type != filewatch.TypeFile || len(names) != 1 {
 		return nil, logName{}
 	}
 	name := logNameOf(names[0])
 	if !name.rotation() {
 		return nil, logName{}
 	}
-	return m[logPlace{obj.Volume, name.dir, name.stem}], name
+	return m.logs[logPlace{obj.Volume, name.dir, name.stem}], name
 }
 
 // holds notes that an object begins with old contents.
@@ -98,37 +106,7 @@ func (l *movedLog) held(id filewatch.ID) bool {
 
 // reserve takes the room that one more file needs.
 func (l *movedLog) reserve() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.most == 0 && !slices.ContainsFunc(l.wanted, func(w wantedLog) bool { return w.packed == "" }) || l.room < l.most {
-		return false
-	}
-	l.room -= l.most
-	return true
-}
-
-func (l *movedLog) giveBack(n int64) {
-	l.mu.Lock()
-	l.room += n
-	l.mu.Unlock()
-}
-
-// begins adds to found those of the wanted whose end lies in piece, and that what sum
-// has so far, read bytes, and the piece begin with.
-func (l *movedLog) begins(found []*prefix, packed string, sum *blake3.Hasher, read int64, piece []byte) []*prefix {
-	for _, w := range l.wanted {
-		if w.packed != packed || w.size < read || w.size > read+int64(len(piece)) || slices.Contains(found, w.prefix) {
-			continue
-		}
-		at := sum.Clone()
-		at.Write(piece[:w.size-read])
-		var got Digest
-		at.Sum(got[:0])
-		if got == w.want {
-			found = append(found, w.prefix)
-		}
-	}
-	return found
+	return slices.ContainsFunc(l.wanted, func(w wantedLog) bool { return w.packed == "" }) && l.room.take(l.most)
 }
 
 // unpacking looks for old contents in a file that is being read, unpacked: it gets
@@ -142,7 +120,7 @@ type unpacking struct {
 
 // unpacks begins to look into a packed file, nil where it is not worth it. The caller
 // ends it.
-func (l *movedLog) unpacks(packed string) *unpacking {
+func (l *movedLog) unpacks(ctx context.Context, packed string) *unpacking {
 	if packed == "" || !l.reserve() {
 		return nil
 	}
@@ -153,9 +131,9 @@ func (l *movedLog) unpacks(packed string) *unpacking {
 		defer r.CloseWithError(errPacked) // nothing more is wanted
 		// A fault of a decompressor must not end the scan of everything else.
 		defer func() { recover() }()
-		found, read := l.inside(packed, r)
+		found, read := l.inside(ctx, packed, r)
 		u.found = found
-		l.giveBack(l.most - read)
+		l.room.giveBack(l.most - read)
 	}()
 	return u
 }
@@ -172,21 +150,22 @@ func (u *unpacking) end() []*prefix {
 
 // inside unpacks what r has and gives the old contents it begins with, and how much
 // was unpacked. That it cannot be is no error: nothing is found in it then.
-func (l *movedLog) inside(packed string, r io.Reader) (found []*prefix, read int64) {
+func (l *movedLog) inside(ctx context.Context, packed string, r io.Reader) (found []*prefix, read int64) {
 	z, err := unpack(packed, r, l.most)
 	if err != nil {
 		return nil, 0
 	}
 	defer z.Close()
-	sum, buf := blake3.New(), make([]byte, 64<<10)
-	found = l.begins(nil, "", sum, 0, nil)
-	for read < l.most {
+	sum, buf, look := blake3.New(), make([]byte, 64<<10), l.search("")
+	look.goesOn(sum, 0, nil)
+	// A little that is packed may be much: whoever ends the scan does not wait for it.
+	for read < l.most && ctx.Err() == nil {
 		n, err := z.Read(buf[:min(int64(len(buf)), l.most-read)])
-		found = l.begins(found, "", sum, read, buf[:n])
+		look.goesOn(sum, read, buf[:n])
 		sum.Write(buf[:n])
 		if read += int64(n); err != nil {
 			break
 		}
 	}
-	return found, read
+	return look.found, read
 }

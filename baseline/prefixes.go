@@ -1,13 +1,19 @@
 package baseline
 
-import "github.com/plumbline-sec/plumbline/filewatch"
+import (
+	"time"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
 
 // prefix is the old content of a growing file.
 type prefix struct {
 	size int64
 	want Digest
-	kept bool // set during the capture: the old content is still there
-	was  bool // what kept is again where the content is the last capture's
+	// mtime is zero where only a state of scans has it.
+	mtime time.Time
+	kept  bool // set during the capture: the old content is still there
+	was   bool // what kept is again where the content is the last capture's
 	// in are the objects, rotations of the log by their names when they were read,
 	// that begin with it; wasIn as was. Guarded by the log's mutex.
 	in, wasIn []filewatch.ID

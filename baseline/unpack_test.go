@@ -2,6 +2,7 @@ package baseline
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -16,9 +17,9 @@ import (
 
 // wanting is a log of which one content, of so many bytes, is wanted.
 func wanting(content string) *movedLog {
-	m := movedLogs{}
+	m := newMovedLogs()
 	m.follow("v", "/var/log/x", &prefix{size: int64(len(content)), want: blake3.Sum256([]byte(content))})
-	return m[logPlace{"v", "/var/log/", "x"}]
+	return m.logs[logPlace{"v", "/var/log/", "x"}]
 }
 
 // What Debian's programs pack, at their defaults and at their most, is found.
@@ -40,14 +41,14 @@ func TestUnpacksWhatProgramsPack(t *testing.T) {
 		}
 		ext := map[string]string{"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "zstd": ".zst"}[words[0]]
 		for _, size := range []int{0, 1, 4400, 100_001, len(text) - 1, len(text)} {
-			if found, read := wanting(text[:size]).inside(ext, bytes.NewReader(out)); len(found) != 1 || read != int64(size) {
+			if found, read := wanting(text[:size]).inside(t.Context(), ext, bytes.NewReader(out)); len(found) != 1 || read != int64(size) {
 				t.Errorf("%s: the first %d bytes: %d found in %d", command, size, len(found), read)
 			}
 		}
-		if found, _ := wanting(text+"x").inside(ext, bytes.NewReader(out)); len(found) != 0 {
+		if found, _ := wanting(text+"x").inside(t.Context(), ext, bytes.NewReader(out)); len(found) != 0 {
 			t.Errorf("%s: more than all found", command)
 		}
-		if found, _ := wanting(text).inside(ext, bytes.NewReader(out[:len(out)/2])); len(found) != 0 {
+		if found, _ := wanting(text).inside(t.Context(), ext, bytes.NewReader(out[:len(out)/2])); len(found) != 0 {
 			t.Errorf("%s: all found in a half", command)
 		}
 	}
@@ -57,25 +58,55 @@ func TestUnpacksWhatProgramsPack(t *testing.T) {
 func TestUnpackingIsBounded(t *testing.T) {
 	bomb := packed(t, ".gz", strings.Repeat("\x00", 64<<20))
 	log := wanting(strings.Repeat("x", 1000))
-	if _, read := log.inside(".gz", strings.NewReader(bomb)); read != 1000 {
+	if _, read := log.inside(t.Context(), ".gz", strings.NewReader(bomb)); read != 1000 {
 		t.Errorf("%d bytes unpacked, want 1000", read)
 	}
-	for range maxUnpacked {
-		u := log.unpacks(".gz")
-		if u == nil {
-			t.Fatal("no room for as many as there should be")
-		}
-		io.WriteString(u, bomb)
-		u.end()
+	u := log.unpacks(t.Context(), ".gz")
+	io.WriteString(u, bomb)
+	if u.end(); log.room.used != 1000 {
+		t.Errorf("%d bytes of room used, want 1000", log.room.used)
 	}
-	if log.unpacks(".gz") != nil {
-		t.Error("room without a bound")
+	u = log.unpacks(t.Context(), ".gz")
+	if u.end(); log.room.used != 1000 {
+		t.Errorf("%d bytes of room used for nothing", log.room.used-1000)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, read := wanting(strings.Repeat("x", 1<<20)).inside(over, ".gz", strings.NewReader(bomb)); read != 0 {
+		t.Errorf("%d bytes unpacked when the scan was over", read)
 	}
 	// Dictionaries of 4 GiB are no larger than what is looked for, and few.
 	before := allocated()
-	wanting(strings.Repeat("x", 1<<20)).inside(".xz", bytes.NewReader(hugeXZ()))
+	wanting(strings.Repeat("x", 1<<20)).inside(t.Context(), ".xz", bytes.NewReader(hugeXZ()))
 	if n := allocated() - before; n > 256<<20 {
 		t.Errorf("%d MiB taken", n>>20)
+	}
+}
+
+// What may be unpacked is for all logs together, however many there are.
+func TestUnpackRoomIsForAll(t *testing.T) {
+	m := newMovedLogs()
+	var logs []*movedLog
+	for n := range 3 {
+		name := fmt.Sprint("log", n, "x")
+		m.follow("v", "/var/log/"+name, &prefix{size: 1 << 20})
+		m.follow("v", "/var/log/"+name+".1", &prefix{size: leastUnpacked})
+		logs = append(logs, m.logs[logPlace{"v", "/var/log/", name}])
+	}
+	for n := range 3 * maxUnpacked {
+		if !logs[n%2].reserve() {
+			t.Fatalf("no room for the file %d", n)
+		}
+	}
+	for n, log := range logs {
+		if log.reserve() {
+			t.Errorf("room of its own for log %d", n)
+		}
+	}
+	var few unpackRoom
+	few.grow(1)
+	if !few.take(leastUnpacked) || few.take(1) {
+		t.Error("small logs have another room than the least")
 	}
 }
 
@@ -100,7 +131,7 @@ func FuzzUnpack(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, n uint8) {
 		for _, ext := range packings {
 			log := wanting(text[:min(int(n), len(text))])
-			found, read := log.inside(ext, bytes.NewReader(b))
+			found, read := log.inside(t.Context(), ext, bytes.NewReader(b))
 			if read > log.most || len(found) > 0 && read < log.most {
 				t.Fatalf("%s: %d bytes of %d, %d found", ext, read, log.most, len(found))
 			}
