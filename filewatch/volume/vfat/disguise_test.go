@@ -95,23 +95,30 @@ func TestAcceptsNamesOfTwoLetters(t *testing.T) {
 			a, z := bytes.Index(b, []byte("A       TXT")), bytes.Index(b, []byte("B       TXT"))
 			copy(b[a:], c.a)
 			copy(b[z:], c.b)
-			d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var names []string
-			var damaged error
-			err = d.Volumes[0].Names(t.Context(), func(n filewatch.Name, damage error) error {
-				if damaged = errors.Join(damaged, damage); damage == nil {
-					names = append(names, string(n.Name))
-				}
-				return nil
-			})
-			if err != nil || len(names) != 4 || errors.Is(damaged, filewatch.ErrCorrupt) != c.bad {
-				t.Errorf("%q: %v, %v", names, damaged, err)
+			names, damaged := namesIn(t, b)
+			if len(names) != 4 || errors.Is(damaged, filewatch.ErrCorrupt) != c.bad {
+				t.Errorf("%q: %v", names, damaged)
 			}
 		})
 	}
+}
+
+// namesIn lists a volume's names in their order, and what is damaged.
+func namesIn(t *testing.T, b []byte) (names []string, damaged error) {
+	t.Helper()
+	d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Volumes[0].Names(t.Context(), func(n filewatch.Name, damage error) error {
+		if damaged = errors.Join(damaged, damage); damage == nil {
+			names = append(names, string(n.Name))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return names, damaged
 }
 
 // Linux leaves halves of pairs out of names (utf16s_to_utf8s): names that differ in
@@ -130,20 +137,9 @@ func TestDetectsNamesWithHalvesOfPairs(t *testing.T) {
 		bad  bool
 	}{0xD800: {"grub name.cfg", true}, 0xDFFF: {"grub name.cfg", true}, 0x00E9: {"gr\u00e9ub name.cfg", false}} {
 		binary.LittleEndian.PutUint16(b[at+2:], half)
-		d, err := volume.Open(bytes.NewReader(b), int64(len(b)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var names []string
-		var damaged error
-		err = d.Volumes[0].Names(t.Context(), func(n filewatch.Name, damage error) error {
-			if damaged = errors.Join(damaged, damage); damage == nil {
-				names = append(names, string(n.Name))
-			}
-			return nil
-		})
-		if err != nil || len(names) != 2 || names[0] != want.name || errors.Is(damaged, filewatch.ErrCorrupt) != want.bad {
-			t.Errorf("%#x: %q, %v, %v", half, names, damaged, err)
+		names, damaged := namesIn(t, b)
+		if len(names) != 2 || names[0] != want.name || errors.Is(damaged, filewatch.ErrCorrupt) != want.bad {
+			t.Errorf("%#x: %q, %v", half, names, damaged)
 		}
 	}
 }
