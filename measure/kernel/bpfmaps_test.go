@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"bytes"
 	"slices"
 	"sync"
 	"testing"
@@ -36,16 +35,7 @@ var mapsTypes = sync.OnceValues(func() (*Types, error) {
 		member("state", 0, word), member("data", 8, &btf.Array{Type: &btf.Int{Name: "char", Size: 1}, Index: word})}}
 	table := &btf.Struct{Name: "bpf_struct_ops_map", Size: 32, Members: []btf.Member{
 		member("map", 0, common), member("image", 16, void), member("kvalue", 24, value)}}
-	b, err := btf.NewBuilder([]btf.Type{idr, node, table}, nil)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := b.Marshal(nil, nil)
-	if err != nil {
-		return nil, err
-	}
-	spec, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
-	return &Types{Spec: spec}, err
+	return buildTypes(idr, node, table)
 })
 
 // mapsProfile is a kernel whose heap has these words, the tree of maps at its top.

@@ -10,15 +10,7 @@ import (
 // pointer to a function: nowhere else in what can be written.
 func TestTable(t *testing.T) {
 	const data, fn1, ownText = 3, 1, 6 // a section; symbols
-	e := exportingKernel(t)
-	file, err := NewModule(testModule("test_module"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := e.AddModule(file, loadedTestModule())
-	if err != nil {
-		t.Fatal(err)
-	}
+	e, text := withTestModule(t)
 	at := func() map[string]bool {
 		return map[string]bool{
 			"constant data": e.Table(testModuleRodata + 16), "behind constant data": e.Table(testModuleRodata + 24),

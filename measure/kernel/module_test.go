@@ -84,7 +84,9 @@ func exportingKernel(t testing.TB) *Expected {
 	return NewExpected(k.image(t), testSlide, PatchFacts{})
 }
 
-func TestAddModule(t *testing.T) {
+// withTestModule is that kernel with the test module loaded.
+func withTestModule(t *testing.T) (*Expected, *Text) {
+	t.Helper()
 	e := exportingKernel(t)
 	file, err := NewModule(testModule("test_module"))
 	if err != nil {
@@ -94,6 +96,11 @@ func TestAddModule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return e, text
+}
+
+func TestAddModule(t *testing.T) {
+	e, text := withTestModule(t)
 	want := make([]byte, 4096)
 	copy(want, branch(opCall, testModuleText, fn(3)+testSlide))
 	copy(want[5:], branch(opCall, testModuleText+5, fn(1)+testSlide))
@@ -125,15 +132,7 @@ func TestAddModule(t *testing.T) {
 }
 
 func TestModuleRodata(t *testing.T) {
-	e := exportingKernel(t)
-	file, err := NewModule(testModule("test_module"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := e.AddModule(file, loadedTestModule())
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, text := withTestModule(t)
 	sections, err := text.Rodata()
 	if err != nil || len(sections) != 1 || sections[0].At != testModuleRodata+16 || string(sections[0].Want) != "constant" {
 		t.Fatalf("sections %+v, %v", sections, err)
@@ -304,15 +303,7 @@ func FuzzAddModule(f *testing.F) {
 }
 
 func TestPlaceOfModuleObject(t *testing.T) {
-	e := exportingKernel(t)
-	file, err := NewModule(testModule("test_module"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := e.AddModule(file, loadedTestModule())
-	if err != nil {
-		t.Fatal(err)
-	}
+	e, text := withTestModule(t)
 	found := 0
 	for s := range text.symbols.All() {
 		if at, _, ok := text.Place(s.Name); ok && at == mem.Virt(s.Addr) {

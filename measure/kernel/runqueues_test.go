@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"testing"
@@ -55,19 +54,7 @@ func queuesTypes(t testing.TB, less ...string) *Types {
 		member("rt", taskRealTime, entity), member("dl", taskDeadline, deadline),
 		member("scx", taskRunnable, make("sched_ext_entity", 16, member("runnable_node", 0, list))),
 		member("signal", 280, void), member("pid_links", 288, list))
-	b, err := btf.NewBuilder([]btf.Type{rq, task, make("signal_struct", 16, member("thread_head", 0, list))}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := b.Marshal(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &Types{Spec: spec}
+	return typesOf(t, rq, task, make("signal_struct", 16, member("thread_head", 0, list)))
 }
 
 // queuesMemory has empty queues and eight tasks, of the numbers 1 to 8.

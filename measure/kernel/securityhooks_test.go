@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"bytes"
 	"encoding/binary"
 	"strings"
 	"testing"
@@ -41,19 +40,7 @@ func hookTypes(t *testing.T, calls bool) *Types {
 	} else {
 		types = append(types, of("security_hook_list", "list", "pprev", "head", "hook", "lsm"))
 	}
-	b, err := btf.NewBuilder(types, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := b.Marshal(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &Types{Spec: spec}
+	return typesOf(t, types...)
 }
 
 type hookMemory struct{ memtest.Pages }

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"bytes"
 	"errors"
 	"testing"
 
@@ -28,19 +27,7 @@ func debugTypes(t *testing.T, numbered bool) *Types {
 	if numbered {
 		types = append(types, &btf.Enum{Name: "_slab_flag_bits", Size: 4, Values: []btf.EnumValue{{Name: "_SLAB_RED_ZONE", Value: 1}}})
 	}
-	b, err := btf.NewBuilder(types, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := b.Marshal(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &Types{Spec: spec}
+	return typesOf(t, types...)
 }
 
 func TestSlabPad(t *testing.T) {
