@@ -235,7 +235,7 @@ func (c *capture) visit(ctx context.Context, obj *filewatch.Object, names []stri
 // have what it had, which is found out while it is read: as long as it was, and packed or
 // with the same time. Else the rotations of a log would all be looked for in each other.
 func (c *capture) rotationOf(obj *filewatch.Object, names []string) (log *movedLog, packed string) {
-	log, name := c.o.moved.of(obj, names)
+	log, name := c.o.logOf(obj, names)
 	if log == nil {
 		return nil, ""
 	}

@@ -102,8 +102,8 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, p *Progress, o 
 // truncation.
 func (u *Update) looked(o *CaptureOptions) error {
 	missing := func(w wantedLog) bool { return w.was && !w.kept && len(w.in) == 0 }
-	for _, log := range o.moved.logs {
-		if !slices.ContainsFunc(log.wanted, missing) {
+	for log := range o.moved.each() {
+		if !slices.ContainsFunc(log.all(), missing) {
 			continue
 		}
 		for _, encoded := range u.last.diff.new {
@@ -111,7 +111,7 @@ func (u *Update) looked(o *CaptureOptions) error {
 			if err != nil {
 				return fmt.Errorf("%w: %w", ErrLast, err)
 			}
-			if of, _ := o.moved.of(&r.Object, r.Names); of == log && o.growing[r.ID()] == nil && !u.void.has(r.Volume, r.Inode) {
+			if of, _ := o.logOf(&r.Object, r.Names); of == log && o.growing[r.ID()] == nil && !u.void.has(r.Volume, r.Inode) {
 				return fmt.Errorf("%w: what a log had may be in %s, which came before", ErrLast, filewatch.EscapePath(r.Path()))
 			}
 		}
@@ -124,7 +124,7 @@ func (u *Update) looked(o *CaptureOptions) error {
 // log was rotated there, and no old content was found in it. That one is gone from where
 // it was may be seen only now.
 func (u *Update) isNewRotation(o *CaptureOptions, obj *filewatch.Object, names []string) bool {
-	log, _ := o.moved.of(obj, names)
+	log, _ := o.logOf(obj, names)
 	return log != nil && o.growing[obj.ID()] == nil && !log.held(obj.ID())
 }
 

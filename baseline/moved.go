@@ -1,8 +1,10 @@
 package baseline
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"iter"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,25 +19,43 @@ import (
 // The log in place of it may begin with anything then, or be gone.
 type movedLogs struct {
 	logs map[logPlace]*movedLog
-	room *unpackRoom
+	// elsewhere are the logs themselves, which "olddir" brings into any directory:
+	// by places without one.
+	elsewhere map[logPlace]*movedLog
+	*searches
 }
+
+// searches is what those of one capture share.
+type searches struct {
+	room unpackRoom
+	mu   sync.Mutex // guards in of the prefixes
+	// sums are digests that were made to look for old contents.
+	sums atomic.Int64
+}
+
+// maxSums bounds sums, which as many files as a guest likes, under the names of as many
+// logs, would make its square: some seconds.
+const maxSums = 10 << 20
 
 func newMovedLogs() movedLogs {
-	return movedLogs{map[logPlace]*movedLog{}, &unpackRoom{}}
+	return movedLogs{map[logPlace]*movedLog{}, map[logPlace]*movedLog{}, &searches{}}
 }
 
-// logPlace is what all files of one log have in common.
-type logPlace struct{ volume, dir, stem string }
+// logPlace is what all files of one log have in common, but for those in another
+// directory.
+type logPlace struct{ volume, dir, log string }
+
+func (l logName) place(volume string) logPlace { return logPlace{volume, l.dir, l.log()} }
 
 // movedLog has the old contents of one log's files.
 type movedLog struct {
-	room   *unpackRoom
-	mu     sync.Mutex // guards in of the prefixes
-	wanted []wantedLog
-	most   int64 // bytes of the longest that may be packed now
-	order  sync.Once
-	bySize map[string][]wantedLog // by what they are packed with
-	sums   atomic.Int64           // digests that were made to look for them
+	*searches
+	wanted    []wantedLog
+	elsewhere *movedLog // nil for none, and in one of those
+	most      int64     // bytes of the longest that may be packed now
+	order     sync.Once
+	every     []wantedLog            // elsewhere's as well
+	bySize    map[string][]wantedLog // those by what they are packed with
 }
 
 // wantedLog is an old content; packed, if not "", says what its file was packed with
@@ -51,33 +71,97 @@ const maxHolders = 64
 // follow adds an old content, of the file at path in the baseline, before any is
 // looked for.
 func (m movedLogs) follow(volume, path string, p *prefix) {
-	name := logNameOf(path)
-	if name.stem == "" {
-		return
-	}
-	at := logPlace{volume, name.dir, name.stem}
-	log := m.logs[at]
-	if log == nil {
-		log = &movedLog{room: m.room}
-		m.logs[at] = log
-	}
-	log.wanted = append(log.wanted, wantedLog{p, name.packed})
-	if name.packed == "" && p.size > log.most {
-		m.room.grow(p.size - log.most)
-		log.most = p.size
+	for _, name := range logNamesOf(path) {
+		if name.stem == "" {
+			continue
+		}
+		at := name.place(volume)
+		anywhere := m.elsewhere[logPlace{volume, "", at.log}]
+		if anywhere == nil {
+			anywhere = &movedLog{searches: m.searches}
+			m.elsewhere[logPlace{volume, "", at.log}] = anywhere
+		}
+		log := m.logs[at]
+		if log == nil {
+			log = &movedLog{searches: m.searches, elsewhere: anywhere}
+			m.logs[at] = log
+		}
+		w := wantedLog{p, name.packed}
+		log.wanted = append(log.wanted, w)
+		if name.packed == "" && p.size > log.most {
+			m.room.grow(p.size - log.most)
+			log.most = p.size
+		}
+		if name.suffix == "" && name.packed == "" {
+			anywhere.wanted = append(anywhere.wanted, w)
+			anywhere.most = max(anywhere.most, p.size)
+		}
 	}
 }
 
-// of is the log that an object is a rotation of, nil for none.
-func (m movedLogs) of(obj *filewatch.Object, names []string) (*movedLog, logName) {
-	if len(m.logs) == 0 || obj.Type != filewatch.TypeFile || len(names) != 1 {
+// logOf is the log that an object is a rotation of, nil for none.
+func (o *CaptureOptions) logOf(obj *filewatch.Object, names []string) (*movedLog, logName) {
+	if len(o.moved.logs) == 0 || obj.Type != filewatch.TypeFile || len(names) != 1 {
 		return nil, logName{}
 	}
-	name := logNameOf(names[0])
-	if !name.rotation() {
-		return nil, logName{}
+	name, ok := rotationNameOf(names[0])
+	if !ok {
+		return nil, name
 	}
-	return m.logs[logPlace{obj.Volume, name.dir, name.stem}], name
+	if log := o.moved.logs[name.place(obj.Volume)]; log != nil {
+		return log, name
+	}
+	log := o.moved.elsewhere[logPlace{obj.Volume, "", name.log()}]
+	if log == nil || !o.Rules.MatchNames(names, obj).Check.Has(filewatch.AttrGrowing) {
+		return nil, name
+	}
+	return log, name
+}
+
+// each gives every log.
+func (m movedLogs) each() iter.Seq[*movedLog] {
+	return func(yield func(*movedLog) bool) {
+		for _, logs := range []map[logPlace]*movedLog{m.logs, m.elsewhere} {
+			for _, log := range logs {
+				if !yield(log) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// all are the old contents that may be in a rotation of the log, once none is added.
+func (l *movedLog) all() []wantedLog {
+	l.order.Do(func() {
+		l.every, l.bySize = slices.Clone(l.wanted), map[string][]wantedLog{}
+		if l.elsewhere != nil {
+			ours := make(map[*prefix]bool, len(l.wanted))
+			for _, w := range l.wanted {
+				ours[w.prefix] = true
+			}
+			for _, w := range l.elsewhere.wanted {
+				if !ours[w.prefix] {
+					l.every = append(l.every, w)
+				}
+			}
+		}
+		for _, w := range l.every {
+			l.bySize[w.packed] = append(l.bySize[w.packed], w)
+		}
+		for _, list := range l.bySize {
+			slices.SortStableFunc(list, func(a, b wantedLog) int { return cmp.Compare(a.size, b.size) })
+		}
+	})
+	return l.every
+}
+
+// longest is how many bytes of a packed rotation are of interest.
+func (l *movedLog) longest() int64 {
+	if l.elsewhere == nil {
+		return l.most
+	}
+	return max(l.most, l.elsewhere.most)
 }
 
 // holds notes that an object begins with old contents.
@@ -95,7 +179,7 @@ func (l *movedLog) holds(id filewatch.ID, found []*prefix) {
 // and notes that it does again.
 func (l *movedLog) held(id filewatch.ID) bool {
 	var found []*prefix
-	for _, w := range l.wanted {
+	for _, w := range l.all() {
 		if slices.Contains(w.wasIn, id) {
 			found = append(found, w.prefix)
 		}
@@ -106,7 +190,7 @@ func (l *movedLog) held(id filewatch.ID) bool {
 
 // reserve takes the room that one more file needs.
 func (l *movedLog) reserve() bool {
-	return slices.ContainsFunc(l.wanted, func(w wantedLog) bool { return w.packed == "" }) && l.room.take(l.most)
+	return slices.ContainsFunc(l.all(), func(w wantedLog) bool { return w.packed == "" }) && l.room.take(l.longest())
 }
 
 // unpacking looks for old contents in a file that is being read, unpacked: it gets
@@ -133,7 +217,7 @@ func (l *movedLog) unpacks(ctx context.Context, packed string) *unpacking {
 		defer func() { recover() }()
 		found, read := l.inside(ctx, packed, r)
 		u.found = found
-		l.room.giveBack(l.most - read)
+		l.room.giveBack(l.longest() - read)
 	}()
 	return u
 }
@@ -151,7 +235,8 @@ func (u *unpacking) end() []*prefix {
 // inside unpacks what r has and gives the old contents it begins with, and how much
 // was unpacked. That it cannot be is no error: nothing is found in it then.
 func (l *movedLog) inside(ctx context.Context, packed string, r io.Reader) (found []*prefix, read int64) {
-	z, err := unpack(packed, r, l.most)
+	most := l.longest()
+	z, err := unpack(packed, r, most)
 	if err != nil {
 		return nil, 0
 	}
@@ -159,8 +244,8 @@ func (l *movedLog) inside(ctx context.Context, packed string, r io.Reader) (foun
 	sum, buf, look := blake3.New(), make([]byte, 64<<10), l.search("")
 	look.goesOn(sum, 0, nil)
 	// A little that is packed may be much: whoever ends the scan does not wait for it.
-	for read < l.most && ctx.Err() == nil {
-		n, err := z.Read(buf[:min(int64(len(buf)), l.most-read)])
+	for read < most && ctx.Err() == nil {
+		n, err := z.Read(buf[:min(int64(len(buf)), most-read)])
 		look.goesOn(sum, read, buf[:n])
 		sum.Write(buf[:n])
 		if read += int64(n); err != nil {

@@ -10,8 +10,8 @@ import (
 // rotation is a growing file of the baseline whose content is in another place of its
 // log now: moved there, copied, or packed.
 type rotation struct {
-	old *Record
-	at  logName
+	old     *Record
+	was, at logName
 }
 
 // rotations are those that a comparison found.
@@ -51,10 +51,35 @@ func (r *rotations) meet(new *Record) {
 }
 
 // note has a file of the baseline be where its log's rotation brought it.
-func (r *rotations) note(old *Record, at logName) {
-	r.places[placeOf(old)] = old
-	log := logPlace{old.Volume, at.dir, at.stem}
-	r.logs[log] = append(r.logs[log], rotation{old, at})
+func (r *rotations) note(found rotation) {
+	r.places[placeOf(found.old)] = found.old
+	log := found.at.place(found.old.Volume)
+	r.logs[log] = append(r.logs[log], found)
+}
+
+// leads says that rotation brings a file with old's name to new's: in the directory
+// of its log, or, a log itself, into another one ("olddir"), whose files the rules call
+// growing as well and which is not hidden.
+func (c *comparer) leads(old, new *Record) (r rotation, ok bool) {
+	at, ok := rotationNameOf(new.Path())
+	if !ok || old.Volume != new.Volume {
+		return r, false
+	}
+	for _, was := range logNamesOf(old.Path()) {
+		if was.stem == "" || !at.follows(was) {
+			continue
+		}
+		elsewhere := was.suffix == "" && was.packed == "" && c.grows(new) && !at.hidden()
+		if at.dir == was.dir || elsewhere {
+			return rotation{old, was, at}, true
+		}
+	}
+	return r, false
+}
+
+// grows says that a rule calls the object a log.
+func (c *comparer) grows(r *Record) bool {
+	return c.rules.MatchNames(r.Names, &r.Object).Check.Has(filewatch.AttrGrowing)
 }
 
 // rotated says that a growing log was moved aside with all it had:
@@ -67,11 +92,11 @@ func (c *comparer) rotated(old, new *Record) bool {
 	if p == nil || !p.kept || !sameProtection(old, new) || len(new.Names) != 1 {
 		return false
 	}
-	was, now := logNameOf(old.Path()), logNameOf(new.Path())
-	if !now.rotation() || !now.of(was) || now.packed != was.packed {
+	found, ok := c.leads(old, new)
+	if !ok || found.at.packed != found.was.packed {
 		return false
 	}
-	c.rotations.note(old, now)
+	c.rotations.note(found)
 	if new.Unread != "" { // what it had was there before reading failed
 		c.add(&Change{Path: new.Path(), Kind: Unmeasured, Level: filewatch.Verify, Old: old, New: new,
 			Explanation: "was moved aside by rotation, and could not be read: " + new.Unread})
@@ -107,7 +132,7 @@ func (c *comparer) followContents(done, taken map[*Record]bool) {
 	// Long ones first: they begin with what short ones are.
 	slices.SortStableFunc(lost, func(a, b *Record) int { return cmp.Compare(b.Size, a.Size) })
 	for _, old := range lost {
-		in := c.holderOf(old, taken)
+		in, found := c.holderOf(old, taken)
 		new := now[old]
 		switch {
 		case in == nil && new != nil:
@@ -117,7 +142,7 @@ func (c *comparer) followContents(done, taken map[*Record]bool) {
 			continue
 		}
 		taken[in], done[old] = true, true
-		c.rotations.note(old, logNameOf(in.Path()))
+		c.rotations.note(found)
 		if new != nil { // all else about it is compared
 			c.add(Judge(c.rules, new.Path(), old, &Observed{Record: *new, Prefix: PrefixKept}))
 		}
@@ -126,18 +151,17 @@ func (c *comparer) followContents(done, taken map[*Record]bool) {
 
 // holderOf is a rotation of a file's log that begins with what the file had, nil for
 // none.
-func (c *comparer) holderOf(old *Record, taken map[*Record]bool) *Record {
-	was := logNameOf(old.Path())
+func (c *comparer) holderOf(old *Record, taken map[*Record]bool) (*Record, rotation) {
 	for _, id := range c.prefixes.of(old).in {
 		new := c.rotations.holders[id]
 		if new == nil || taken[new] || new.Unread != "" || len(new.Names) != 1 || !sameProtection(old, new) {
 			continue
 		}
-		if now := logNameOf(new.Path()); now.rotation() && now.of(was) && (was.packed == "" || now.packed == was.packed) {
-			return new
+		if found, ok := c.leads(old, new); ok {
+			return new, found
 		}
 	}
-	return nil
+	return nil, rotation{}
 }
 
 // succeeds says that a new file came by rotation: it is where one of the baseline was
@@ -151,14 +175,14 @@ func (c *comparer) succeeds(new *Record) bool {
 	if old := c.rotations.places[placeOf(new)]; old != nil {
 		return sameProtection(old, new)
 	}
-	at := logNameOf(new.Path())
-	if !at.rotation() {
+	at, ok := rotationNameOf(new.Path())
+	if !ok {
 		return false
 	}
-	return slices.ContainsFunc(c.rotations.logs[logPlace{new.Volume, at.dir, at.stem}], func(r rotation) bool {
-		was, p := logNameOf(r.old.Path()), c.prefixes.of(r.old)
-		between := was.suffix == "" && was.packed == "" && at.newer(r.at)
-		again := p != nil && slices.Contains(p.in, new.ID()) && (was.packed == "" || was.packed == at.packed)
-		return (between || again) && sameProtection(r.old, new)
+	return slices.ContainsFunc(c.rotations.logs[at.place(new.Volume)], func(r rotation) bool {
+		p := c.prefixes.of(r.old)
+		between := r.was.suffix == "" && r.was.packed == "" && at.ext == r.at.ext && at.newer(r.at)
+		again := p != nil && slices.Contains(p.in, new.ID()) && at.follows(r.was)
+		return (between || again) && (at.dir == r.was.dir || c.grows(new)) && sameProtection(r.old, new)
 	})
 }

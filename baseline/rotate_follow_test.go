@@ -3,6 +3,7 @@ package baseline
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +18,17 @@ type machineLogs struct {
 	touched []uint64
 	next    uint64
 	lines   int
+	// olddir is where rotations are, extension what is kept at their end.
+	olddir, extension string
+}
+
+// name is that of a log's rotation.
+func (m *machineLogs) name(log string, n int) string {
+	stem, ext := log, ""
+	if m.extension != "" && strings.HasSuffix(log, m.extension) {
+		stem, ext = strings.TrimSuffix(log, m.extension), m.extension
+	}
+	return fmt.Sprintf("%s%s.%d%s", m.olddir, strings.TrimPrefix(stem, "/var/log/"), n, ext)
 }
 
 func (m *machineLogs) at(path string) *file {
@@ -79,25 +91,25 @@ func (m *machineLogs) rotate(log string, copytruncate, compress, delay bool) []f
 	step := func(f func()) { steps = append(steps, f) }
 	later := func() {}
 	if compress && delay {
-		step(func() { later = m.compress(log + ".1") })
+		step(func() { later = m.compress(m.name(log, 1)) })
 		step(func() { later() })
 	}
 	step(func() {
-		m.remove(m.at(fmt.Sprintf("%s.%d.gz", log, keep)))
-		m.remove(m.at(fmt.Sprintf("%s.%d", log, keep)))
+		m.remove(m.at(m.name(log, keep) + ".gz"))
+		m.remove(m.at(m.name(log, keep)))
 		for n := keep - 1; n > 0; n-- {
-			m.rename(fmt.Sprintf("%s.%d.gz", log, n), fmt.Sprintf("%s.%d.gz", log, n+1))
-			m.rename(fmt.Sprintf("%s.%d", log, n), fmt.Sprintf("%s.%d", log, n+1))
+			m.rename(m.name(log, n)+".gz", m.name(log, n+1)+".gz")
+			m.rename(m.name(log, n), m.name(log, n+1))
 		}
 	})
 	if copytruncate {
-		step(func() { m.create(m.at(log).content, log+".1") })
+		step(func() { m.create(m.at(log).content, m.name(log, 1)) })
 		step(func() { f := m.at(log); f.content = ""; m.touch(f) })
 	} else {
-		step(func() { m.rename(log, log+".1"); m.create("", log) })
+		step(func() { m.rename(log, m.name(log, 1)); m.create("", log) })
 	}
 	if compress && !delay {
-		step(func() { later = m.compress(log + ".1") })
+		step(func() { later = m.compress(m.name(log, 1)) })
 		step(func() { later() })
 	}
 	return steps
@@ -109,11 +121,17 @@ func TestUpdatesFollowRotation(t *testing.T) {
 	asked := rules(t, logRules)
 	full, followed, quiet := 0, 0, 0
 	for seed := range uint64(40) {
-		m := &machineLogs{t: t, random: rand.New(rand.NewPCG(seed, 5)), files: newFiles(), next: 10}
+		m := &machineLogs{t: t, random: rand.New(rand.NewPCG(seed, 5)), files: newFiles(), next: 10, olddir: "/var/log/"}
+		if seed%5 > 2 {
+			m.olddir = "/var/log/old/"
+		}
+		if seed%5%2 == 0 {
+			m.extension = ".log"
+		}
 		for _, log := range []string{"/var/log/a", "/var/log/b.log"} {
 			m.create("first\n", log)
-			m.create("second of "+log+"\n", log+".1")
-			m.create(packed(t, ".gz", "third\n"), log+".2.gz")
+			m.create("second of "+log+"\n", m.name(log, 1))
+			m.create(packed(t, ".gz", "third\n"), m.name(log, 2)+".gz")
 		}
 		k := key(t)
 		b := open(t, write(t, snapshot(t, m, &CaptureOptions{Rules: asked}), k), k)
@@ -155,12 +173,12 @@ func TestUpdatesFollowRotation(t *testing.T) {
 				f.content = ""
 				m.touch(f)
 			case n == 8 && seed%4 == 1:
-				if f := m.at(log + ".1"); f != nil {
+				if f := m.at(m.name(log, 1)); f != nil {
 					f.content = "F" + f.content[1:]
 					m.touch(f)
 				}
 			case n == 8 && seed%4 == 3:
-				m.create("mine\n", log+".9")
+				m.create("mine\n", m.name(log, 9))
 			default:
 				steps = m.rotate(log, m.random.IntN(2) == 0, m.random.IntN(3) > 0, m.random.IntN(2) == 0)
 			}

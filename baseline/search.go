@@ -1,11 +1,6 @@
 package baseline
 
-import (
-	"cmp"
-	"slices"
-
-	"github.com/zeebo/blake3"
-)
+import "github.com/zeebo/blake3"
 
 // search looks which old contents of a log one content begins with. It costs one more
 // pass over the content up to the longest of them, and one digest for each size.
@@ -17,15 +12,7 @@ type search struct {
 
 // search begins in a content of which the bytes are as packed says.
 func (l *movedLog) search(packed string) search {
-	l.order.Do(func() {
-		l.bySize = map[string][]wantedLog{}
-		for _, w := range l.wanted {
-			l.bySize[w.packed] = append(l.bySize[w.packed], w)
-		}
-		for _, list := range l.bySize {
-			slices.SortFunc(list, func(a, b wantedLog) int { return cmp.Compare(a.size, b.size) })
-		}
-	})
+	l.all()
 	return search{log: l, left: l.bySize[packed]}
 }
 
@@ -38,12 +25,15 @@ func (s *search) goesOn(sum *blake3.Hasher, read int64, piece []byte) {
 	}
 	at := sum.Clone()
 	for len(s.left) > 0 && s.left[0].size <= end {
+		if s.log.sums.Add(1) > maxSums {
+			s.left = nil
+			return
+		}
 		size := s.left[0].size
 		at.Write(piece[:size-read])
 		piece, read = piece[size-read:], size
 		var got Digest
 		at.Sum(got[:0])
-		s.log.sums.Add(1)
 		for ; len(s.left) > 0 && s.left[0].size == size; s.left = s.left[1:] {
 			if s.left[0].want == got {
 				s.found = append(s.found, s.left[0].prefix)
