@@ -11,7 +11,7 @@ var variants = []struct {
 	{"v4-no-ftype", "64m", []string{"-m", "crc=0", "-n", "ftype=0"}},
 	{"block-1k", "64m", []string{"-b", "size=1024"}},
 	{"block-1k-dir-8k", "64m", []string{"-b", "size=1024", "-n", "size=8192"}},
-	{"block-64k", "320m", []string{"-b", "size=65536"}},
+	{"block-64k", "512m", []string{"-b", "size=65536"}},
 	{"inode-2048", "64m", []string{"-i", "size=2048"}},
 	{"nrext64", "64m", []string{"-i", "nrext64=1"}},
 	{"all-features", "64m", []string{"-m", "reflink=1,rmapbt=1,bigtime=1,inobtcount=1", "-i", "nrext64=1,sparse=1"}},
