@@ -15,7 +15,7 @@ func (r *report) print() {
 		r.attributesThatDiffer()
 	}
 	if r.o.level >= levelSummary {
-		r.printf("Start timestamp: %s (AIDE %s)\n", r.time(r.Start), Version)
+		r.printf("Start timestamp: %s (AIDE %s)\n", r.time(r.Start), r.release)
 	}
 	r.printf("%s\n", r.outline(any))
 	if r.o.level >= levelSummary {
@@ -170,11 +170,11 @@ func (r *report) letters(d *difference) string {
 		if only == nil {
 			only, sign = d.old, "-"
 		}
-		return string(typeNames[only.Type].letter) + strings.Repeat(sign, len(columns)-1)
+		return string(typeNames[only.Type].letter) + strings.Repeat(sign, len(r.release.columns())-1)
 	}
 	out := []byte{typeNames[d.new.Type].letter}
 	gone, come, both := d.old.attrs&^d.new.attrs, d.new.attrs&^d.old.attrs, d.old.attrs&d.new.attrs
-	for _, c := range columns[1:] {
+	for _, c := range r.release.columns()[1:] {
 		letter, same := c.letter, byte('.')
 		if c.attrs == attrSize {
 			same = '='
@@ -238,7 +238,7 @@ func (r *report) attributes(d *difference, set attrs) {
 		newest = d.old
 	}
 	r.printf("\n%s: %s\n", typeNames[newest.Type].name, escape(d.path))
-	for _, c := range columns {
+	for _, c := range r.release.columns() {
 		for _, n := range c.named {
 			if n.attr&set != 0 {
 				r.pair(n.name, r.values(d.old, n.attr), r.values(d.new, n.attr))

@@ -15,15 +15,13 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch"
 )
 
-// Version is the AIDE whose reports and exit codes [Report] gives: that of
-// Debian bookworm (0.18.3-1+deb12u4, control characters escaped).
-const Version = "0.18.3"
-
 // Report is one run in AIDE's words.
 type Report struct {
 	Action Action
-	Start  time.Time
-	End    time.Time
+	// Release is the AIDE in whose words it is; default: [Release018].
+	Release Release
+	Start   time.Time
+	End     time.Time
 	// Old and New are the states; Old is nil for [Init].
 	Old, New iter.Seq2[*baseline.Record, error]
 	// Rules are those the states were taken with, nil for everything.
@@ -67,11 +65,12 @@ type difference struct {
 
 type report struct {
 	*Report
-	o     *ReportOptions
-	out   *bufio.Writer
-	zone  *time.Location
-	total int
-	found []difference
+	o       *ReportOptions
+	out     *bufio.Writer
+	zone    *time.Location
+	release Release
+	total   int
+	found   []difference
 }
 
 // Write prints the report and gives AIDE's exit code: 1 for added, 2 for
@@ -100,7 +99,7 @@ func (run *Report) Collect(o *ReportOptions) (*Collected, error) {
 	if o == nil {
 		o = &ReportOptions{}
 	}
-	r := &report{Report: run, o: o.withDefaults(), zone: cmp.Or(run.Zone, time.Local)}
+	r := &report{Report: run, o: o.withDefaults(), zone: cmp.Or(run.Zone, time.Local), release: cmp.Or(run.Release, Release018)}
 	old := run.Old
 	if old == nil {
 		old = func(func(*baseline.Record, error) bool) {}

@@ -15,11 +15,14 @@ import (
 
 // column is one of the attributes in the order of AIDE's report: its letter in
 // the summary, and the names before its values.
-var columns = []struct {
+type column struct {
 	attrs  attrs
 	letter byte
 	named  []named
-}{
+}
+
+// columns are those of AIDE 0.19; see [Release.columns].
+var columns = []column{
 	{attrFtype, '!', []named{{attrFtype, "File type"}}},
 	{attrLink, 'l', []named{{attrLink, "Lname"}}},
 	{attrSize, '>', []named{{attrSize, "Size"}}},
@@ -38,6 +41,7 @@ var columns = []struct {
 	{attrSELinux, 'S', []named{{attrSELinux, "SELinux"}}},
 	{attrE2fs, 'E', []named{{attrE2fs, "E2FSAttrs"}}},
 	{attrCaps, 'C', []named{{attrCaps, "Caps"}}},
+	{0, 'F', nil}, // file system types are not kept
 }
 
 type named struct {

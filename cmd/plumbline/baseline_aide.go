@@ -25,22 +25,27 @@ type aideFlags struct {
 	parsed  aide.ReportOptions
 }
 
+// aideFormats are the formats in AIDE's words.
+var aideFormats = map[string]aide.Release{"aide": aide.Release018, "aide-0.18": aide.Release018, "aide-0.19": aide.Release019}
+
 func (a *aideFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&a.format, "format", "plumbline", "layout of the text: plumbline, or aide for the report of AIDE "+aide.Version)
+	f.StringVar(&a.format, "format", "plumbline", fmt.Sprintf("layout of the text: plumbline, aide (or aide-0.18) for the report of AIDE %s, aide-0.19 for that of %s", aide.Release018, aide.Release019))
 	f.StringSliceVar(&a.options, "report-option", nil, "with --format aide, `OPTION=VALUE` as in aide.conf, like report_level=summary")
 	f.BoolVar(&a.legend, "legend", true, "with --format aide, say on standard error what the letters mean")
 }
 
-func (a *aideFlags) aide() bool { return a.format == "aide" }
+func (a *aideFlags) aide() bool { return a.release() != "" }
+
+func (a *aideFlags) release() aide.Release { return aideFormats[a.format] }
 
 // valid checks the flags against each other.
 func (a *aideFlags) valid(cmd *cobra.Command) error {
 	if a.format != "plumbline" && !a.aide() {
-		return fail(exitArgument, fmt.Errorf("--format %q: there is plumbline and aide", a.format))
+		return fail(exitArgument, fmt.Errorf("--format %q: there is plumbline, aide, aide-0.18 and aide-0.19", a.format))
 	}
 	if a.aide() && cmd.Flag("output").Changed && cmd.Flag("output").Value.String() != "text" {
-		return fail(exitArgument, fmt.Errorf("--format aide is text; it does not go with -o %s", cmd.Flag("output").Value))
+		return fail(exitArgument, fmt.Errorf("--format %s is text; it does not go with -o %s", a.format, cmd.Flag("output").Value))
 	}
 	if !a.aide() && len(a.options) > 0 {
 		return fail(exitArgument, fmt.Errorf("--report-option needs --format aide"))
@@ -56,7 +61,7 @@ func (a *aideFlags) valid(cmd *cobra.Command) error {
 // create is the report of "aide --init".
 func (a *aideFlags) create(w io.Writer, flags *baselineCreateFlags, began time.Time, snap *baseline.Snapshot) error {
 	state := snap.State()
-	r := &aide.Report{Action: aide.Init, Start: began, New: state.Records, Rules: state.Rules, RootPrefix: rootPrefix(&flags.source)}
+	r := &aide.Report{Action: aide.Init, Release: a.release(), Start: began, New: state.Records, Rules: state.Rules, RootPrefix: rootPrefix(&flags.source)}
 	_, err := a.write(w, r, flags.file)
 	return err
 }
@@ -71,7 +76,7 @@ type aideCheck struct {
 }
 
 func (a *aideCheck) look(began time.Time, base *opened, now *baseline.State) (err error) {
-	a.report = &aide.Report{Action: aide.Check, Start: began, Old: base.Records(), New: now.Records, Rules: now.Rules,
+	a.report = &aide.Report{Action: aide.Check, Release: a.release(), Start: began, Old: base.Records(), New: now.Records, Rules: now.Rules,
 		Kept: now.Kept, RootPrefix: rootPrefix(&a.flags.source)}
 	a.collected, err = a.report.Collect(&a.parsed)
 	return err
@@ -93,7 +98,7 @@ func (a *aideFlags) diff(cmd *cobra.Command, paths []string, began time.Time, ol
 	if err != nil {
 		return baselineError(paths[1], err)
 	}
-	r := &aide.Report{Action: aide.Compare, Start: began, Old: old.Records(), New: new.Records(), Rules: rules, Excused: excused(report)}
+	r := &aide.Report{Action: aide.Compare, Release: a.release(), Start: began, Old: old.Records(), New: new.Records(), Rules: rules, Excused: excused(report)}
 	mask, err := a.write(cmd.OutOrStdout(), r, paths...)
 	return a.finish(cmd.ErrOrStderr(), report, mask, err)
 }
@@ -162,7 +167,7 @@ func (a *aideFlags) finish(stderr io.Writer, report *baseline.Report, mask int, 
 		return fail(exitIO, err)
 	}
 	if a.legend && mask != 0 {
-		fmt.Fprint(stderr, aide.Legend)
+		fmt.Fprint(stderr, a.release().Legend())
 	}
 	for _, c := range report.Changes {
 		if c.Kind == baseline.Unmeasured {

@@ -13,15 +13,20 @@ import (
 
 // Where AIDE sees or says nothing, there is still no pass.
 func TestNoPassWhereAIDEIsBlind(t *testing.T) {
-	a := newAideTree(t)
+	for _, release := range aideReleases {
+		t.Run(release.format, func(t *testing.T) { blind(newAideTree(t, release.suite, release.format)) })
+	}
+}
+
+func blind(a *aideTree) {
+	t := a.t
 	a.file("n\xffame", "old")
 	a.must(syscall.Mknod(a.root+"/device", syscall.S_IFCHR|0o600, int(unix.Mkdev(1, 3))))
-	a.aide("--init")
 	rules := "[[rule]]\npath='/device'\nlevel='verify'\ncheck=['rdev']\n[[rule]]\npath='/n*'\nlevel='verify'\ncheck=['sha256']\n[[rule]]\npath='/r*'\nlevel='record'\n"
 	a.write(a.out+"/rules.toml", rules)
 	file := a.out + "/b"
 	a.plumbline([]string{"baseline", "create", "--root", a.root, "-f", file, "--rules", a.out + "/rules.toml"})
-	check := []string{"baseline", "check", "--root", a.root, "-f", file, "--format", "aide"}
+	check := []string{"baseline", "check", "--root", a.root, "-f", file, "--format", a.format}
 
 	// Another device of the same name: AIDE keeps no device numbers.
 	a.must(os.Remove(a.root + "/device"))
@@ -35,11 +40,8 @@ func TestNoPassWhereAIDEIsBlind(t *testing.T) {
 		t.Errorf("exit %d\n%s%s", cmd.ProcessState.ExitCode(), &stdout, &stderr)
 	}
 
-	// A name that is not UTF-8: AIDE's expressions match it nowhere.
+	// A name that is not UTF-8: expressions of AIDE before 0.19.5 match it nowhere.
 	a.file("n\xffame", "new")
-	if theirs, _ := a.aide("--check"); strings.Contains(theirs, "ame\n") {
-		t.Errorf("AIDE has learnt to see it:\n%s", theirs)
-	}
 	if ours, code := a.plumbline(check); code != 4 || !strings.Contains(ours, ": /n\xffame\n") {
 		t.Errorf("exit %d\n%s", code, ours)
 	}
@@ -49,7 +51,7 @@ func TestNoPassWhereAIDEIsBlind(t *testing.T) {
 	a.file("recorded", "x")
 	a.must(os.Remove(a.root + "/device"))
 	a.must(syscall.Mknod(a.root+"/device", syscall.S_IFCHR|0o600, int(unix.Mkdev(1, 3))))
-	if ours, code := a.plumbline(check); code != 0 || !strings.Contains(ours, "f+++++++++++++++++: /recorded") {
+	if ours, code := a.plumbline(check); code != 0 || !strings.Contains(ours, "+: /recorded") {
 		t.Errorf("exit %d\n%s", code, ours)
 	}
 	// An option that is none.

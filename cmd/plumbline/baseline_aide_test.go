@@ -16,13 +16,31 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/plumbline-sec/plumbline/internal/lab"
 )
 
 // aideTree is a tree on which AIDE and plumbline look at the same changes.
 type aideTree struct {
 	t         *testing.T
 	root, out string
+	program   string // AIDE's
+	format    string // its words here
 	group     string // what AIDE compares
+}
+
+// aideReleases are the suites of Debian whose AIDE is compared with, and what its
+// words are called here. They are unpacked, whatever the release this runs on.
+var aideReleases = []struct{ suite, format string }{{"bookworm", "aide"}, {"trixie", "aide-0.19"}}
+
+// unpackedAIDE is the AIDE of a suite.
+func unpackedAIDE(t *testing.T, suite string) string {
+	t.Helper()
+	program, err := lab.OtherAIDE(t.Context(), suite, t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program
 }
 
 // Rules that ask for the same in both languages.
@@ -33,9 +51,9 @@ check = ["type", "mode", "inode", "link", "nlink", "uid", "gid", "size", "mtime"
 `
 const aideSame = "l+p+u+g+s+c+m+i+n+sha256+acl+selinux+xattrs+ftype+e2fsattrs+caps"
 
-func newAideTree(t *testing.T) *aideTree {
+func newAideTree(t *testing.T, suite, format string) *aideTree {
 	t.Helper()
-	a := &aideTree{t, onDisk(t), t.TempDir(), aideSame}
+	a := &aideTree{t, onDisk(t), t.TempDir(), unpackedAIDE(t, suite), format, aideSame}
 	t.Setenv("HOME", a.out)
 	t.Setenv("XDG_CONFIG_HOME", a.out)
 	t.Setenv("XDG_STATE_HOME", a.out)
@@ -89,7 +107,7 @@ func (a *aideTree) aide(mode string, options ...string) (string, int) {
 	conf := fmt.Sprintf("root_prefix=%[1]s\ndatabase_in=file:%[2]s/old\ndatabase_out=file:%[2]s/%[3]s\ndatabase_new=file:%[2]s/new\ndatabase_attrs=sha256\ngzip_dbout=no\n%[4]s\n/ %[5]s\n",
 		a.root, a.out, map[string]string{"--init": "old", "--init-new": "new"}[mode], strings.Join(options, "\n"), a.group)
 	a.write(a.out+"/aide.conf", conf)
-	cmd := exec.Command("aide", "--config="+a.out+"/aide.conf", strings.TrimSuffix(mode, "-new"))
+	cmd := exec.Command(a.program, "--config="+a.out+"/aide.conf", strings.TrimSuffix(mode, "-new"))
 	return a.run(cmd)
 }
 
@@ -155,7 +173,7 @@ func (a *aideTree) populate() {
 	for _, name := range []string{"same", "content", "grown", "shrunk", "mode", "setuid", "owner", "touched", "replaced", "linked",
 		"removed", "dir/removed", "becomes-link", "becomes-dir", "acl", "acl-changed", "xattr", "xattr-changed", "xattrs", "caps",
 		"caps-changed", "caps-removed", "selinux", "flags", "names/with space", "names/with%20percent", "names/back\\slash", "names/tab\there",
-		"names/new\nline", "names/del\x7f", "names/ümläut", "names/#hash", "a/b", "a-b", "a.b/c", "hole", "three-a"} {
+		"names/new\nline", "names/del\x7f", "names/ümläut", "names/latin-\xfc", "names/gone-\xfc", "names/#hash", "a/b", "a-b", "a.b/c", "hole", "three-a"} {
 		a.file(name, "content of "+name+"\n")
 	}
 	a.file("names/"+strings.Repeat("n", 250), "x")
@@ -200,7 +218,7 @@ func (a *aideTree) change() {
 	a.must(os.WriteFile(at("tmp"), []byte("content of replaced\n"), 0o644))
 	a.must(os.Rename(at("tmp"), at("replaced")))
 	a.must(os.Link(at("linked"), at("linked-again")))
-	for _, name := range []string{"removed", "dir/removed", "link-removed", "becomes-link", "becomes-dir", "link", "long-link", "wide-link", "odd-link", "three-a"} {
+	for _, name := range []string{"removed", "dir/removed", "link-removed", "becomes-link", "becomes-dir", "link", "long-link", "wide-link", "odd-link", "three-a", "names/gone-\xfc"} {
 		a.must(os.Remove(at(name)))
 	}
 	a.must(os.Symlink("same", at("becomes-link")))
@@ -260,57 +278,63 @@ var settings = [][]string{
 	{"report_ignore_e2fsattrs=de"}, {"report_level=added_removed_entries", "report_force_attrs=s", "report_grouped=no"},
 }
 
-// Reports and exit codes are those of AIDE 0.18.3, byte by byte, but for times
-// and for names and digests of databases.
+// Reports and exit codes are those of AIDE 0.18.3 and 0.19.1, byte by byte, but for
+// times and for names and digests of databases.
 func TestReportsAsAIDE(t *testing.T) {
-	for _, zone := range []string{"UTC", "America/St_Johns"} {
-		t.Run(zone, func(t *testing.T) {
-			t.Setenv("TZ", zone)
-			a := newAideTree(t)
-			a.populate()
-			file := a.out + "/b"
-			create := []string{"baseline", "create", "--root", a.root, "--rules", a.out + "/rules.toml", "--format", "aide", "-f"}
-			theirs, theirCode := a.aide("--init")
-			ours, ourCode := a.plumbline(append(create, file))
-			a.same("init", theirs, theirCode, ours, ourCode)
-			check := []string{"baseline", "check", "--root", a.root, "-f", file, "--format", "aide"}
-			theirs, theirCode = a.aide("--check")
-			ours, ourCode = a.plumbline(check)
-			a.same("nothing changed", theirs, theirCode, ours, ourCode)
-
-			a.change()
-			for _, options := range settings {
-				theirs, theirCode = a.aide("--check", options...)
-				ours, ourCode = a.plumbline(check, options...)
-				a.same(fmt.Sprint("check ", options), theirs, theirCode, ours, ourCode)
+	for _, release := range aideReleases {
+		for _, zone := range []string{"UTC", "America/St_Johns"} {
+			t.Run(release.format+"/"+zone, func(t *testing.T) {
+				t.Setenv("TZ", zone)
+				a := newAideTree(t, release.suite, release.format)
+				a.populate()
+				tried := settings
 				if zone != "UTC" {
-					break
+					tried = settings[:1]
 				}
-			}
-			theirs, theirCode = a.aide("--init-new", "report_detailed_init=yes", "report_level=added_removed_entries")
-			ours, ourCode = a.plumbline(append(create, a.out+"/new.b"), "report_detailed_init=yes", "report_level=added_removed_entries")
-			a.same("detailed init", theirs, theirCode, ours, ourCode)
-			theirs, theirCode = a.aide("--compare")
-			ours, ourCode = a.plumbline([]string{"baseline", "diff", file, a.out + "/new.b", "--format", "aide"})
-			a.same("compare", theirs, theirCode, ours, ourCode)
-		})
+				a.compare(tried)
+			})
+		}
 	}
+}
+
+// compare has both look at the tree, before and after the changes.
+func (a *aideTree) compare(settings [][]string) {
+	a.t.Helper()
+	file := a.out + "/b"
+	create := []string{"baseline", "create", "--root", a.root, "--rules", a.out + "/rules.toml", "--format", a.format, "-f"}
+	theirs, theirCode := a.aide("--init")
+	ours, ourCode := a.plumbline(append(create, file))
+	a.same("init", theirs, theirCode, ours, ourCode)
+	check := []string{"baseline", "check", "--root", a.root, "-f", file, "--format", a.format}
+	theirs, theirCode = a.aide("--check")
+	ours, ourCode = a.plumbline(check)
+	a.same("nothing changed", theirs, theirCode, ours, ourCode)
+
+	a.change()
+	for _, options := range settings {
+		theirs, theirCode = a.aide("--check", options...)
+		ours, ourCode = a.plumbline(check, options...)
+		a.same(fmt.Sprint("check ", options), theirs, theirCode, ours, ourCode)
+	}
+	theirs, theirCode = a.aide("--init-new", "report_detailed_init=yes", "report_level=added_removed_entries")
+	ours, ourCode = a.plumbline(append(create, a.out+"/new.b"), "report_detailed_init=yes", "report_level=added_removed_entries")
+	a.same("detailed init", theirs, theirCode, ours, ourCode)
+	theirs, theirCode = a.aide("--compare")
+	ours, ourCode = a.plumbline([]string{"baseline", "diff", file, a.out + "/new.b", "--format", a.format})
+	a.same("compare", theirs, theirCode, ours, ourCode)
 }
 
 // Rules that ask for parts of the extended attributes.
 func TestReportsPartsOfXattrsAsAIDE(t *testing.T) {
-	for group, check := range map[string]string{"p+ftype+acl": "'mode','acl'", "ftype+caps+selinux": "'caps','selinux'"} {
-		a := newAideTree(t)
-		a.group = group
-		a.write(a.out+"/rules.toml", "[[rule]]\npath='**'\nlevel='verify'\ncheck=["+check+"]\n")
-		a.populate()
-		a.aide("--init")
-		a.plumbline([]string{"baseline", "create", "--root", a.root, "--rules", a.out + "/rules.toml", "-f", a.out + "/b"})
-		a.change()
-		for _, options := range settings[4:7] {
-			theirs, theirCode := a.aide("--check", options...)
-			ours, ourCode := a.plumbline([]string{"baseline", "check", "--root", a.root, "-f", a.out + "/b", "--format", "aide"}, options...)
-			a.same(group, theirs, theirCode, ours, ourCode)
+	for _, release := range aideReleases {
+		for group, check := range map[string]string{"p+ftype+acl": "'mode','acl'", "ftype+caps+selinux": "'caps','selinux'"} {
+			t.Run(release.format+"/"+group, func(t *testing.T) {
+				a := newAideTree(t, release.suite, release.format)
+				a.group = group
+				a.write(a.out+"/rules.toml", "[[rule]]\npath='**'\nlevel='verify'\ncheck=["+check+"]\n")
+				a.populate()
+				a.compare(settings[4:7])
+			})
 		}
 	}
 }
