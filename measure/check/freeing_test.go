@@ -38,7 +38,7 @@ func freedTypes(t *testing.T) *kernel.Types {
 	member := func(name string, at uint32, of btf.Type) btf.Member {
 		return btf.Member{Name: name, Offset: btf.Bits(at * 8), Type: of}
 	}
-	all := []btf.Type{
+	return typesOf(t,
 		&btf.Enum{Name: "system_states", Size: 4, Values: []btf.EnumValue{{Name: "SYSTEM_BOOTING"}, {Name: "SYSTEM_RUNNING", Value: 2}}},
 		&btf.Struct{Name: "mod_initfree", Size: 16, Members: []btf.Member{member("node", 0, number), member("module_init", 8, number)}},
 		&btf.Struct{Name: "task_struct", Size: 0x100, Members: []btf.Member{
@@ -49,7 +49,12 @@ func freedTypes(t *testing.T) *kernel.Types {
 		&btf.Struct{Name: "module", Size: 8, Members: []btf.Member{member("state", 0, half)}},
 		&btf.Struct{Name: "mutex", Size: 8, Members: []btf.Member{member("owner", 0, number)}},
 		&btf.Struct{Name: "signal_struct", Size: 16, Members: []btf.Member{member("thread_head", 0, number)}},
-	}
+	)
+}
+
+// typesOf makes types as those that a kernel has.
+func typesOf(t *testing.T, all ...btf.Type) *kernel.Types {
+	t.Helper()
 	b, err := btf.NewBuilder(all, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -32,29 +32,59 @@ func (c *collector) kexecPages(d *dynamicData) error {
 		if !ok {
 			continue
 		}
-		at, err := c.space.U64(variable)
-		if err != nil {
-			return err
-		}
-		if at == 0 {
-			continue
-		}
-		field, err := c.profile.Types.Offset("kimage", "control_code_page")
-		if err != nil {
-			return err
-		}
-		descriptor, err := c.space.U64(mem.Virt(at) + mem.Virt(field))
-		if err != nil {
-			return err
-		}
-		page, phys, err := c.pageOf(descriptor)
+		k, err := c.kexecPage(variable)
 		if err != nil {
 			return fmt.Errorf("%s: %w", image.name, err)
 		}
-		d.Kexec = append(d.Kexec, kexecFact{address(page), phys, image.crash})
+		if k != nil {
+			k.Crash = image.crash
+			d.Kexec = append(d.Kexec, *k)
+		}
 	}
 	return nil
 }
+
+// kexecAttempts is how often the account of a loaded kernel is read that does not hold
+// still, or that leads nowhere.
+const kexecAttempts = 3
+
+// kexecPage follows one of the variables, and is nil if no kernel is loaded. The kernel
+// changes the variable before it frees what it led to, and after it has filled what it
+// leads to (kernel/kexec_file.c, kexec_file_load, and kernel/kexec.c, do_kexec_load):
+// who reads it once more is not led there again.
+func (c *collector) kexecPage(variable mem.Virt) (k *kexecFact, err error) {
+	field, err := c.profile.Types.Offset("kimage", "control_code_page")
+	if err != nil {
+		return nil, err
+	}
+	for range kexecAttempts {
+		var image, now uint64
+		if image, err = c.space.U64(variable); image == 0 || err != nil {
+			return nil, err
+		}
+		k, err = c.kexecPageOf(mem.Virt(image) + mem.Virt(field))
+		if err != nil {
+			continue
+		}
+		if now, err = c.space.U64(variable); now == image || err != nil {
+			return k, err
+		}
+		err = errKexecMoved
+	}
+	return nil, err
+}
+
+// kexecPageOf returns the page to whose descriptor a pointer leads.
+func (c *collector) kexecPageOf(pointer mem.Virt) (*kexecFact, error) {
+	descriptor, err := c.space.U64(pointer)
+	if err != nil {
+		return nil, err
+	}
+	page, phys, err := c.pageOf(descriptor)
+	return &kexecFact{At: address(page), Phys: phys}, err
+}
+
+var errKexecMoved = errors.New("another kernel was loaded each time that it was read")
 
 var errNoPage = errors.New("is no descriptor of a page")
 

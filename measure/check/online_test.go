@@ -1,7 +1,6 @@
 package check
 
 import (
-	"bytes"
 	"context"
 	"slices"
 	"strings"
@@ -72,21 +71,9 @@ func cpuCollector(t *testing.T, m *cpuMachine, mask uint64) *collector {
 	m.pages.WriteU64(0x3000+random, 3)
 	number := &btf.Int{Name: "number", Size: 8}
 	area := &btf.Struct{Name: "cpu_entry_area", Size: onlineArea, Members: []btf.Member{{Name: "gdt", Type: number}}}
-	b, err := btf.NewBuilder([]btf.Type{area}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := b.Marshal(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
-	if err != nil {
-		t.Fatal(err)
-	}
 	space := paging.SpaceAt(m.pages, 0x10000, 4)
 	return &collector{ctx: t.Context(), machine: m, space: space, profile: &kernel.Profile{
-		Base: onlineBase, End: onlineBase + 0x10000, Space: space, Types: &kernel.Types{Spec: spec},
+		Base: onlineBase, End: onlineBase + 0x10000, Space: space, Types: typesOf(t, area),
 		Symbols: kernel.NewSymbols([]kernel.Symbol{
 			{Addr: random, Kind: 'd', Name: "_cea_offset"}, {Addr: onlineBase, Kind: 'T', Name: "_text"}, {Addr: onlineMask, Kind: 'D', Name: "__cpu_online_mask"},
 			{Addr: offsets, Kind: 'D', Name: "__per_cpu_offset"}, {Addr: count, Kind: 'D', Name: "nr_cpu_ids"}, {Addr: onlineBase + 0x8000, Kind: 'D', Name: "_end"},
