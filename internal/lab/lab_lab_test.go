@@ -149,7 +149,7 @@ func TestTampersShowAndAreRestored(t *testing.T) {
 	m := sharedMachine(t)
 	m.ConsoleOnFailure(t)
 	for _, tamper := range Tampers() {
-		if tamper.Xen {
+		if tamper.Xen || tamper.Kernel != "" {
 			continue // tested with a machine that boots one, in measure/check
 		}
 		t.Run(tamper.Name, func(t *testing.T) {

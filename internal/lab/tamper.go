@@ -25,6 +25,9 @@ type Tamper struct {
 	Unmeasured bool
 
 	Xen bool // the subject is the hypervisor of a machine that boots one
+	// Kernel is one that has the subject, of [KernelNames], where the default has not.
+	// Under Secure Boot it may refuse to make it: see [Options].Append.
+	Kernel string
 
 	apply func(context.Context, *change) error
 }
@@ -36,7 +39,7 @@ func Tampers() []Tamper {
 
 func linuxTampers() []Tamper {
 	return slices.Concat(textTampers, dynamicTampers, dataTampers, tableTampers, registerTampers, msrTampers, cpuTampers, pageTampers,
-		pointerTampers, variableTampers, heapTampers, deferredTampers, tracepointTampers, hidingTampers, credentialTampers, securityTampers, socketTampers, fileTampers, benignChanges)
+		pointerTampers, variableTampers, heapTampers, deferredTampers, tracepointTampers, hidingTampers, credentialTampers, securityTampers, kexecTampers, socketTampers, fileTampers, benignChanges)
 }
 
 var (

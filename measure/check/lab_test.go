@@ -175,28 +175,34 @@ func TestTampers(t *testing.T) {
 	m := sharedMachine(t)
 	s := newScanner(t, m)
 	for _, tamper := range lab.Tampers() {
-		if tamper.Benign || tamper.Xen || !slices.Contains(check.Names(), tamper.Check) {
+		if tamper.Benign || tamper.Xen || tamper.Kernel != "" || !slices.Contains(check.Names(), tamper.Check) {
 			continue
 		}
-		t.Run(tamper.Name, func(t *testing.T) {
-			if err := m.Tamper(t.Context(), tamper.Name); err != nil {
-				t.Fatal(err)
-			}
-			r, _ := s.scan(t, tamper.Check)
-			if err := m.Restore(t.Context(), tamper.Name); err != nil {
-				t.Fatal(err)
-			}
-			want := measure.Fail
-			if tamper.Unmeasured {
-				want = measure.NotMeasured
-			}
-			if c := find(t, r, tamper.Check); c.Outcome != want || tamper.Unmeasured != (len(c.Findings) == 0) {
-				t.Errorf("%s did not see it:\n%s", tamper.Check, text(r))
-			}
-			if r, _ := s.scan(t, tamper.Check); r.Outcome != measure.Pass {
-				t.Errorf("after it was undone:\n%s", text(r))
-			}
-		})
+		t.Run(tamper.Name, func(t *testing.T) { detects(t, s, tamper) })
+	}
+}
+
+// detects applies a tamper and demands that its check minds it, and no more once it
+// is undone.
+func detects(t *testing.T, s *scanner, tamper lab.Tamper) {
+	if err := s.machine.Tamper(t.Context(), tamper.Name); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := s.scan(t, tamper.Check)
+	if err := s.machine.Restore(t.Context(), tamper.Name); err != nil {
+		t.Fatal(err)
+	}
+	want := measure.Fail
+	if tamper.Unmeasured {
+		want = measure.NotMeasured
+	}
+	c := find(t, r, tamper.Check)
+	if c.Outcome != want || tamper.Unmeasured != (len(c.Findings) == 0) {
+		t.Errorf("%s did not see it:\n%s", tamper.Check, text(r))
+	}
+	t.Logf("%+v", c.Findings)
+	if r, _ := s.scan(t, tamper.Check); r.Outcome != measure.Pass {
+		t.Errorf("after it was undone:\n%s", text(r))
 	}
 }
 

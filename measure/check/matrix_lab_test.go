@@ -83,6 +83,23 @@ func TestMatrixGuests(t *testing.T) {
 	}
 }
 
+// TestMatrixTampers applies to each other kernel of Debian's the tampers that only it
+// has a subject for, and those of security hooks, which are called in another way since
+// 6.12. A machine with a command line of its own has no Secure Boot, under which a
+// kernel loads only another that is signed.
+func TestMatrixTampers(t *testing.T) {
+	for _, name := range []string{"bullseye", "trixie", "sid"} {
+		t.Run(name, func(t *testing.T) {
+			s := newScanner(t, lab.StartT(t, lab.Options{Kernel: name, Append: "crashkernel=128M"}))
+			for _, tamper := range lab.Tampers() {
+				if tamper.Kernel == name || strings.HasPrefix(tamper.Name, "security-") {
+					t.Run(tamper.Name, func(t *testing.T) { detects(t, s, tamper) })
+				}
+			}
+		})
+	}
+}
+
 // loadKernels loads the kernel's own file as what a reboot would start, and as what a
 // crash would (kexec_file_load without an initial RAM disk, and KEXEC_FILE_ON_CRASH).
 const loadKernels = `perl -e '
