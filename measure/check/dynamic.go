@@ -34,13 +34,15 @@ func dynamicCheck() check {
 
 // dynamicData are the facts of linux.dynamic.
 type dynamicData struct {
-	Code     []dynamicCode `json:"code"` // executable memory outside of text, ascending
-	Slots    []slotFact    `json:"slots,omitempty"`
-	Kprobes  []kprobeFact  `json:"kprobes,omitempty"` // when slots were read, which linux.text's are not
-	Tracers  []tracerFact  `json:"tracers,omitempty"`
-	Images   []imageFact   `json:"images,omitempty"`
-	RealMode *realModeFact `json:"real_mode,omitempty"`
-	Kexec    []kexecFact   `json:"kexec,omitempty"`
+	Code    []dynamicCode `json:"code"` // executable memory outside of text, ascending
+	Slots   []slotFact    `json:"slots,omitempty"`
+	Kprobes []kprobeFact  `json:"kprobes,omitempty"` // when slots were read, which linux.text's are not
+	Tracers []tracerFact  `json:"tracers,omitempty"`
+	Images  []imageFact   `json:"images,omitempty"`
+	// Functions are those of tables of operations, ascending.
+	Functions []functionFact `json:"functions,omitempty"`
+	RealMode  *realModeFact  `json:"real_mode,omitempty"`
+	Kexec     []kexecFact    `json:"kexec,omitempty"`
 	// Uncleared: the kernel gives out memory with what it held before.
 	Uncleared bool `json:"uncleared,omitempty"`
 	// Header is the size of what stands before BPF programs, and what the first
@@ -187,7 +189,7 @@ func (c *collector) unaccounted(d *dynamicData) bool {
 
 func (d *dynamicData) same(o *dynamicData) bool {
 	return slices.Equal(d.Slots, o.Slots) && reflect.DeepEqual(d.Kprobes, o.Kprobes) && slices.Equal(d.Tracers, o.Tracers) && slices.Equal(d.Images, o.Images) &&
-		slices.Equal(d.Kexec, o.Kexec)
+		slices.Equal(d.Functions, o.Functions) && slices.Equal(d.Kexec, o.Kexec)
 }
 
 // dynamicAccounts reads who has code.

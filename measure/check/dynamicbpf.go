@@ -34,7 +34,7 @@ func (d *dynamicJudge) pack(c *dynamicCode, at, end address) {
 				d.odd(here, code[off:], "BPF's "+i.Name+" does not fit into its memory")
 				return
 			}
-			d.add(i.Name, here, code[off:off+size], true, kernel.TrampolineSlack)
+			d.trampoline(i.Name, here, code[off:off+size], true)
 			off += (size + packChunk - 1) &^ (packChunk - 1)
 			continue
 		}
@@ -86,21 +86,35 @@ func (d *dynamicJudge) program(at address, code []byte) {
 		d.odd(at, code, "what is before BPF's "+name+" is not filling")
 		return
 	}
-	d.add(name, start, code[uint64(start-at):], false, 0)
+	d.images = append(d.images, &kernel.JIT{Name: name, Start: mem.Virt(start), Code: code[uint64(start-at):]})
 }
 
-// image judges code that has a page of its own.
-func (d *dynamicJudge) image(c *dynamicCode, name string, at, end address, trampoline bool) {
+// image judges trampolines that have a page of their own.
+func (d *dynamicJudge) image(c *dynamicCode, name string, at, end address) {
 	if code, ok := d.bytes(c, at, int(end-at)); ok {
-		d.add(name, at, code, trampoline, 0)
+		d.trampoline(name, at, code, false)
 	}
 }
 
-func (d *dynamicJudge) add(name string, at address, code []byte, trampoline bool, slack int) {
-	if trampoline && d.data.Uncleared {
-		slack = len(code)
+// trampoline judges a trampoline or dispatcher, or those of a table of operations:
+// one for each of its functions. Packed: in memory that programs share.
+func (d *dynamicJudge) trampoline(name string, at address, code []byte, packed bool) {
+	image := &kernel.JIT{Name: name, Start: mem.Virt(at), Code: code, Trampoline: true, Packed: packed, Uncleared: d.data.Uncleared}
+	d.images = append(d.images, image)
+	if name != structOpsName {
+		return
 	}
-	d.images = append(d.images, &kernel.JIT{Name: name, Start: mem.Virt(at), Code: code, Trampoline: trampoline, Slack: slack})
+	listed := false
+	functions := d.data.functionsIn(at, at+address(len(code)))
+	for _, f := range functions {
+		image.Functions = append(image.Functions, mem.Virt(f.At))
+		listed = listed || f.Listed
+	}
+	for _, f := range functions {
+		if listed && !f.Listed {
+			d.odd(f.At, code[f.At-at:], "a table of operations calls code that is no function on the kernel's list (bpf_kallsyms)")
+		}
+	}
 }
 
 // branches judges all of BPF's code: it branches into itself. Memory that holds

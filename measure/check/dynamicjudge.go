@@ -28,6 +28,9 @@ func judgeDynamic(j *judging, raw json.RawMessage, out *measure.Check) error {
 	if data.RealMode == nil && len(data.Code) == 0 {
 		return errNotObserved
 	}
+	if !slices.IsSortedFunc(data.Functions, functionFact.compare) {
+		return errors.New("observation is malformed: functions of tables of operations in no order")
+	}
 	env := want.env.ForMadeCode(probesOf(data.Kprobes), data.Uncleared)
 	d := dynamicJudge{judging: j, env: env, data: &data, text: text, out: out}
 	for i := range data.Code {
@@ -206,7 +209,7 @@ func (d *dynamicJudge) owned(c *dynamicCode, at address) (address, bool) {
 	for _, i := range d.data.Images {
 		if i.Trampoline && !c.Pack && i.Start&^(mem.PageSize-1) == at {
 			end := (i.End + mem.PageSize - 1) &^ (mem.PageSize - 1)
-			d.image(c, i.Name, at, end, true)
+			d.image(c, i.Name, at, end)
 			return end, true
 		}
 	}

@@ -2,9 +2,13 @@ package check
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
+	"github.com/plumbline-sec/plumbline/measure/kernel"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -12,25 +16,50 @@ import (
 // programs.
 const structOpsName = "bpf_struct_ops"
 
+// functionFact is where a function starts in that code: one that a table goes by,
+// or that is on bpf_kallsyms. Since 6.12 each is both (struct bpf_struct_ops_map,
+// ksyms; the list has them last, bpf_struct_ops_map_update_elem).
+type functionFact struct {
+	At     address `json:"at"`
+	Listed bool    `json:"listed,omitempty"`
+}
+
+func (f functionFact) compare(o functionFact) int { return cmp.Compare(f.At, o.At) }
+
 // structOps adds the memory of that code to the accounts of BPF's. It is of the
 // same form as the trampolines in front of functions, several behind each other.
-// Since 6.12 (struct bpf_struct_ops_map, ksyms) each is on bpf_kallsyms as well:
-// those are taken off again.
 func (c *collector) structOps(d *dynamicData) error {
 	tables, err := c.profile.StructOps()
+	return errors.Join(err, d.addTables(tables))
+}
+
+// addTables adds the pages of tables to the images, and takes what lies in them off
+// these: they are functions of the tables.
+func (d *dynamicData) addTables(tables []kernel.StructOps) error {
 	var pages []address
+	starts := make(map[address]bool) // whether it is listed
 	for _, t := range tables {
 		for _, page := range t.Pages {
 			pages = append(pages, address(page))
 		}
+		for _, f := range t.Functions {
+			if starts[address(f)] = false; len(starts) > maxImages {
+				return fmt.Errorf("over %d functions of tables of operations", maxImages)
+			}
+		}
 	}
 	slices.Sort(pages)
+	pages = slices.Compact(pages)
 	d.Images = slices.DeleteFunc(d.Images, func(i imageFact) bool {
 		n, exact := slices.BinarySearch(pages, i.Start)
 		if !exact {
 			n--
 		}
-		return i.Trampoline && n >= 0 && i.End <= pages[n]+mem.PageSize
+		in := i.Trampoline && n >= 0 && i.End <= pages[n]+mem.PageSize
+		if in {
+			starts[i.Start] = true
+		}
+		return in
 	})
 	if len(d.Images)+len(pages) > maxImages {
 		return fmt.Errorf("over %d pieces of code", maxImages)
@@ -38,7 +67,17 @@ func (c *collector) structOps(d *dynamicData) error {
 	for _, page := range pages {
 		d.Images = append(d.Images, imageFact{structOpsName, page, page + mem.PageSize, true})
 	}
-	return err
+	for _, at := range slices.Sorted(maps.Keys(starts)) {
+		d.Functions = append(d.Functions, functionFact{at, starts[at]})
+	}
+	return nil
+}
+
+// functionsIn are those from one address to before another.
+func (d *dynamicData) functionsIn(from, to address) []functionFact {
+	first, _ := slices.BinarySearchFunc(d.Functions, functionFact{At: from}, functionFact.compare)
+	over, _ := slices.BinarySearchFunc(d.Functions, functionFact{At: to}, functionFact.compare)
+	return d.Functions[first:max(first, over)]
 }
 
 // prologues are how functions of the BPF compiler begin: ENDBR64, or PUSH %RBP and

@@ -22,16 +22,23 @@ type JIT struct {
 	// Trampoline: calls the functions that it stands in front of behind their
 	// entry, where ftrace patches.
 	Trampoline bool
-	// Slack is how many of the last bytes of the code, at most, the compiler
-	// asked for and did not write: they are copied out of memory that nobody
-	// cleared. What is in there is no code.
-	Slack int
+	// Functions are where functions start in the code, ascending, if several
+	// trampolines lie there behind each other: those of a table of operations.
+	// Each is judged by itself.
+	Functions []mem.Virt
+	// Packed: the code lies in memory that BPF programs share, which is INT3
+	// where nothing was copied to.
+	Packed bool
+	// Uncleared: the kernel gives out memory with what it held before.
+	Uncleared bool
 }
 
 // jitCode is code being judged.
 type jitCode struct {
 	*JIT
 	half     int    // where its second half begins, 0 if it has none
+	slack    int    // how many bytes behind its end, at most, are no code
+	rest     bool   // all that is behind its end is none
 	starts   []bool // where an instruction starts
 	branches []jitBranch
 }
@@ -55,10 +62,11 @@ type jitBranch struct {
 func (e *Expected) ExplainJIT(images []*JIT, mapped func(mem.Virt) bool) (findings, notes []Difference) {
 	var swept []*jitCode
 	for _, image := range images {
-		code := &jitCode{JIT: image, half: e.half(image), starts: make([]bool, len(image.Code))}
-		swept = append(swept, code)
-		if d := e.sweep(code); d != nil {
-			findings = append(findings, *d)
+		for _, code := range e.functions(image) {
+			swept = append(swept, code)
+			if d := e.sweep(code); d != nil {
+				findings = append(findings, *d)
+			}
 		}
 	}
 	slices.SortFunc(swept, func(a, b *jitCode) int { return int(int64(a.Start) - int64(b.Start)) })

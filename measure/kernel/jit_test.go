@@ -79,12 +79,13 @@ func newExpectedOf(t testing.TB) *Expected {
 
 func FuzzExplainJIT(f *testing.F) {
 	e := newExpectedOf(f)
-	f.Add(program(fn(1)+testSlide), true)
-	f.Add([]byte{0xf3, 0x0f, 0x1e, 0xfa, 0xc3, 0xcc, 0, 0}, false)
-	f.Fuzz(func(t *testing.T, code []byte, trampoline bool) {
+	f.Add(program(fn(1)+testSlide), true, uint16(0))
+	f.Add([]byte{0xf3, 0x0f, 0x1e, 0xfa, 0xc3, 0xcc, 0, 0}, false, uint16(4))
+	f.Fuzz(func(t *testing.T, code []byte, uncleared bool, function uint16) {
 		if len(code) > 1<<16 {
 			return
 		}
-		e.ExplainJIT([]*JIT{{Start: testImage, Code: code, Trampoline: trampoline}}, func(mem.Virt) bool { return true })
+		e.ExplainJIT([]*JIT{{Start: testImage, Code: code, Trampoline: true, Packed: function&1 != 0, Uncleared: uncleared,
+			Functions: []mem.Virt{testImage + mem.Virt(function), testImage + mem.Virt(len(code))}}}, func(mem.Virt) bool { return true })
 	})
 }
