@@ -12,7 +12,7 @@ import (
 // bpf_struct_ops_map).
 type StructOps struct {
 	// Pages are the starts of the memory that holds the code through which the
-	// programs are called, 4 KiB each; since 6.9 within what BPF programs share,
+	// programs are called, 4 KiB each; since 6.8 within what BPF programs share,
 	// and not page-aligned.
 	Pages []mem.Virt
 	// Functions is what the table that the kernel calls through has of places in
