@@ -18,7 +18,7 @@ var words = map[string]string{
 	"acl": "acl", "xattrs": "xattrs", "selinux": "selinux", "caps": "caps", "e2fsattrs": "flags",
 	"md5": "blake3", "sha1": "blake3", "sha512": "blake3", "rmd160": "blake3", "tiger": "blake3", "crc32": "blake3",
 	"crc32b": "blake3", "haval": "blake3", "whirlpool": "blake3", "gost": "blake3", "stribog256": "blake3",
-	"stribog512": "blake3", "sha256": "sha256",
+	"stribog512": "blake3", "sha512_256": "blake3", "sha3_256": "blake3", "sha3_512": "blake3", "sha256": "sha256",
 }
 
 // unkept are attributes that rules do not have, with what that means.
@@ -28,6 +28,8 @@ var unkept = map[string]string{
 	"I":   "renames are always reported as renames",
 	"ANF": "new files are reported",
 	"ARF": "removed files are reported",
+
+	"fstype": "types of file systems are not kept",
 }
 
 // builtin are the groups of aide.conf(5), "Predefined groups".

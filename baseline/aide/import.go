@@ -1,9 +1,9 @@
 // Package aide turns AIDE's configuration into rules.
 //
-// The language is that of aide.conf(5) of AIDE 0.18. What cannot be said in
-// rules is refused by name, never dropped in silence: programs to run
-// (@@x_include), attributes that are not kept (access time, blocks), expressions
-// that RE2 does not have.
+// The language is that of aide.conf(5) of AIDE 0.18 and 0.19. What cannot be said
+// in rules is refused by name, never dropped in silence: programs to run
+// (@@x_include), attributes that are not kept (access time, blocks), types of file
+// systems, expressions that RE2 does not have.
 package aide
 
 import (
@@ -29,11 +29,15 @@ type Options struct {
 	Outputs string
 	// Defines are macros from outside, like AIDE's --before.
 	Defines map[string]string
-	// Hostname is what @@if hostname is compared with.
+	// Hostname is what @@if hostname is compared with, and @@{HOSTNAME}.
 	Hostname string
+	// Release is the AIDE that the configuration is for. Where it is not given, lines
+	// are taken as [Release019] takes them, and those that [Release018] takes otherwise
+	// are named among [Config.Refused].
+	Release Release
 }
 
-// Refusal is a line that was not taken over.
+// Refusal is a line that was not taken over, or not all of it.
 type Refusal struct {
 	File   string
 	Line   int
@@ -253,6 +257,10 @@ func (c *Config) condition(word, rest string) (bool, error) {
 	} else {
 		fields = append([]string{"defined"}, fields...)
 	}
+	if len(fields) == 3 && fields[1] == "version_ge" {
+		holds, err := c.versionGE(fields[0], fields[2])
+		return holds != not, err
+	}
 	if len(fields) != 2 {
 		return false, fmt.Errorf("condition %q is not understood", rest)
 	}
@@ -278,8 +286,12 @@ var reference = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile
 func (c *Config) expand(s string) (string, error) {
 	var missing string
 	out := reference().ReplaceAllStringFunc(s, func(ref string) string {
-		value, ok := c.defines[ref[3:len(ref)-1]]
-		if !ok && c.blind {
+		name := ref[3 : len(ref)-1]
+		value, ok := c.defines[name]
+		if !ok {
+			value, ok = c.predefined(name)
+		}
+		if !ok && (c.blind || name == "HOSTNAME") {
 			missing = ref
 		}
 		return value

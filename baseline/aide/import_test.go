@@ -1,6 +1,7 @@
 package aide
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,13 +11,15 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/internal/lab"
 )
 
 const config = `# comment
-@@define TOP @ROOT@
+root_prefix=@ROOT@
+@@define TOP top
 @@define EMPTY
 database_in=file:@OUT@/db
 database_out=file:@OUT@/db
@@ -52,16 +55,20 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// The imported rules select what AIDE itself selects.
-func TestSelectsWhatAIDESelects(t *testing.T) {
-	root, out := t.TempDir(), t.TempDir()
-	for _, name := range []string{"etc/a", "etc/skip/x", "etc/skipped", "etc/deep/f", "etc/deep/d/f", "etc/x.bak", "only/inside",
-		"log/a.log", "log/a.txt", "log/sub/b.log", "sp ace/f", "bin/sh", "bin/x.bak/f", "usr/x", "etcetera"} {
-		write(t, filepath.Join(root, name), name)
+// aides are the AIDE of each release, out of Debian's suites.
+var aides = map[Release]string{Release018: "bookworm", Release019: "trixie"}
+
+// held compares what AIDE and the imported rules select below root.
+func held(t *testing.T, release Release, root, config string) {
+	t.Helper()
+	other, err := lab.OtherAIDE(t.Context(), aides[release], t.Output())
+	if err != nil {
+		t.Fatal(err)
 	}
+	out := t.TempDir()
 	conf := filepath.Join(out, "aide.conf")
-	write(t, conf, strings.NewReplacer("@ROOT@", strings.TrimPrefix(root, "/"), "@OUT@", out).Replace(config))
-	if text, err := exec.Command("aide", "--init", "--config="+conf).CombinedOutput(); err != nil {
+	write(t, conf, strings.NewReplacer("@ROOT@", root, "@OUT@", out).Replace(config))
+	if text, err := exec.Command(other.Program, "--init", "--config="+conf).CombinedOutput(); err != nil {
 		t.Fatalf("aide: %v\n%s", err, text)
 	}
 	database, err := os.ReadFile(filepath.Join(out, "db"))
@@ -70,12 +77,12 @@ func TestSelectsWhatAIDESelects(t *testing.T) {
 	}
 	var theirs []string
 	for line := range strings.Lines(string(database)) {
-		if name, _, _ := strings.Cut(line, " "); strings.HasPrefix(name, root) {
-			theirs = append(theirs, strings.TrimPrefix(strings.ReplaceAll(name, "%20", " "), root))
+		if name, _, _ := strings.Cut(line, " "); strings.HasPrefix(name, "/") {
+			theirs = append(theirs, strings.NewReplacer("%20", " ", "%40", "@", "%25", "%").Replace(name))
 		}
 	}
 	slices.Sort(theirs)
-	c, err := Import(conf, nil)
+	c, err := Import(conf, &Options{Release: release})
 	if err != nil || len(c.Refused) > 0 {
 		t.Fatalf("%v, refused %v", err, c.Refused)
 	}
@@ -89,8 +96,9 @@ func TestSelectsWhatAIDESelects(t *testing.T) {
 		if d.IsDir() {
 			o.Type = filewatch.TypeDir
 		}
-		if rules.Match(path, o).Level != filewatch.Ignore {
-			ours = append(ours, strings.TrimPrefix(path, root))
+		name := cmp.Or(strings.TrimPrefix(path, root), "/")
+		if rules.Match(name, o).Level != filewatch.Ignore {
+			ours = append(ours, name)
 		}
 		return err
 	})
@@ -98,8 +106,74 @@ func TestSelectsWhatAIDESelects(t *testing.T) {
 		t.Fatal(err)
 	}
 	slices.Sort(ours)
-	if diff := cmp.Diff(theirs, ours); diff != "" {
-		t.Errorf("AIDE selects -, we +:\n%s\n%s", diff, c.TOML())
+	if diff := gocmp.Diff(theirs, ours); diff != "" || len(theirs) == 0 {
+		t.Errorf("AIDE %s selects -, we +:\n%s\n%s", release, diff, c.TOML())
+	}
+}
+
+// The imported rules select what AIDE itself selects.
+func TestSelectsWhatAIDESelects(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"etc/a", "etc/skip/x", "etc/skipped", "etc/deep/f", "etc/deep/d/f", "etc/x.bak", "only/inside",
+		"log/a.log", "log/a.txt", "log/sub/b.log", "sp ace/f", "bin/sh", "bin/x.bak/f", "usr/x", "etcetera"} {
+		write(t, filepath.Join(root, "top", name), name)
+	}
+	for release := range aides {
+		t.Run(string(release), func(t *testing.T) { held(t, release, root, config) })
+	}
+}
+
+// What a directory that is left out leaves out below it is not the same in each.
+func TestLeavesOutWhatAIDELeavesOut(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"a/x", "a/a/x", "ab", "b/x", "c/d/x", "c/dd/x", "e/f/x", "e/ff/x", "e/fx", "g/hi/x", "g/h", "i/j/x", "i/k/x", "i/jj", "l/m", "l/n/m/x"} {
+		write(t, filepath.Join(root, name), name)
+	}
+	for release, rules := range map[Release][]string{
+		Release018: {"!/a$", "!/a$\n!/a/x", "!/b$ d", "!/(c/d|e/f)$", "!/e/f", "!/i/[j$]$", "!/l/m$ f"},
+		Release019: {"!/a$", "!/a$\n!/a/x", "!/b$ d", "!/(c/d|e/f)$", "!/e/f", "!/i/[j$]$", "!/l/m$ f",
+			"-/a$", "-/a$ 0", "-/b$ d", "-/(c/d|e/f)$", "-/e/f", "-/e/f d", "-/e/f f", "-/e/f$ d", "-/g/h f,d", "-/i/j$\n!/i/k", "-/l/.*m$ f", "-/l/n/ d",
+			"@@if @@{AIDE_VERSION} version_ge 0.19\n-/a$\n@@else\n-/b$\n@@endif", "@@if 0.18.9-rc version_ge 0.19\n-/a$\n@@endif\n@@if not 1.2 version_ge 1.2.1\n!/c\n@@endif"},
+	} {
+		for i, r := range rules {
+			t.Run(fmt.Sprint(release, " ", i), func(t *testing.T) {
+				held(t, release, root, "database_out=file:@OUT@/db\ngzip_dbout=no\nroot_prefix=@ROOT@\n"+r+"\n/ p\n")
+			})
+		}
+	}
+}
+
+// Rules for one path alone, and paths written in other ways.
+func TestSelectsOnlyWhatAIDESelects(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"a/x", "a/d/x", "ab", "abc/x", "sp ace/x", "per%cent/x", "at@/x"} {
+		write(t, filepath.Join(root, name), name)
+	}
+	for release := range aides {
+		for i, r := range []string{"=/a p", "=/a/ p", "=/a$ p", "=/a d p", "=/a/x p", "=/a.*c p", "=/a.* p", "=/a[^c]* p", "=/[a]/x p", "=/[a]/x p\n/a$ p", "=/(ab|a.*/x) p", "/sp%20ace p", "/sp\\ ace p", "/at\\@ p", "/per%25cent p"} {
+			t.Run(fmt.Sprint(release, " ", i), func(t *testing.T) {
+				held(t, release, root, "database_out=file:@OUT@/db\ngzip_dbout=no\nroot_prefix=@ROOT@\n"+r+"\n/abc p\n")
+			})
+		}
+	}
+}
+
+// Where it is not said whose lines they are, none leaves out more than it would in
+// either, and it is named.
+func TestNamesLinesThatReleasesTakeOtherwise(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/aide.conf", "!/same\n!/other$\n!/types$ d\n/ p\n")
+	c, err := Import(dir+"/aide.conf", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Refused) != 1 || c.Refused[0].Line != 2 || c.negative[1].regex != "^(?:/other$)" {
+		t.Errorf("named %v, rules %+v", c.Refused, c.negative)
+	}
+	for release := range aides {
+		if c, err := Import(dir+"/aide.conf", &Options{Release: release}); err != nil || len(c.Refused) > 0 {
+			t.Errorf("%s: %v, %v", release, err, c.Refused)
+		}
 	}
 }
 
@@ -113,7 +187,7 @@ func TestSavedOutputs(t *testing.T) {
 	write(t, dir+"/outputs/10_program", "@@define A alpha\n/from/program p\n")
 	write(t, dir+"/conf.d/20_plain", "/@@{A}@@{B}/@@{C} p\n!/gone$\n!/dir$ d\n")
 	write(t, dir+"/aide.conf", "@@x_include "+dir+"/conf.d ^[a-z0-9_]+$ /prefix\n/after p\n")
-	c, err := Import(dir+"/aide.conf", &Options{Outputs: dir + "/outputs", Defines: map[string]string{"C": "gamma"}})
+	c, err := Import(dir+"/aide.conf", &Options{Outputs: dir + "/outputs", Defines: map[string]string{"C": "gamma"}, Release: Release018})
 	if err != nil || len(c.Refused) > 0 {
 		t.Fatalf("%v, %v", err, c.Refused)
 	}
@@ -122,7 +196,7 @@ func TestSavedOutputs(t *testing.T) {
 		got = append(got, r.regex)
 	}
 	want := []string{"^(?:/prefix/gone(?:/|$))", "^(?:/prefix/dir$)", "^(?:/prefix/from/program)", "^(?:/prefix/alpha/gamma)", "^(?:/after)"}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -169,7 +243,7 @@ func TestRefusals(t *testing.T) {
 /d nonsense
 -/e f
 `, dir))
-	c, err := Import(dir+"/aide.conf", nil)
+	c, err := Import(dir+"/aide.conf", &Options{Release: Release018})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +251,7 @@ func TestRefusals(t *testing.T) {
 	for _, r := range c.Refused {
 		got = append(got, fmt.Sprintf("%s:%d", filepath.Base(r.File), r.Line))
 	}
-	if diff := cmp.Diff([]string{"aide.conf:1", "aide.conf:2", "aide.conf:3", "aide.conf:4", "aide.conf:5", "aide.conf:6", "aide.conf:7"}, got); diff != "" {
+	if diff := gocmp.Diff([]string{"aide.conf:1", "aide.conf:2", "aide.conf:3", "aide.conf:4", "aide.conf:5", "aide.conf:6", "aide.conf:7"}, got); diff != "" {
 		t.Errorf("%s\n%v", diff, c.Refused)
 	}
 	if _, err := os.Stat(dir + "/ran"); err == nil {

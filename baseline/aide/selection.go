@@ -6,49 +6,57 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // types are AIDE's letters for file types ("Restricted selection lines").
 var types = map[string]string{"f": "file", "d": "dir", "l": "symlink", "c": "char", "b": "block", "p": "fifo", "s": "socket"}
 
-// selection reads "/regex [types] group", "=/regex ..." and "!/regex [types]".
+// selection reads "/regex [types] group", "=/regex ...", "!/regex [types]" and, of
+// AIDE 0.19, "-/regex [types]".
 func (c *Config) selection(line, file string, n int) error {
-	kind := line[0]
+	kind, text := line[0], line
 	if kind != '/' {
 		line = line[1:]
 	}
-	if kind == '-' {
+	if kind == '-' && c.release() == Release018 {
 		return errors.New("there are no such rules in AIDE 0.18")
 	}
+	negative := kind == '!' || kind == '-'
 	fields := split(line)
 	r := rule{equal: kind == '=', where: fmt.Sprintf("%s:%d", file, n)}
 	if len(fields) == 0 || !strings.HasPrefix(fields[0], "/") {
 		return errors.New("not a path")
 	}
 	rest := fields[1:]
-	if len(rest) > 0 && (kind == '!' || len(rest) > 1) {
+	if len(rest) > 0 && (negative || len(rest) > 1) {
 		if err := r.restrict(rest[0]); err != nil {
 			return err
 		}
 		rest = rest[1:]
 	}
-	r.regex = "^(?:" + c.prefix + fields[0] + ")"
-	if r.equal {
-		r.regex += "$"
-	}
+	path := c.prefix + fields[0]
+	r.regex = "^(?:" + path + ")"
 	if _, err := regexp.Compile(r.regex); err != nil {
 		return fmt.Errorf("regular expression is not in RE2's language: %w", err)
 	}
-	r.node = strings.Count(literal(c.prefix+fields[0]), "/")
-	if kind == '!' {
-		if r.types == nil {
-			// Without a type, what is below a directory that matches goes too.
-			r.regex = "^(?:" + belowToo(c.prefix+fields[0]) + ")"
+	dir, name := literal(path)
+	if r.equal {
+		parsed, err := syntax.Parse(name, syntax.Perl)
+		if err != nil {
+			return fmt.Errorf("regular expression of a name below %s: %w", dir, err)
 		}
-		c.negative = append(c.negative, r)
-		return nil
+		r.regex = "^" + regexp.QuoteMeta(dir) + "(?:" + withoutSlash(parsed).String() + ")[^/]*$"
+	}
+	r.node = strings.Count(dir, "/")
+	if negative {
+		if len(rest) > 0 {
+			return errors.New("a rule that leaves something out has no group")
+		}
+		return c.exclude(&r, kind, path, func(reason string) { c.refuse(file, n, text, reason) })
 	}
 	if len(rest) != 1 {
 		return errors.New("a selection has one group")
@@ -67,9 +75,74 @@ func (c *Config) selection(line, file string, n int) error {
 	return nil
 }
 
+// exclude takes a rule that leaves something out. What is below a directory that it
+// matches goes too by "-" and, where it names no types, by the "!" of AIDE 0.18; the
+// "!" of 0.19 is looked at anew for each object.
+func (c *Config) exclude(r *rule, kind byte, path string, note func(string)) error {
+	below := belowToo(path)
+	switch {
+	case kind == '!' && r.types == nil && c.release() == Release018, kind == '-' && r.types == nil:
+		r.regex = "^(?:" + below + ")"
+	case kind == '-' && slices.Contains(r.types, "dir"):
+		under := rule{where: r.where, node: r.node}
+		switch head, ends := strings.CutSuffix(path, "$"); {
+		case below == path: // matches any beginning of a path
+			under.regex = "^(?:" + path + ")(?s:.*)/"
+		case ends && belowToo(head) == head && !strings.Contains(head, "|"):
+			under.regex = "^(?:" + head + ")/"
+		default:
+			return errors.New("a rule for directories with what is below may have one $, at its end, and no |")
+		}
+		c.negative = append(c.negative, under)
+	case kind == '!' && r.types == nil && c.options.Release == "" && below != path:
+		note("taken as AIDE 0.19 does, which looks at what is below a directory all the same; 0.18 leaves it out: --aide-version says which")
+	}
+	c.negative = append(c.negative, *r)
+	return nil
+}
+
+// withoutSlash leaves of an expression what matches no "/". AIDE looks at an "=" rule
+// for what is in the directory that its expression begins with and not below, and
+// there, as at others, for each name that begins as it says.
+func withoutSlash(re *syntax.Regexp) *syntax.Regexp {
+	switch re.Op {
+	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
+		re.Op, re.Rune = syntax.OpCharClass, []rune{0, '/' - 1, '/' + 1, unicode.MaxRune}
+	case syntax.OpLiteral:
+		if slices.Contains(re.Rune, '/') {
+			re.Op = syntax.OpNoMatch
+		}
+	case syntax.OpCharClass:
+		var without []rune
+		for i := 0; i < len(re.Rune); i += 2 {
+			low, high := re.Rune[i], re.Rune[i+1]
+			if low > '/' || high < '/' {
+				without = append(without, low, high)
+				continue
+			}
+			if low < '/' {
+				without = append(without, low, '/'-1)
+			}
+			if high > '/' {
+				without = append(without, '/'+1, high)
+			}
+		}
+		re.Rune = without
+	}
+	for _, sub := range re.Sub {
+		withoutSlash(sub)
+	}
+	return re
+}
+
+// restrict reads the types of files of a rule. The file system's, which AIDE 0.19
+// has behind "=", are not known here: without it, a rule would be for others.
 func (r *rule) restrict(letters string) error {
 	if letters == "0" {
 		return nil
+	}
+	if _, system, ok := strings.Cut(letters, "="); ok {
+		return fmt.Errorf("rules are not for one type of file system (%s)", system)
 	}
 	for letter := range strings.SplitSeq(letters, ",") {
 		name, ok := types[letter]
@@ -106,9 +179,10 @@ func split(line string) []string {
 	return out
 }
 
-// literal is the directory whose rules AIDE counts an expression among: it takes
-// the text up to the first of ( ^ $ ? * [ for a path, "." and all.
-func literal(regex string) string {
+// literal is the directory whose rules AIDE counts an expression among, and what of
+// the expression is behind it: AIDE takes the text up to the first of ( ^ $ ? * [ for
+// a path, "." and all.
+func literal(regex string) (dir, rest string) {
 	var prefix strings.Builder
 	for i := 0; i < len(regex) && strings.IndexByte("(^$?*[", regex[i]) < 0; i++ {
 		if regex[i] == '\\' {
@@ -116,9 +190,12 @@ func literal(regex string) string {
 		}
 		if i < len(regex) {
 			prefix.WriteByte(regex[i])
+			if regex[i] == '/' {
+				dir, rest = prefix.String(), regex[i+1:]
+			}
 		}
 	}
-	return prefix.String()[:strings.LastIndexByte(prefix.String(), '/')+1]
+	return dir, rest
 }
 
 // belowToo lets an expression that ends at the end of a path match what is below

@@ -34,13 +34,13 @@ type aideTree struct {
 var aideReleases = []struct{ suite, format string }{{"bookworm", "aide"}, {"trixie", "aide-0.19"}}
 
 // unpackedAIDE is the AIDE of a suite.
-func unpackedAIDE(t *testing.T, suite string) string {
+func unpackedAIDE(t *testing.T, suite string) lab.AIDE {
 	t.Helper()
-	program, err := lab.OtherAIDE(t.Context(), suite, t.Output())
+	a, err := lab.OtherAIDE(t.Context(), suite, t.Output())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return program
+	return a
 }
 
 // Rules that ask for the same in both languages.
@@ -53,7 +53,7 @@ const aideSame = "l+p+u+g+s+c+m+i+n+sha256+acl+selinux+xattrs+ftype+e2fsattrs+ca
 
 func newAideTree(t *testing.T, suite, format string) *aideTree {
 	t.Helper()
-	a := &aideTree{t, onDisk(t), t.TempDir(), unpackedAIDE(t, suite), format, aideSame}
+	a := &aideTree{t, onDisk(t), t.TempDir(), unpackedAIDE(t, suite).Program, format, aideSame}
 	t.Setenv("HOME", a.out)
 	t.Setenv("XDG_CONFIG_HOME", a.out)
 	t.Setenv("XDG_STATE_HOME", a.out)

@@ -64,6 +64,9 @@ func (a *aptDir) args(args ...string) []string {
 
 // extract downloads packages and unpacks them into dir; nothing is installed.
 func (a *aptDir) extract(ctx context.Context, dir string, packages ...string) error {
+	if len(packages) == 0 {
+		return nil
+	}
 	debs, err := os.MkdirTemp(a.dir, "debs-")
 	if err != nil {
 		return err

@@ -13,13 +13,22 @@ import (
 // first: 0.18.3, 0.19.1 and the newest.
 var AIDESuites = []string{"bookworm", "trixie", "sid"}
 
-// OtherAIDE returns the path of the AIDE of a Debian suite, so that what compares
-// with AIDE does not depend on the release that it runs on. See [unpacked.dir] for
-// how it is made.
-func OtherAIDE(ctx context.Context, suite string, log io.Writer) (string, error) {
+// AIDE is an AIDE that is not installed.
+type AIDE struct {
+	Program string
+	// Config is the directory with aide.conf and what it includes, of aide-common.
+	Config string
+}
+
+// OtherAIDE returns the AIDE of a Debian suite, so that what compares with AIDE does
+// not depend on the release that it runs on. See [unpacked.dir] for how it is made.
+func OtherAIDE(ctx context.Context, suite string, log io.Writer) (AIDE, error) {
 	if !slices.Contains(AIDESuites, suite) {
-		return "", fmt.Errorf("no AIDE of %q, want one of %s", suite, strings.Join(AIDESuites, ", "))
+		return AIDE{}, fmt.Errorf("no AIDE of %q, want one of %s", suite, strings.Join(AIDESuites, ", "))
 	}
-	dir, err := unpacked{name: "AIDE", recipe: "1", packages: []string{"aide"}, programs: []string{"aide"}}.dir(ctx, suite, log)
-	return filepath.Join(dir, "aide"), err
+	bin, err := unpacked{name: "AIDE", recipe: "2", packages: []string{"aide"}, alone: []string{"aide-common"}, programs: []string{"aide"}}.dir(ctx, suite, log)
+	if err != nil {
+		return AIDE{}, err
+	}
+	return AIDE{filepath.Join(bin, "aide"), filepath.Join(bin, "../root/usr/share/aide/config/aide")}, nil
 }

@@ -25,7 +25,7 @@ func OtherQEMU(ctx context.Context, suite string, log io.Writer) (string, error)
 	if !slices.Contains(QEMUSuites, suite) {
 		return "", fmt.Errorf("no QEMU of %q, want one of %s", suite, strings.Join(QEMUSuites, ", "))
 	}
-	return unpacked{"QEMU", qemuRecipe, []string{"qemu-system-x86", "qemu-utils"}, qemuPrograms, qemuPlaces}.dir(ctx, suite, log)
+	return unpacked{"QEMU", qemuRecipe, []string{"qemu-system-x86", "qemu-utils"}, nil, qemuPrograms, qemuPlaces}.dir(ctx, suite, log)
 }
 
 // qemuPlaces tells QEMU where its modules and firmware are below root.

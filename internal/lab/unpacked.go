@@ -13,8 +13,9 @@ import (
 // unpacked are programs of a Debian suite that run here without being installed.
 type unpacked struct {
 	name     string
-	recipe   string // raised when the code that unpacks them changes
-	packages []string
+	recipe   string   // raised when the code that unpacks them changes
+	packages []string // with all that they need
+	alone    []string // without
 	programs []string // in /usr/bin of the packages
 	// places says with which environment and leading arguments a program finds what
 	// it reads below root; nil: it reads nothing there.
@@ -39,6 +40,9 @@ func (u unpacked) dir(ctx context.Context, suite string, log io.Writer) (string,
 			return err
 		}
 		if err := apt.extractAll(ctx, filepath.Join(dir, "root"), u.packages...); err != nil {
+			return err
+		}
+		if err := apt.extract(ctx, filepath.Join(dir, "root"), u.alone...); err != nil {
 			return err
 		}
 		return errors.Join(u.wrap(dir, filepath.Join(cache, name)), os.RemoveAll(scratch))
