@@ -267,3 +267,39 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+// What AIDE 0.19 has and rules do not is named, and so is what 0.18 does not have.
+func TestNamesWhatOneReleaseHas(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		line, hostname string
+		release        Release
+		want           string // of the reason; "" for none
+	}{
+		{"/a =vfat p", "", Release019, "one type of file system (vfat)"},
+		{"/a d=0x01021994 p", "", Release019, "one type of file system (0x01021994)"},
+		{"!/a =tmpfs", "", Release019, "one type of file system (tmpfs)"},
+		{"/a p+fstype", "", Release019, "attribute fstype"},
+		{"/a sha3_256+sha3_512+sha512_256", "", Release019, ""},
+		{"-/(a|b$) d", "", Release019, "one $, at its end"},
+		{"-/a$/b$ d", "", Release019, "one $, at its end"},
+		{"!/a f p", "", Release019, "has no group"},
+		{"-/a", "", Release018, "no such rules"},
+		{"@@if 0.18 version_ge 0.17\n/x p\n@@endif", "", Release018, "no condition"},
+		{"@@if 0.18 version_ge x\n/x p\n@@endif", "", Release019, "want MAJOR.MINOR.PATCH"},
+		{"/@@{HOSTNAME} p", "", Release019, "@@{HOSTNAME} is not defined"},
+		{"/@@{HOSTNAME} p", "vm1", Release018, ""},
+		{"summarize_changes=no", "", Release019, "unknown attribute or group"},
+		{"report_format=json\nnum_workers=60%", "", Release019, ""},
+	} {
+		write(t, dir+"/aide.conf", c.line+"\n/taken p\n")
+		got, err := Import(dir+"/aide.conf", &Options{Hostname: c.hostname, Release: c.release})
+		if err != nil {
+			t.Errorf("%q: %v", c.line, err)
+			continue
+		}
+		if len(got.Refused) != min(len(c.want), 1) || c.want != "" && !strings.Contains(got.Refused[0].String(), c.want) {
+			t.Errorf("%q: named %v, want %q", c.line, got.Refused, c.want)
+		}
+	}
+}
