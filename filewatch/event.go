@@ -8,7 +8,10 @@ type Event struct {
 	Target   string
 	Sequence uint64 // per target, without gaps; the first is 1
 	Time     time.Time
-	Op       Op
+	// Since is set by a source that sees states and not operations: it happened
+	// between Since and Time.
+	Since time.Time
+	Op    Op
 	// Path is the object's path in the guest at the time, raw bytes. NewPath is
 	// set for OpRename, OpExchange and OpLink. Either may be empty when only the
 	// inode is known.
@@ -43,6 +46,7 @@ const (
 	Ongoing   Status = "ongoing"   // a file is being written and still open
 	Attempted Status = "attempted" // begun; its result was not seen
 	Denied    Status = "denied"    // refused before it happened
+	Found     Status = "found"     // concluded from the disk before and after; the operation was not seen
 )
 
 // Hash is one digest of a content.

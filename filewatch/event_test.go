@@ -18,6 +18,8 @@ func TestEventJSONRoundTrip(t *testing.T) {
 			Verdict: Verdict{Outcome: Fail, Reason: "content changed", Attributes: []string{"blake3"}}},
 		"unknown actor": {Target: "vm1", Sequence: 8, Time: at, Op: OpWrite, Path: "/x",
 			Actor: Actor{Unknown: "written by the kernel"}, Level: Verify},
+		"window": {Target: "vm1", Sequence: 9, Since: at, Time: at.Add(time.Second), Op: OpWrite, Path: "/x",
+			Actor: Actor{Unknown: "no one saw"}, Level: Verify, Source: "tap", Status: Found},
 	} {
 		text, err := json.Marshal(want)
 		if err != nil {

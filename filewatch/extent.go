@@ -1,5 +1,7 @@
 package filewatch
 
+import "slices"
+
 // Extent is a run of an object's content on its volume, in bytes.
 type Extent struct {
 	// Logical is the offset within the object.
@@ -39,4 +41,11 @@ type Name struct {
 	// Name is the last path element in raw bytes: neither empty, "." nor "..",
 	// without '/' or NUL.
 	Name []byte
+}
+
+// Reserved says that some of the first size bytes have space on the volume that is
+// not marked as written and reads as zeros. A kernel that has the content in memory
+// may be about to write it there.
+func (c *Content) Reserved(size int64) bool {
+	return slices.ContainsFunc(c.Extents, func(e Extent) bool { return e.Physical < 0 && e.Logical < size })
 }

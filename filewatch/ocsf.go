@@ -27,6 +27,8 @@ type wireEvent struct {
 	SeverityID   int       `json:"severity_id"`
 	Time         int64     `json:"time"` // milliseconds since the epoch
 	TimeDT       time.Time `json:"time_dt"`
+	StartTimeDT  time.Time `json:"start_time_dt,omitzero"` // with EndTimeDT, of what has a window
+	EndTimeDT    time.Time `json:"end_time_dt,omitzero"`
 	Metadata     wireMeta  `json:"metadata"`
 	Target       string    `json:"target"`
 	Sequence     uint64    `json:"sequence"`
@@ -92,6 +94,9 @@ func (e *Event) MarshalJSON() ([]byte, error) {
 		Target:   e.Target, Sequence: e.Sequence, Operation: e.Op, Actor: e.Actor,
 		File: fileOf(e.Path, e.Object), Level: e.Level, Rule: e.Rule, Source: e.Source,
 	}
+	if !e.Since.IsZero() {
+		w.StartTimeDT, w.EndTimeDT = e.Since.UTC(), e.Time.UTC()
+	}
 	if e.NewPath != "" {
 		result := fileOf(e.NewPath, e.Object)
 		w.FileResult = &result
@@ -109,7 +114,7 @@ func (e *Event) MarshalJSON() ([]byte, error) {
 // ocsf is status_id: 0 unknown, 1 success, 2 failure.
 func (s Status) ocsf() int {
 	switch s {
-	case Done, Ongoing:
+	case Done, Ongoing, Found:
 		return 1
 	case Denied:
 		return 2
@@ -148,7 +153,7 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 	if w.ClassUID != ocsfClass {
 		return fmt.Errorf("read event: class %d is not File System Activity (%d)", w.ClassUID, ocsfClass)
 	}
-	*e = Event{Target: w.Target, Sequence: w.Sequence, Time: w.TimeDT.UTC(), Op: w.Operation,
+	*e = Event{Target: w.Target, Sequence: w.Sequence, Time: w.TimeDT.UTC(), Since: w.StartTimeDT, Op: w.Operation,
 		Actor: w.Actor, Level: w.Level, Rule: w.Rule, Source: w.Source, Status: w.Status, Follows: w.Follows}
 	if w.Verdict != nil {
 		e.Verdict = *w.Verdict

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -34,7 +33,7 @@ func (r *reserved) check(o *filewatch.Object, where filewatch.Content, now time.
 			delete(*r, key)
 		}
 	}
-	if !slices.ContainsFunc(where.Extents, func(e filewatch.Extent) bool { return e.Physical < 0 && e.Logical < o.Size }) {
+	if !where.Reserved(o.Size) {
 		return nil
 	}
 	if *r == nil {

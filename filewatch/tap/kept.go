@@ -1,0 +1,5 @@
+package tap
+
+import "errors"
+
+var errKept = errors.New("what is kept of the last look is damaged")

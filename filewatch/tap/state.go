@@ -1,0 +1,127 @@
+package tap
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/internal/bin"
+)
+
+// Digest is a 256-bit digest; the zero value means that there is none.
+type Digest [32]byte
+
+// State is one object as one look found it.
+type State struct {
+	filewatch.Object
+	// Names are the paths in the guest, sorted bytewise; none when no directory
+	// names the object.
+	Names []string
+	// BLAKE3 and SHA256 are of a regular file's content, where the rules ask for it.
+	BLAKE3, SHA256 Digest
+	// Unread says why the object could not be read whole.
+	Unread string
+	// Unsettled says that the content may be still on its way from the guest's
+	// memory: the file is empty, or has space that is not marked as written.
+	Unsettled bool
+}
+
+// name is the first name, "" for none.
+func (s *State) name() string {
+	if len(s.Names) == 0 {
+		return ""
+	}
+	return s.Names[0]
+}
+
+// appendKey appends what states are sorted by: the volume with its length before
+// it (2 bytes), then the inode (8 bytes), both big-endian.
+func appendKey(b []byte, volume string, inode uint64) []byte {
+	return binary.BigEndian.AppendUint64(appendVolume(b, volume), inode)
+}
+
+func appendVolume(b []byte, volume string) []byte {
+	volume = volume[:min(len(volume), 1<<16-1)]
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(volume))), volume...)
+}
+
+// split takes an entry apart into key and encoded state; nil where it is neither.
+func split(entry []byte) (key, body []byte) {
+	if len(entry) < 2 {
+		return nil, nil
+	}
+	n := 2 + int(binary.BigEndian.Uint16(entry)) + 8
+	if len(entry) < n {
+		return nil, nil
+	}
+	return entry[:n:n], entry[n:]
+}
+
+// appendState encodes a state behind its key. Access and creation times are left
+// out but for what tells two uses of an inode apart.
+func appendState(b []byte, s *State) []byte {
+	b = appendKey(b, s.Volume, s.Inode)
+	put := binary.LittleEndian
+	unsettled := byte(0)
+	if s.Unsettled {
+		unsettled = 1
+	}
+	b = put.AppendUint16(append(b, unsettled), s.Mode)
+	for _, n := range [...]uint32{s.Generation, s.UID, s.GID, s.Nlink, s.Major, s.Minor, s.Flags, s.Project} {
+		b = put.AppendUint32(b, n)
+	}
+	b = put.AppendUint64(b, uint64(s.Size))
+	for _, t := range [...]time.Time{s.Mtime, s.Ctime, s.Crtime} {
+		b = put.AppendUint32(put.AppendUint64(b, uint64(t.Unix())), uint32(t.Nanosecond()))
+	}
+	b = append(append(b, s.BLAKE3[:]...), s.SHA256[:]...)
+	for _, text := range [...]string{string(s.Type), s.Link, s.Unread} {
+		b = appendText(b, text)
+	}
+	b = put.AppendUint32(b, uint32(len(s.Xattrs)))
+	for _, x := range s.Xattrs {
+		b = appendText(appendText(b, x.Name), string(x.Value))
+	}
+	b = put.AppendUint32(b, uint32(len(s.Names)))
+	for _, name := range s.Names {
+		b = appendText(b, name)
+	}
+	return b
+}
+
+func appendText(b []byte, text string) []byte {
+	return append(binary.LittleEndian.AppendUint32(b, uint32(len(text))), text...)
+}
+
+// parseState decodes a key and what appendState put behind it.
+func parseState(key, body []byte) (*State, error) {
+	s := &State{}
+	s.Volume = string(key[2 : len(key)-8])
+	s.Inode = binary.BigEndian.Uint64(key[len(key)-8:])
+	c := bin.Little(body)
+	text := func() string { return string(c.Bytes(c.Count(1))) }
+	s.Unsettled, s.Mode = c.U8() != 0, c.U16()
+	for _, n := range [...]*uint32{&s.Generation, &s.UID, &s.GID, &s.Nlink, &s.Major, &s.Minor, &s.Flags, &s.Project} {
+		*n = c.U32()
+	}
+	s.Size = int64(c.U64())
+	for _, t := range [...]*time.Time{&s.Mtime, &s.Ctime, &s.Crtime} {
+		if at := time.Unix(int64(c.U64()), int64(c.U32())).UTC(); !at.IsZero() {
+			*t = at
+		}
+	}
+	copy(s.BLAKE3[:], c.Bytes(len(s.BLAKE3)))
+	copy(s.SHA256[:], c.Bytes(len(s.SHA256)))
+	s.Type, s.Link, s.Unread = filewatch.Type(text()), text(), text()
+	for range c.Count(8) {
+		s.Xattrs = append(s.Xattrs, filewatch.Xattr{Name: text(), Value: []byte(text())})
+	}
+	for range c.Count(4) {
+		s.Names = append(s.Names, text())
+	}
+	if err := c.Err(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errKept, err)
+	}
+	return s, nil
+}
