@@ -88,18 +88,26 @@ func (m *volumeMemory) full(fold int) bool {
 	return len(m.over.places) > fold
 }
 
-// Keep encodes the memory, having written new bases where too much lies over the
-// old ones, and names the files of the directory that it needs.
+// Keep is Fold, and encodes the memory.
 func (m *Memory) Keep() (encoded []byte, files []string, err error) {
+	if files, err = m.Fold(); err != nil {
+		return nil, nil, err
+	}
+	return m.append(nil), files, nil
+}
+
+// Fold writes new bases where too much lies over the old ones, and names the files
+// of the directory that the memory needs.
+func (m *Memory) Fold() (files []string, err error) {
 	for _, v := range m.volumes {
 		if v.refused == "" && v.full(m.fold) {
 			if err := v.rebase(m.dir); err != nil {
-				return nil, nil, fmt.Errorf("store the memory of a volume: %w", err)
+				return nil, fmt.Errorf("store the memory of a volume: %w", err)
 			}
 		}
 		if v.base.Name != "" {
 			files = append(files, v.base.Name)
 		}
 	}
-	return m.append(nil), files, nil
+	return files, nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/internal/bin"
 )
@@ -35,33 +37,37 @@ func (s *State) name() string {
 	return s.Names[0]
 }
 
-// appendKey appends what states are sorted by: the volume with its length before
-// it (2 bytes), then the inode (8 bytes), both big-endian.
+// keyLen is the length of what states are sorted by: a digest of the volume's identity
+// (16 bytes), then the inode (8 bytes, big-endian). A sorted file finds an entry by as
+// many bytes (internal/sorted).
+const (
+	prefixLen = 16
+	keyLen    = prefixLen + 8
+)
+
 func appendKey(b []byte, volume string, inode uint64) []byte {
-	return binary.BigEndian.AppendUint64(appendVolume(b, volume), inode)
+	return appendInode(appendVolume(b, volume), inode)
 }
 
+func appendInode(b []byte, inode uint64) []byte { return binary.BigEndian.AppendUint64(b, inode) }
+
 func appendVolume(b []byte, volume string) []byte {
-	volume = volume[:min(len(volume), 1<<16-1)]
-	return append(binary.BigEndian.AppendUint16(b, uint16(len(volume))), volume...)
+	sum := blake3.Sum256([]byte(volume))
+	return append(b, sum[:prefixLen]...)
 }
 
 // split takes an entry apart into key and encoded state; nil where it is neither.
 func split(entry []byte) (key, body []byte) {
-	if len(entry) < 2 {
+	if len(entry) < keyLen {
 		return nil, nil
 	}
-	n := 2 + int(binary.BigEndian.Uint16(entry)) + 8
-	if len(entry) < n {
-		return nil, nil
-	}
-	return entry[:n:n], entry[n:]
+	return entry[:keyLen:keyLen], entry[keyLen:]
 }
 
 // appendState encodes a state behind its key. Access and creation times are left
 // out but for what tells two uses of an inode apart.
 func appendState(b []byte, s *State) []byte {
-	b = appendKey(b, s.Volume, s.Inode)
+	b = appendText(appendKey(b, s.Volume, s.Inode), s.Volume)
 	put := binary.LittleEndian
 	unsettled := byte(0)
 	if s.Unsettled {
@@ -97,10 +103,10 @@ func appendText(b []byte, text string) []byte {
 // parseState decodes a key and what appendState put behind it.
 func parseState(key, body []byte) (*State, error) {
 	s := &State{}
-	s.Volume = string(key[2 : len(key)-8])
-	s.Inode = binary.BigEndian.Uint64(key[len(key)-8:])
+	s.Inode = binary.BigEndian.Uint64(key[prefixLen:])
 	c := bin.Little(body)
 	text := func() string { return string(c.Bytes(c.Count(1))) }
+	s.Volume = text()
 	s.Unsettled, s.Mode = c.U8() != 0, c.U16()
 	for _, n := range [...]*uint32{&s.Generation, &s.UID, &s.GID, &s.Nlink, &s.Major, &s.Minor, &s.Flags, &s.Project} {
 		*n = c.U32()

@@ -85,8 +85,10 @@ func (s *Sorter) Each(fn func(entry []byte) error) error {
 		}
 		return nil
 	}
-	if err := s.flush(); err != nil {
-		return err
+	if len(s.at) > 0 {
+		if err := s.flush(); err != nil {
+			return err
+		}
 	}
 	s.text, s.at = nil, nil
 	var runs []Run

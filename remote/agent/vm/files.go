@@ -24,7 +24,7 @@ func OpenFiles(ctx context.Context, p *Place) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := guestOf(set)
+	g, err := guest.OnDisks(set)
 	if err != nil {
 		set.Close()
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"github.com/plumbline-sec/plumbline/baseline/sign"
 	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
+	"github.com/plumbline-sec/plumbline/filewatch/guest"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 )
 
@@ -295,7 +296,7 @@ func TestResumeSeesAnotherSuperblock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g, err := guestOf(o.set)
+		g, err := guest.OnDisks(o.set)
 		if err == nil {
 			err = r.begin(o, g, nil)
 		}

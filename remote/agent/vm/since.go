@@ -13,7 +13,6 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/guest"
-	"github.com/plumbline-sec/plumbline/filewatch/volume"
 	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
@@ -385,21 +384,9 @@ func (c *sinceScan) store(write func(*baseline.Keep) error) {
 
 // guest puts the volumes together.
 func (c *sinceScan) guest() (*guest.Guest, error) {
-	g, err := guestOf(c.open.set)
+	g, err := guest.OnDisks(c.open.set)
 	if err != nil {
 		return nil, err
 	}
 	return g, c.ours(g.Machine())
-}
-
-func guestOf(set *disk.Set) (*guest.Guest, error) {
-	var sources []volume.Source
-	for _, d := range set.Disks {
-		sources = append(sources, volume.Source{Name: d.Name, Disk: d, Size: d.Size})
-	}
-	volumes, err := volume.OpenAll(sources)
-	if err != nil {
-		return nil, err
-	}
-	return guest.New(volumes)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk"
+	"github.com/plumbline-sec/plumbline/filewatch/guest"
 	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
@@ -42,7 +43,7 @@ func (t *Tracked) Open(ctx context.Context) (err error) {
 		t.resume.end(&err)
 		return err
 	}
-	g, err := guestOf(t.open.set)
+	g, err := guest.OnDisks(t.open.set)
 	if err == nil {
 		if t.Keep {
 			g.Remember = sorted.Dir(t.Dir)

@@ -1,0 +1,33 @@
+package disk
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/plumbline-sec/plumbline/internal/qmp"
+)
+
+// Untrack takes the bitmaps of a keeper out of a running machine: no scan builds on
+// its last one any more.
+func Untrack(ctx context.Context, socket string, last Track) error {
+	unlock, err := lockMachine(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	monitor, err := qmp.Dial(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer monitor.Close()
+	f := &fleece{monitor: monitor}
+	nodes, err := f.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	t := &tracking{last: last, lost: "no longer wanted"}
+	if err := t.discard(ctx, f, t.bitmaps(nodes)); err != nil {
+		return fmt.Errorf("machine behind %s: %w", socket, err)
+	}
+	return nil
+}

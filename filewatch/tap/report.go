@@ -1,0 +1,311 @@
+package tap
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// unknownActor is who did it, as far as a disk tells.
+const unknownActor = "seen on the disk path, when the guest had written it back: the disk does not say who did it"
+
+// settling is how long a content may take from the guest's memory to its disk. Linux
+// writes back what is older than 30 s (vm.dirty_expire_centisecs), looking every 5 s;
+// ext4 and XFS then say in a later transaction that the space is written.
+const settling = 40 * time.Second
+
+// maxWaiting bounds the objects whose content is waited for; beyond that it is judged
+// as it is.
+const maxWaiting = 1 << 16
+
+// waiting is an event about a content that may be still on its way.
+type waiting struct {
+	event filewatch.Event
+	until time.Time
+}
+
+// report makes events of a look.
+type report struct {
+	*look
+	source *Source
+	emit   func(*filewatch.Event) error
+	broken map[string]bool // volumes of which parts could not be read
+	// moved are directories whose name changed, by their old path; taken are names
+	// that objects got, with what they were given to.
+	moved map[string]moved
+	taken map[string]filewatch.ID
+	// full says that there was no room for some of taken.
+	full bool
+}
+
+// moved is a directory that has another path, and how many events of objects below it
+// are left out for its own.
+type moved struct {
+	to    string
+	level filewatch.Level
+	below int
+}
+
+// maxMoved and maxTaken bound what is held of one look.
+const (
+	maxMoved = 1 << 14
+	maxTaken = 1 << 17
+)
+
+// run emits the events of a look.
+func (r *report) run() error {
+	for _, g := range r.gaps {
+		r.broken[g.Volume] = true
+	}
+	due := func([]byte) bool { return false }
+	if err := r.pairs(due, r.survey); err != nil {
+		return err
+	}
+	if len(r.moved) > 0 {
+		if err := r.pairs(due, r.count); err != nil {
+			return err
+		}
+	}
+	waited := map[string]bool{}
+	for key, w := range r.source.waiting {
+		if time.Now().After(w.until) {
+			waited[key] = true
+		}
+	}
+	if err := r.pairs(func(key []byte) bool { return waited[string(key)] }, r.tell); err != nil {
+		return err
+	}
+	for key := range waited {
+		if w := r.source.waiting[key]; w != nil && time.Now().After(w.until) {
+			delete(r.source.waiting, key)
+			if err := r.complete(w, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// compare is Compare, of volumes that were there before.
+func (r *report) compare(old, new *State) []Operation {
+	if old == nil && slices.Contains(r.come, new.Volume) {
+		return nil
+	}
+	return Compare(old, new)
+}
+
+// survey notes directories that moved and names that were taken.
+func (r *report) survey(old, new *State) error {
+	for _, o := range r.compare(old, new) {
+		name := o.NewPath
+		switch o.Op {
+		case filewatch.OpCreate, filewatch.OpMkdir, filewatch.OpMknod, filewatch.OpSymlink:
+			name = o.Path
+		case filewatch.OpRename:
+			if o.Object.Type == filewatch.TypeDir && len(r.moved) < maxMoved {
+				r.moved[o.Path] = moved{to: o.NewPath, level: r.rule(old, new).Level}
+			}
+		}
+		if name == "" {
+			continue
+		}
+		if len(r.taken) < maxTaken {
+			r.taken[name] = o.Object.ID()
+		} else {
+			r.full = true
+		}
+	}
+	return nil
+}
+
+// count counts the events that those of directories stand for.
+func (r *report) count(old, new *State) error {
+	for _, o := range r.compare(old, new) {
+		if dir, ok := r.below(&o, r.rule(old, new).Level); ok {
+			m := r.moved[dir]
+			m.below++
+			r.moved[dir] = m
+		}
+	}
+	return nil
+}
+
+// below gives the directory by whose renaming an object has another path, where the
+// event of that is of the same level or a stricter one.
+func (r *report) below(o *Operation, level filewatch.Level) (dir string, ok bool) {
+	if o.Op != filewatch.OpRename || len(r.moved) == 0 {
+		return "", false
+	}
+	for dir = path.Dir(o.Path); ; dir = path.Dir(dir) {
+		if m, is := r.moved[dir]; is && m.level >= level && o.NewPath == m.to+o.Path[len(dir):] {
+			return dir, true
+		}
+		if len(dir) <= 1 {
+			return "", false
+		}
+	}
+}
+
+// rule is the strictest for any name of an object, before, after and on record.
+func (r *report) rule(old, new *State) filewatch.Rule {
+	var names []string
+	var best filewatch.Rule
+	for _, s := range []*State{new, old} {
+		if s != nil {
+			names = append(names, s.Names...)
+		}
+	}
+	for i, s := range []*State{new, old} {
+		if s == nil {
+			continue
+		}
+		all := names
+		if r.look.names != nil {
+			all = append(slices.Clone(names), r.look.names(s.ID())...)
+		}
+		if rule := r.rules.MatchNames(all, &s.Object); i == 0 || best.Name == "" || rule.Level > best.Level {
+			best = rule
+		}
+	}
+	return best
+}
+
+// tell emits the events of one object.
+func (r *report) tell(old, new *State) error {
+	operations := r.compare(old, new)
+	if len(operations) == 0 {
+		return r.settled(new)
+	}
+	rule := r.rule(old, new)
+	var gone *State
+	if new != nil && old != nil && !sameObject(old, new) {
+		gone = old // the first operations are of what is no more
+	}
+	if old != nil {
+		delete(r.source.waiting, string(appendKey(nil, old.Volume, old.Inode)))
+	}
+	if rule.Level == filewatch.Ignore {
+		return nil
+	}
+	for i := range operations {
+		o := &operations[i]
+		if _, ok := r.below(o, rule.Level); ok {
+			continue
+		}
+		is := new
+		if gone != nil && o.Object == &gone.Object {
+			is = nil
+		}
+		if err := r.one(o, rule, is); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// one emits the event of an operation; is is what there is of the object now.
+func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
+	e := &filewatch.Event{Target: r.source.Target, Time: r.at, Since: r.since, Op: o.Op, Path: o.Path, NewPath: o.NewPath,
+		Object: o.Object, Actor: filewatch.Actor{Unknown: unknownActor}, Level: rule.Level, Rule: rule.Name, Source: "tap",
+		Status: filewatch.Found}
+	details := []string{}
+	detail := func(format string, args ...any) { details = append(details, fmt.Sprintf(format, args...)) }
+	if o.Detail != "" {
+		details = append(details, o.Detail)
+	}
+	if m := r.moved[o.Path]; o.Op == filewatch.OpRename && m.to == o.NewPath && m.below > 0 {
+		detail("%d objects below it moved along", m.below)
+	}
+	waits := is != nil && is.Unsettled && contentOp(o.Op) && e.Level >= filewatch.Verify
+	replaced := false
+	if o.Op == filewatch.OpUnlink || o.Op == filewatch.OpRmdir {
+		is = nil
+		var by filewatch.ID
+		if by, replaced = r.taken[o.Path]; replaced {
+			detail("inode %d has its name now", by.Inode)
+		}
+		if r.broken[o.Object.Volume] {
+			detail("parts of the volume could not be read: it may be there")
+		}
+	}
+	key := ""
+	if waits {
+		key = string(appendKey(nil, is.Volume, is.Inode))
+		if waits = len(r.source.waiting) < maxWaiting; waits {
+			e.Status = filewatch.Ongoing
+			detail("its content may be still in the guest's memory")
+		}
+	}
+	e.Detail = strings.Join(details, "; ")
+	r.hashes(e, is)
+	switch {
+	case replaced: // what has its name now is judged
+	case is == nil && (r.full || r.broken[o.Object.Volume]):
+		e.Verdict = filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: "whether something else has its name now is not known"}
+	case r.source.Judge != nil:
+		r.source.Judge(e, is)
+	}
+	if err := r.source.number(e, r.emit); err != nil {
+		return err
+	}
+	if waits {
+		r.source.waiting[key] = &waiting{*e, time.Now().Add(r.source.settling)}
+	}
+	return nil
+}
+
+// contentOp says that an operation leaves a new content.
+func contentOp(op filewatch.Op) bool {
+	return op == filewatch.OpCreate || op == filewatch.OpWrite
+}
+
+// hashes puts the digests of a content that has come to rest into its event.
+func (r *report) hashes(e *filewatch.Event, s *State) {
+	if s == nil || e.Status == filewatch.Ongoing {
+		return
+	}
+	for _, d := range []struct {
+		name string
+		sum  Digest
+	}{{"BLAKE3", s.BLAKE3}, {"SHA-256", s.SHA256}} {
+		if d.sum != (Digest{}) {
+			e.Hashes = append(e.Hashes, filewatch.Hash{Algorithm: d.name, Value: bytes.Clone(d.sum[:])})
+		}
+	}
+}
+
+// settled completes an event whose content was waited for and is what it was.
+func (r *report) settled(s *State) error {
+	if s == nil {
+		return nil
+	}
+	key := string(appendKey(nil, s.Volume, s.Inode))
+	w := r.source.waiting[key]
+	if w == nil {
+		return nil
+	}
+	delete(r.source.waiting, key)
+	return r.complete(w, s)
+}
+
+// complete emits what follows an event whose content was waited for; nil where it
+// could not be looked at.
+func (r *report) complete(w *waiting, s *State) error {
+	e := w.event
+	e.Follows, e.Time, e.Status, e.Detail = e.Sequence, r.at, filewatch.Found, ""
+	if s == nil {
+		e.Verdict = filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: "it could not be looked at again"}
+		return r.source.number(&e, r.emit)
+	}
+	e.Object, e.Verdict = &s.Object, filewatch.Verdict{}
+	r.hashes(&e, s)
+	if r.source.Judge != nil {
+		r.source.Judge(&e, s)
+	}
+	return r.source.number(&e, r.emit)
+}
