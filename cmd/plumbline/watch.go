@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/filewatch/trap/qemutcg"
@@ -21,11 +24,20 @@ import (
 
 type watchFlags struct {
 	qmp, rules, target, baseline string
+	source                       string
+	every                        time.Duration
 	disks                        []string
 	enforce                      bool
 	key                          keyFlags
 	output                       *string
 }
+
+// Where operations are seen.
+const (
+	sourceAuto = "auto"
+	sourceTrap = "trap"
+	sourceDisk = "disk"
+)
 
 func watchCommand() *cobra.Command {
 	var f watchFlags
@@ -42,8 +54,13 @@ with a baseline both are judged by it.
 Without an end there is no one object to print, so -o json is as -o ndjson; -o text
 is a line for people.
 
-It needs the trap plugin in the machine's QEMU and ends at an interrupt, with the
-hooks taken away again.`,
+Operations are seen where the guest's kernel carries them out, if the machine's QEMU
+has the trap plugin (--source trap): each one, when it happens, with who did it. Or
+they are told by looking at the disks again and again (--source disk), which any QEMU
+allows, under KVM too: what differs between two looks, without who did it, and when
+the guest has written it back, half a minute later by Linux's default.
+
+It ends at an interrupt and takes away what it put into QEMU.`,
 		Example: `  plumbline watch --vm /run/vm/qmp.sock --rules etc.toml
   plumbline watch --vm /run/vm/qmp.sock | jq -r '[.operation, .file.path, .actor.name] | @tsv'`,
 		Args: arguments(),
@@ -55,53 +72,113 @@ hooks taken away again.`,
 	cmd.Flags().StringVar(&f.rules, "rules", "", "`FILE` of rules (TOML); default: those of the baseline, or everything")
 	fileFlag(cmd, &f.baseline)
 	f.key.verify(cmd)
-	cmd.Flags().StringArrayVar(&f.disks, "disk", nil, "the machine's disk `IMAGE`s, for content; default: those that QEMU has open")
+	cmd.Flags().StringVar(&f.source, "source", sourceAuto, "see operations by the plugin (trap), on the disks (disk), or by whichever there is (auto)")
+	cmd.Flags().DurationVar(&f.every, "every", time.Second, "with --source disk, the `TIME` between looks; more after one that took long")
+	cmd.Flags().StringArrayVar(&f.disks, "disk", nil, "with the plugin, the machine's disk `IMAGE`s, for content; default: those that QEMU has open")
 	cmd.Flags().BoolVar(&f.enforce, "enforce", false, "refuse, in the guest, operations on paths of level protect")
 	cmd.Flags().StringVar(&f.target, "target", "", "`NAME` of the machine in the events; default: the name of the socket's directory")
 	f.output = outputFlag(cmd, "ndjson", "json", "text")
+	cmd.RegisterFlagCompletionFunc("source", cobra.FixedCompletions([]string{sourceAuto, sourceTrap, sourceDisk}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.MarkFlagRequired("vm")
 	cmd.MarkFlagFilename("rules", "toml")
 	return cmd
 }
 
 func runWatch(ctx context.Context, stdout, stderr io.Writer, f *watchFlags) error {
+	if err := f.valid(); err != nil {
+		return err
+	}
 	rules, err := readRules(f.rules)
 	if err != nil {
 		return err
 	}
-	if f.target == "" {
-		f.target = targetName(f.qmp)
-	}
-	out := &lineWriter{w: stdout, text: *f.output == "text"}
-	w := &vm.Watcher{
-		Target: f.target, QMP: f.qmp, Rules: rules, Images: f.disks, Enforce: f.enforce, Profiles: new(kernel.Cache),
-		Alert: func(a trap.Alert) { out.print(a) },
-		Bound: func() { fmt.Fprintf(stderr, "plumbline: watching %s\n", f.target) },
-	}
+	var index *baseline.Index
 	if f.baseline != "" {
 		b, err := openBaseline(f.baseline, &f.key, nil)
 		if err != nil {
 			return err
 		}
 		defer b.Close()
-		if w.Index, err = b.Index(); err != nil {
+		if index, err = b.Index(); err != nil {
 			return fail(exitData, err)
 		}
 		if rules == nil {
-			if w.Rules, err = b.Header.ParseRules(); err != nil {
+			if rules, err = b.Header.ParseRules(); err != nil {
 				return fail(exitData, err)
 			}
 		}
 	}
-	if !f.enforce && bytes.Contains(w.Rules.Text(), []byte(`"protect"`)) {
-		fmt.Fprintln(stderr, "plumbline: level protect is reported, not enforced")
-		fmt.Fprintln(stderr, "hint: --enforce refuses such operations in the guest")
+	if f.target == "" {
+		f.target = targetName(f.qmp)
 	}
-	err = w.Events(ctx, func(e *filewatch.Event) error { return out.print(e) })
-	if ctx.Err() != nil {
+	if !f.enforce && bytes.Contains(rules.Text(), []byte(`"protect"`)) {
+		fmt.Fprintln(stderr, "plumbline: level protect is reported, not enforced")
+		if f.source != sourceDisk {
+			fmt.Fprintln(stderr, "hint: --enforce refuses such operations in the guest")
+		}
+	}
+	if err := f.choose(ctx, stderr); err != nil {
+		return err
+	}
+	out := &lineWriter{w: stdout, text: *f.output == "text"}
+	alert := func(a trap.Alert) { out.print(a) }
+	bound := func() { fmt.Fprintf(stderr, "plumbline: watching %s\n", f.target) }
+	var source filewatch.Source
+	if f.source == sourceDisk {
+		source = &vm.DiskWatcher{Target: f.target, QMP: f.qmp, Dir: filepath.Join(filepath.Dir(ledger().Dir), "watch"), Rules: rules, Index: index,
+			Every: f.every, Alert: alert, Bound: bound}
+	} else {
+		source = &vm.Watcher{Target: f.target, QMP: f.qmp, Rules: rules, Images: f.disks, Enforce: f.enforce, Profiles: new(kernel.Cache), Index: index,
+			Alert: alert, Bound: bound}
+	}
+	err = source.Events(ctx, func(e *filewatch.Event) error { return out.print(e) })
+	if ctx.Err() != nil && onlyInterrupted(err) {
 		return nil // asked to end
 	}
 	return watchError(err)
+}
+
+// valid refuses flags that make no sense together.
+func (f *watchFlags) valid() error {
+	switch {
+	case f.source != sourceAuto && f.source != sourceTrap && f.source != sourceDisk:
+		return fail(exitArgument, fmt.Errorf("--source %q: want trap, disk or auto", f.source))
+	case f.every < 10*time.Millisecond || f.every > time.Hour:
+		return fail(exitArgument, fmt.Errorf("--every %v: want 10ms to 1h", f.every))
+	case f.source == sourceDisk && f.enforce:
+		return failHint(exitArgument, errors.New("--enforce goes with the trap plugin: when an operation is seen on the disk it is over, and cannot be refused"),
+			"--source trap, with the plugin in QEMU")
+	case f.source == sourceDisk && len(f.disks) > 0:
+		return failHint(exitArgument, errors.New("--disk goes with --source trap: the disk path is watched in QEMU, all disks of it"), "leave it out")
+	}
+	return nil
+}
+
+// choose settles what auto means: the plugin where QEMU has it, or where only the
+// plugin can do what is asked.
+func (f *watchFlags) choose(ctx context.Context, stderr io.Writer) error {
+	if f.source != sourceAuto || f.enforce {
+		return nil
+	}
+	_, err := qemutcg.FindControl(ctx, f.qmp)
+	if !errors.Is(err, trap.ErrNoPlugin) {
+		return nil // what else is wrong the watch will say
+	}
+	if len(f.disks) > 0 {
+		return failHint(exitArgument, fmt.Errorf("--disk goes with the trap plugin: %w", err), "leave it out to watch the disk path")
+	}
+	f.source = sourceDisk
+	fmt.Fprintln(stderr, "plumbline: QEMU runs without the trap plugin: operations are seen on the disks, when the guest has written them back, without who did them")
+	return nil
+}
+
+// onlyInterrupted says that an error is about nothing but the end that was asked for.
+func onlyInterrupted(err error) bool {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		return !slices.ContainsFunc(joined.Unwrap(), func(err error) bool { return !onlyInterrupted(err) })
+	}
+	return err == nil || errors.Is(err, context.Canceled)
 }
 
 // targetName is the directory a socket lies in: those who run several machines
@@ -118,7 +195,7 @@ func watchError(err error) error {
 	switch {
 	case errors.Is(err, trap.ErrNoPlugin):
 		return failHint(exitUnimplemented, err,
-			"start QEMU with -plugin "+qemutcg.PluginName+",control=/path/trap.sock (under TCG; KVM is not covered yet)")
+			"start QEMU with -plugin "+qemutcg.PluginName+",control=/path/trap.sock (under TCG), or use --source disk")
 	case errors.Is(err, trap.ErrNotSupported):
 		return fail(exitUnimplemented, err)
 	}

@@ -74,19 +74,25 @@ func (s *settlement) judge(e *filewatch.Event) {
 	if s.w.Index == nil || e.Status != filewatch.Done {
 		return
 	}
-	path := e.Path
-	if e.NewPath != "" && e.Op != filewatch.OpLink {
-		path = e.NewPath
-	}
+	path := pathNow(e)
 	got := &baseline.Observed{Record: baseline.Record{Object: *e.Object, Names: []string{path}}, Known: inMemory}
 	if e.Op == filewatch.OpUnlink || e.Op == filewatch.OpRmdir {
 		got = nil
 	}
-	e.Verdict = s.verdict(path, got)
+	e.Verdict = verdict(s.w.Index, s.w.Rules, path, got)
 }
 
-func (s *settlement) verdict(path string, got *baseline.Observed) filewatch.Verdict {
-	change, err := s.w.Index.Judge(s.w.Rules, path, got)
+// pathNow is where the object of an event is after it.
+func pathNow(e *filewatch.Event) string {
+	if e.NewPath != "" && e.Op != filewatch.OpLink {
+		return e.NewPath
+	}
+	return e.Path
+}
+
+// verdict is that of a baseline on what is known of an object.
+func verdict(index *baseline.Index, rules *filewatch.Rules, path string, got *baseline.Observed) filewatch.Verdict {
+	change, err := index.Judge(rules, path, got)
 	if err != nil {
 		return filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: err.Error()}
 	}
@@ -205,7 +211,7 @@ func (s *settlement) found(e *filewatch.Event, settled *trap.Settled) *baseline.
 		e.Hashes = []filewatch.Hash{{Algorithm: "BLAKE3", Value: slices.Clone(d.blake3[:])}, {Algorithm: "SHA-256", Value: slices.Clone(d.sha256[:])}}
 	}
 	if s.w.Index != nil {
-		e.Verdict = s.verdict(path, &baseline.Observed{Record: *record, Known: onDisk})
+		e.Verdict = verdict(s.w.Index, s.w.Rules, path, &baseline.Observed{Record: *record, Known: onDisk})
 	}
 	return record
 }
