@@ -151,8 +151,8 @@ func missing(a, b []string) (out []string) {
 	return out
 }
 
-// content tells a write by the digests of before and after. Where the rules ask for
-// none it is told by size and times.
+// content tells a write by the digests of before and after. A content that was not read
+// before may be another. Where the rules ask for none it is told by size and times.
 func (c *comparison) content() {
 	old, new := c.old, c.new
 	if new.Type != filewatch.TypeFile {
@@ -164,6 +164,8 @@ func (c *comparison) content() {
 		return
 	case known || old.Size != new.Size:
 		detail = new.Unread
+	case old.Unread != "" && new.Unread == "" && (new.BLAKE3 != Digest{} || new.SHA256 != Digest{}):
+		detail = "it was not read at the look before"
 	case !old.Mtime.Equal(new.Mtime) && new.Mtime.Equal(new.Ctime):
 		detail = "by its time of modification: the content was not compared"
 	default:

@@ -98,6 +98,7 @@ func TestCompare(t *testing.T) {
 		"not digested, size":    {file(undigested), file(undigested, written, undigested, func(s *State) { s.Size = 9 }), []string{"write /a"}},
 		"not digested, written": {file(undigested), file(written, undigested), []string{"write /a: by its time of modification: the content was not compared"}},
 		"not digested, touched": {file(undigested), file(undigested, later, func(s *State) { s.Mtime = noon.Add(time.Hour) }), []string{"utimes /a: nothing else differs: its times were set, or it was written anew with the same content"}},
+		"readable again":        {file(undigested, func(s *State) { s.Unread = "bad block" }), file(), []string{"write /a: it was not read at the look before"}},
 		"unreadable":            {file(), file(undigested, func(s *State) { s.Unread = "bad block" }), []string{"unknown /a: bad block"}},
 		"unreadable directory":  {file(dir), file(dir, func(s *State) { s.Unread = "bad block" }), []string{"unknown /a: bad block"}},
 		"no name any more":      {file(), file(named(), func(s *State) { s.Unread = "no directory names inode 12" }), []string{"unknown /a: no directory names inode 12"}},

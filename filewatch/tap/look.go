@@ -27,8 +27,8 @@ type look struct {
 	kept  *kept
 	// since and at are the window: what is found was done between them.
 	since, at time.Time
-	// left is how many bytes of contents may still be read; see maxContent.
-	left int64
+	// most is how many bytes of contents are read, left how many still may be.
+	most, left int64
 
 	memory *guest.Memory
 	voids  []void // sorted
@@ -186,8 +186,8 @@ func (l *look) want(o *filewatch.Object, names []string, same bool) bool {
 			l.left -= o.Size
 			return true
 		}
-		d.unread = fmt.Sprintf("content of %d bytes not read: one look reads at most %d bytes of what changed", o.Size, maxContent)
-		if o.Size <= maxContent {
+		d.unread = fmt.Sprintf("content of %d bytes not read: one look reads at most %d bytes of what changed", o.Size, l.most)
+		if o.Size <= l.most {
 			d.unread = "content not read yet: this look had read enough"
 			l.later = append(l.later, o.ID())
 		}

@@ -51,6 +51,9 @@ type Source struct {
 
 	// settling is how long a content may be on its way; 0 means what the constant says.
 	settling time.Duration
+	// most is how much of the contents that changed is read in one look; 0 means
+	// maxContent.
+	most int64
 
 	keeper *disk.Keeper
 	track  disk.Track
@@ -71,7 +74,7 @@ type Source struct {
 
 var _ filewatch.Source = (*Source)(nil)
 
-// maxContent is how much of the contents that changed is read in one look.
+// maxContent bounds what a guest can have one look read.
 const maxContent = 4 << 30
 
 // slow is after how long a look that is not done is told of.
@@ -90,6 +93,9 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 		return err
 	}
 	s.track, s.kept = s.keeper.Track, &kept{dir: sorted.Dir(s.keeper.Dir), over: map[string][]byte{}}
+	if s.most == 0 {
+		s.most = maxContent
+	}
 	if s.settling == 0 {
 		s.settling = settling
 	}
@@ -151,7 +157,7 @@ func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) er
 		return nil
 	}
 	s.notice(ctx, set)
-	l := &look{rules: s.Rules, names: s.Names, kept: s.kept, since: s.since, at: opened, left: maxContent}
+	l := &look{rules: s.Rules, names: s.Names, kept: s.kept, since: s.since, at: opened, most: s.most, left: s.most}
 	defer l.close()
 	first := s.kept.base == nil
 	if err := s.see(ctx, l, set); err != nil {

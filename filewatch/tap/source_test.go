@@ -415,6 +415,26 @@ func TestSourcesBesideAndAfterEachOther(t *testing.T) {
 	nothingLeft(t, d.m, c)
 }
 
+// One look reads only so much: what is left over is read by the next, and what is more
+// than any reads is told without its content.
+func TestSourceReadsOnlySoMuchAtATime(t *testing.T) {
+	d := newGuestDisk(t, "raw")
+	w := watch(t, d.m.QMP, func(s *Source) { s.most = 10_000 })
+	content := func(n int) string { return d.local(strings.Repeat("x", n)) }
+	w.step(func() {
+		d.run("write "+content(6000)+" /a", "write "+content(7000)+" /b", "write "+content(20_000)+" /c")
+	})
+	w.wait("what was left over", func() bool { return len(w.events) == 4 })
+	digested := map[string]int{}
+	for _, e := range w.events {
+		digested[e.Op.String()+" "+e.Path] = len(e.Hashes)
+	}
+	want := map[string]int{"create /a": 1, "create /b": 0, "write /b": 1, "create /c": 0}
+	if d := cmp.Diff(want, digested); d != "" {
+		t.Error(d)
+	}
+}
+
 // A guest changes more between two looks than is held in memory of a volume, each
 // object of it: every one is told, and none is left out.
 func TestSourceTellsEveryChangeOfMany(t *testing.T) {
