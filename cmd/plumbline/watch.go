@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -132,8 +131,8 @@ func runWatch(ctx context.Context, stdout, stderr io.Writer, f *watchFlags) erro
 			Alert: alert, Bound: bound}
 	}
 	err = source.Events(ctx, func(e *filewatch.Event) error { return out.print(e) })
-	if ctx.Err() != nil && onlyInterrupted(err) {
-		return nil // asked to end
+	if ctx.Err() != nil && (f.source != sourceDisk || errors.Is(err, ctx.Err())) {
+		return nil // asked to end; what is left in QEMU would be an error
 	}
 	return watchError(err)
 }
@@ -170,15 +169,6 @@ func (f *watchFlags) choose(ctx context.Context, stderr io.Writer) error {
 	f.source = sourceDisk
 	fmt.Fprintln(stderr, "plumbline: QEMU runs without the trap plugin: operations are seen on the disks, when the guest has written them back, without who did them")
 	return nil
-}
-
-// onlyInterrupted says that an error is about nothing but the end that was asked for.
-func onlyInterrupted(err error) bool {
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
-		return !slices.ContainsFunc(joined.Unwrap(), func(err error) bool { return !onlyInterrupted(err) })
-	}
-	return err == nil || errors.Is(err, context.Canceled)
 }
 
 // targetName is the directory a socket lies in: those who run several machines

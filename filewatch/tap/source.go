@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,9 +101,13 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 		s.settling = settling
 	}
 	s.waiting, s.told, s.memory = map[string]*waiting{}, map[string]bool{}, nil
-	defer func() { err = errors.Join(err, s.end()) }()
+	defer func() {
+		if e := s.end(); e != nil {
+			err = fmt.Errorf("take the watch out of QEMU: %w", e)
+		}
+	}()
 	if err := s.once(ctx, emit); err != nil {
-		return errors.Join(context.Cause(ctx), err)
+		return cmp.Or(ctx.Err(), err)
 	}
 	s.alert(trap.Alert{Alert: trap.AlertBlind, Reason: "the disk path does not show who did it, what is only read, what is done and undone between two looks, " +
 		"what the guest keeps in its memory, and until when it writes back (half a minute on Linux) what it will"})
@@ -113,7 +118,7 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 	for {
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return ctx.Err()
 		case <-time.After(pause):
 		}
 		began := time.Now()
@@ -124,7 +129,7 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 		late.Stop()
 		switch {
 		case ctx.Err() != nil:
-			return context.Cause(ctx)
+			return ctx.Err()
 		case err == nil:
 			pause = min(max(s.every(), 4*time.Since(began)), max(s.every(), time.Minute))
 		case errors.Is(err, errLook):
