@@ -36,7 +36,7 @@ func (l *Last) Against(b *Baseline, rules *filewatch.Rules) error {
 
 // stillGrowing is what is known of the growing files that differ from another
 // baseline, or that rules keep from being called equal unseen.
-func (l *Last) stillGrowing(diff *differing, rules *filewatch.Rules) (out []growing, err error) {
+func (l *Last) stillGrowing(diff *differing, rules *filewatch.Rules) (out []Log, err error) {
 	was := l.diff.olds()
 	known := l.prefixes()
 	here := diff.news()
@@ -46,7 +46,7 @@ func (l *Last) stillGrowing(diff *differing, rules *filewatch.Rules) (out []grow
 		if err != nil {
 			return nil, err
 		}
-		g := growing{ID: r.ID(), Size: r.Size, Want: r.BLAKE3, Path: []byte(r.Path())}
+		g := Log{ID: r.ID(), Size: r.Size, Want: r.BLAKE3, Path: []byte(r.Path())}
 		switch p := known.of(r); {
 		case was[string(encoded)] && p != nil:
 			g.Kept, g.In = p.kept, p.in

@@ -73,10 +73,7 @@ func (o *CaptureOptions) Follow(b *Baseline) error {
 
 // follow has a growing file's old content looked for.
 func (o *CaptureOptions) follow(r *Record) *prefix {
-	p := o.growing.add(r.ID(), r.Size, r.BLAKE3)
-	p.mtime = r.Mtime
-	o.moved.follow(r.Volume, r.Path(), p)
-	return p
+	return o.followLog(&Log{ID: r.ID(), Size: r.Size, Want: r.BLAKE3, Path: []byte(r.Path()), Mtime: r.Mtime})
 }
 
 // Snapshot is the state of a tree at one time: sorted records, not yet signed.

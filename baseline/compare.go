@@ -85,13 +85,15 @@ func Diff(old, new *Baseline) (*Report, error) {
 }
 
 // DiffUnder is Diff under given rules: those of whoever judges, where the newer
-// baseline comes from the machine that is judged.
+// baseline comes from the machine that is judged. Growing files are followed as far as
+// the newer one was asked to look for what the older one has ([Baseline.Logs]).
 func DiffUnder(rules *filewatch.Rules, old, new *Baseline) (*Report, error) {
 	c := newComparer(rules)
 	c.volumes = new.Header.Machine.Volumes
 	c.places(old.Header.Machine, new.Header.Machine)
 	c.gaps(new.Header.Gaps, "in the newer baseline: ")
 	c.gaps(without(old.Header.Gaps, new.Header.Gaps), "in the older baseline: ")
+	c.know(prefixesOf(new.Header.Logs))
 	if err := c.run(old.blocks(), new.blocks().each); err != nil {
 		return nil, err
 	}
@@ -236,7 +238,9 @@ func (c *comparer) prefix(old, new *Record) PrefixState {
 	switch {
 	case new.Unread != "" || old.Type != filewatch.TypeFile:
 		return PrefixUnknown
-	case p != nil && p.kept, old.Size == 0, old.BLAKE3 != Digest{} && old.BLAKE3 == new.BLAKE3:
+	case p != nil && new.BLAKE3 == Digest{}: // its content was not wanted
+		return PrefixUnknown
+	case p != nil && p.kept && new.Size >= old.Size, old.Size == 0, old.BLAKE3 != Digest{} && old.BLAKE3 == new.BLAKE3:
 		return PrefixKept
 	case p != nil, new.Size < old.Size, new.Size == old.Size && contentDiffers(old, new):
 		return PrefixGone

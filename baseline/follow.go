@@ -143,10 +143,8 @@ func (r *Record) holds(o *filewatch.Object, rule *filewatch.Rule) bool {
 // growing files are compared with.
 func (u *Update) recall(o *CaptureOptions) error {
 	o.growing, o.moved = u.last.prefixes(), newMovedLogs()
-	for _, g := range u.last.head.Growing {
-		r := Record{Object: filewatch.Object{Volume: g.ID.Volume, Inode: g.ID.Inode, Generation: g.ID.Generation, Size: g.Size}, Names: []string{string(g.Path)}}
-		r.BLAKE3 = g.Want
-		o.follow(&r)
+	for i := range u.last.head.Growing {
+		o.followLog(&u.last.head.Growing[i])
 	}
 	records, err := u.last.open()
 	if err != nil {

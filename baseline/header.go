@@ -30,6 +30,9 @@ type Header struct {
 	// Objects counts the records, Unread those that could not be read whole.
 	Objects uint64 `json:"objects"`
 	Unread  uint64 `json:"unread,omitempty"`
+	// Logs say where the contents of another baseline's growing files are, for which
+	// the capture was asked to look: see [CaptureOptions.FollowLogs].
+	Logs []Log `json:"logs,omitempty"`
 	// Accepted are the changes taken over since version 1, oldest first.
 	Accepted []Acceptance `json:"accepted,omitempty"`
 	Body     Body         `json:"body"`

@@ -60,24 +60,13 @@ type lastHead struct {
 	Objects uint64          `json:"objects"`
 	// Again are the objects that could not be read whole.
 	Again   []filewatch.ID `json:"again,omitempty"`
-	Growing []growing      `json:"growing,omitempty"`
+	Growing []Log          `json:"growing,omitempty"`
 	Base    lastBase       `json:"base"`
 	Delta   lastFile       `json:"delta"`
 	Diff    lastFile       `json:"diff"`
 	Memory  lastFile       `json:"memory"`
 	// Files are those that Memory needs.
 	Files []string `json:"files,omitempty"`
-}
-
-// growing is what is known of a growing file that differs from the baseline.
-type growing struct {
-	ID   filewatch.ID `json:"id"`
-	Size int64        `json:"size"`
-	Want Digest       `json:"want"`
-	Kept bool         `json:"kept"`
-	// Path is where the baseline has it, In what else begins with it.
-	Path []byte         `json:"path"`
-	In   []filewatch.ID `json:"in,omitempty"`
 }
 
 // lastFile is a file of the state.
@@ -187,14 +176,7 @@ func (l *Last) Report(b *Header, rules *filewatch.Rules) (*Report, error) {
 }
 
 // prefixes are what is known of the growing files that differ from the baseline.
-func (l *Last) prefixes() prefixes {
-	out := prefixes{}
-	for _, g := range l.head.Growing {
-		p := out.add(g.ID, g.Size, g.Want)
-		p.kept, p.in = g.Kept, g.In
-	}
-	return out
-}
+func (l *Last) prefixes() prefixes { return prefixesOf(l.head.Growing) }
 
 // open opens the records.
 func (l *Last) open() (*lastRecords, error) {

@@ -22,6 +22,8 @@ type movedLogs struct {
 	// elsewhere are the logs themselves, which "olddir" brings into any directory:
 	// by places without one.
 	elsewhere map[logPlace]*movedLog
+	// judgedElsewhere says that the rules that judge are not those of the capture.
+	judgedElsewhere bool
 	*searches
 }
 
@@ -38,7 +40,7 @@ type searches struct {
 const maxSums = 10 << 20
 
 func newMovedLogs() movedLogs {
-	return movedLogs{map[logPlace]*movedLog{}, map[logPlace]*movedLog{}, &searches{}}
+	return movedLogs{logs: map[logPlace]*movedLog{}, elsewhere: map[logPlace]*movedLog{}, searches: &searches{}}
 }
 
 // logPlace is what all files of one log have in common, but for those in another
@@ -112,7 +114,7 @@ func (o *CaptureOptions) logOf(obj *filewatch.Object, names []string) (*movedLog
 		return log, name
 	}
 	log := o.moved.elsewhere[logPlace{obj.Volume, "", name.log()}]
-	if log == nil || !o.Rules.MatchNames(names, obj).Check.Has(filewatch.AttrGrowing) {
+	if log == nil || !o.moved.judgedElsewhere && !o.Rules.MatchNames(names, obj).Check.Has(filewatch.AttrGrowing) {
 		return nil, name
 	}
 	return log, name

@@ -12,6 +12,9 @@ type prefix struct {
 	want Digest
 	// mtime is zero where only a state of scans has it.
 	mtime time.Time
+	// path is where the baseline has it; asked is that of a [Log].
+	path  []byte
+	asked bool
 	kept  bool // set during the capture: the old content is still there
 	was   bool // what kept is again where the content is the last capture's
 	// in are the objects, rotations of the log by their names when they were read,

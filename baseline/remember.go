@@ -117,9 +117,10 @@ func (l *Last) split(b *Baseline, rules *filewatch.Rules, each func(func(encoded
 	return err
 }
 
-// growing keeps what is known of the growing files whose records differ.
-func (d *differing) growing(known prefixes) []growing {
-	var out []growing
+// growing keeps what is known of the growing files whose records differ, and of those
+// that were asked for.
+func (d *differing) growing(known prefixes) []Log {
+	out := known.asked()
 	if len(known) == 0 {
 		return nil
 	}
@@ -128,8 +129,8 @@ func (d *differing) growing(known prefixes) []growing {
 		if err != nil {
 			continue // the comparison will say so
 		}
-		if p := known.of(r); p != nil {
-			out = append(out, growing{r.ID(), p.size, p.want, p.kept, []byte(r.Path()), p.in})
+		if p := known.of(r); p != nil && !p.asked {
+			out = append(out, Log{ID: r.ID(), Size: p.size, Want: p.want, Kept: p.kept, Path: []byte(r.Path()), In: p.in})
 		}
 	}
 	return out
@@ -259,7 +260,7 @@ func (u *Update) each(fn func(encoded []byte) error) error {
 // Write signs the update and writes it as a baseline, as [Snapshot.Write] does.
 func (l *Last) Write(out io.Writer, rules *filewatch.Rules, e *Edition, key sign.Signer) (*Header, error) {
 	header := &Header{Tool: e.Tool, Created: e.Created.UTC(), Lineage: e.Lineage, Version: e.Version,
-		Machine: l.head.Machine, Gaps: l.head.Gaps, Rules: string(rules.Text()), RulesDigest: rulesDigest(rules)}
+		Machine: l.head.Machine, Gaps: l.head.Gaps, Logs: slices.DeleteFunc(slices.Clone(l.head.Growing), func(l Log) bool { return !l.Asked }), Rules: string(rules.Text()), RulesDigest: rulesDigest(rules)}
 	if e.Name != "" {
 		header.Machine.Name = e.Name
 	}

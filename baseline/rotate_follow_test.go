@@ -1,6 +1,7 @@
 package baseline
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -8,6 +9,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/plumbline-sec/plumbline/baseline/sign"
+	"github.com/plumbline-sec/plumbline/filewatch"
 )
 
 // machineLogs is a directory of logs that is rotated as logrotate does, and otherwise.
@@ -155,6 +159,9 @@ func TestUpdatesFollowRotation(t *testing.T) {
 			}
 		}
 		remember()
+		// The same for a baseline that is elsewhere.
+		apart := &apart{t, b, asked, k, t.TempDir()}
+		apart.remember(m)
 		var steps []func()
 		for round := range 25 {
 			m.touched = nil
@@ -185,6 +192,11 @@ func TestUpdatesFollowRotation(t *testing.T) {
 			_, want := everything()
 			if want.Mask() == 0 {
 				quiet++
+			}
+			if got := apart.follow(m); got != nil {
+				if d := cmp.Diff(brief(want), brief(got)); d != "" {
+					t.Fatalf("seed %d, round %d, apart (-everything +since):\n%s", seed, round, d)
+				}
 			}
 			last, err := OpenLast(dir, &b.Header, asked)
 			if err != nil {
@@ -221,4 +233,50 @@ func TestUpdatesFollowRotation(t *testing.T) {
 	if full == 0 || full*5 > followed || quiet < 100 {
 		t.Errorf("%d scans followed, %d full ones, %d of them without a finding", followed, full, quiet)
 	}
+}
+
+// apart captures for a baseline that it does not have, each time with what the last
+// capture left.
+type apart struct {
+	t     *testing.T
+	b     *Baseline
+	rules *filewatch.Rules
+	key   *sign.Key
+	dir   string
+}
+
+func (a *apart) remember(m *machineLogs) {
+	o := &CaptureOptions{Rules: a.rules}
+	o.FollowLogs(sentLogs(a.t, a.b, a.rules))
+	if _, err := snapshot(a.t, m, o).Remember(a.dir, nil, "none", &Keep{Taken: epoch}); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// follow is what comparing comes to, nil where everything had to be read.
+func (a *apart) follow(m *machineLogs) *Report {
+	a.t.Helper()
+	last, err := OpenLast(a.dir, &Header{Body: Body{BLAKE3: "none"}}, a.rules)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	u, err := CaptureSince(a.t.Context(), following{m.files, m.touched}, last, nil, &CaptureOptions{Rules: a.rules})
+	if err != nil {
+		a.remember(m)
+		return nil
+	}
+	defer u.Close()
+	now, err := u.Remember(&Keep{Taken: epoch})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if _, err := now.Write(&out, a.rules, &Edition{Tool: "test", Created: epoch, Lineage: "l", Version: 1}, a.key); err != nil {
+		a.t.Fatal(err)
+	}
+	report, err := DiffUnder(a.rules, a.b, open(a.t, out.Bytes(), a.key))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return report
 }

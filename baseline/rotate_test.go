@@ -79,8 +79,12 @@ func (c rotationCase) run(t *testing.T) {
 		before.setGeneration(0)
 		now.setGeneration(0)
 	}
-	if diff := cmp.Diff(c.want, brief(check(t, before, now, rules(t, logRules)))); diff != "" {
+	asked := rules(t, logRules)
+	if diff := cmp.Diff(c.want, brief(check(t, before, now, asked))); diff != "" {
 		t.Error(diff)
+	}
+	if diff := cmp.Diff(c.want, brief(checkApart(t, before, now, asked))); diff != "" {
+		t.Errorf("captured in one place, compared in another: %s", diff)
 	}
 }
 

@@ -32,7 +32,7 @@ func LineageOf(m filewatch.Machine, place string) string {
 // Write signs the snapshot and writes it as a baseline.
 func (s *Snapshot) Write(out io.Writer, e *Edition, key sign.Signer) (*Header, error) {
 	header := &Header{Tool: e.Tool, Created: e.Created.UTC(), Lineage: e.Lineage, Version: e.Version,
-		Machine: s.Machine, Gaps: s.Gaps, Rules: string(s.rules.Text()), RulesDigest: rulesDigest(s.rules)}
+		Machine: s.Machine, Gaps: s.Gaps, Logs: s.growing.asked(), Rules: string(s.rules.Text()), RulesDigest: rulesDigest(s.rules)}
 	if e.Name != "" {
 		header.Machine.Name = e.Name
 	}
@@ -57,10 +57,12 @@ func rulesDigest(r *filewatch.Rules) string {
 }
 
 // Reissue writes the records of b as another edition signed with another key:
-// how a verifier takes over what an agent captured. The decisions kept in b stay.
+// how a verifier takes over what an agent captured. The decisions kept in b stay, what
+// it says of another baseline's logs does not.
 func Reissue(b *Baseline, e *Edition, out io.Writer, key sign.Signer) (*Header, error) {
 	header := b.Header
 	header.Tool, header.Created, header.Lineage, header.Version = e.Tool, e.Created.UTC(), e.Lineage, e.Version
+	header.Logs = nil // of the baseline before
 	if e.Name != "" {
 		header.Machine.Name = e.Name
 	}

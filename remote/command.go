@@ -1,5 +1,7 @@
 package remote
 
+import "github.com/plumbline-sec/plumbline/baseline"
+
 // CommandKind names what the verifier asks of an agent.
 type CommandKind string
 
@@ -28,6 +30,9 @@ type Command struct {
 	Nonce   *Nonce      `json:"nonce,omitempty"`
 	Digests []Digest    `json:"digests,omitempty"`
 	Reason  string      `json:"reason,omitempty"` // for the agent's log
+	// Logs, of CommandRescan, are what the baseline has of files that only grow; the
+	// manifest's header says where they are.
+	Logs []baseline.Log `json:"logs,omitempty"`
 }
 
 // Commands answers GET /v1/agent/commands?after=ID&wait=SECONDS. The request

@@ -68,6 +68,8 @@ type Files struct {
 	BaselineAt time.Time `json:"baseline_at,omitzero"`
 	Origin     string    `json:"origin,omitempty"` // how the baseline came to be, in words
 	Violations int       `json:"violations"`       // open review items
+	// Unmeasured counts what could not be compared when all files were last read.
+	Unmeasured int       `json:"unmeasured,omitempty"`
 	Events     int64     `json:"events"`
 	LastEvent  time.Time `json:"last_event,omitzero"`
 }

@@ -65,13 +65,13 @@ func (a *Agent) carryOut(ctx context.Context, client *remote.AgentClient, c remo
 		if err != nil {
 			return err
 		}
-		return target.baseline(ctx, c.ID)
+		return target.baseline(ctx, c.ID, c.Logs)
 	case remote.CommandRescan:
 		target, err := a.target(c.Target)
 		if err != nil {
 			return err
 		}
-		return target.baseline(ctx, c.ID)
+		return target.baseline(ctx, c.ID, c.Logs)
 	}
 	return fmt.Errorf("command %q is not known to this agent", c.Kind)
 }

@@ -18,10 +18,11 @@ import (
 
 // baseline captures the target's files from its disks and spools the manifest's
 // digest; the verifier asks for the manifest itself. What the verifier makes of
-// it, the first baseline or a comparison, is its own affair.
-func (t *target) baseline(ctx context.Context, command uint64) error {
+// it, the first baseline or a comparison, is its own affair. logs are what the
+// verifier's baseline has of growing files, of which the manifest says where they are.
+func (t *target) baseline(ctx context.Context, command uint64, logs []baseline.Log) error {
 	path := filepath.Join(t.agent.config.State, "manifest-"+t.config.Name)
-	objects, err := t.capture(ctx, path)
+	objects, err := t.capture(ctx, path, logs)
 	if err != nil {
 		return fmt.Errorf("capture files: %w", err)
 	}
@@ -36,7 +37,7 @@ func (t *target) baseline(ctx context.Context, command uint64) error {
 }
 
 // capture writes a manifest to path and returns how many objects it holds.
-func (t *target) capture(ctx context.Context, path string) (uint64, error) {
+func (t *target) capture(ctx context.Context, path string, logs []baseline.Log) (uint64, error) {
 	rulesFile := t.config.Files.Rules
 	if rulesFile == "" {
 		rulesFile = t.config.Watch.Rules
@@ -58,9 +59,9 @@ func (t *target) capture(ctx context.Context, path string) (uint64, error) {
 	var header *baseline.Header
 	err = durable.Replace(path, 0o600, func(w io.Writer) error {
 		if t.config.Files.FullEvery > 0 || t.config.Files.Resume {
-			header, err = t.captureSince(ctx, rules, w, edition, key)
+			header, err = t.captureSince(ctx, rules, logs, w, edition, key)
 		} else {
-			header, err = t.captureWhole(ctx, rules, w, edition, key)
+			header, err = t.captureWhole(ctx, rules, logs, w, edition, key)
 		}
 		return err
 	})
@@ -72,13 +73,15 @@ func (t *target) capture(ctx context.Context, path string) (uint64, error) {
 }
 
 // captureWhole reads everything.
-func (t *target) captureWhole(ctx context.Context, rules *filewatch.Rules, w io.Writer, e *baseline.Edition, key sign.Signer) (*baseline.Header, error) {
+func (t *target) captureWhole(ctx context.Context, rules *filewatch.Rules, logs []baseline.Log, w io.Writer, e *baseline.Edition, key sign.Signer) (*baseline.Header, error) {
 	files, err := t.openFiles(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer files.Close()
-	snapshot, err := baseline.Capture(ctx, files, &baseline.CaptureOptions{Rules: rules, TempDir: t.agent.config.State})
+	options := baseline.CaptureOptions{Rules: rules, TempDir: t.agent.config.State}
+	options.FollowLogs(logs)
+	snapshot, err := baseline.Capture(ctx, files, &options)
 	if err != nil {
 		return nil, err
 	}
@@ -89,10 +92,10 @@ func (t *target) captureWhole(ctx context.Context, rules *filewatch.Rules, w io.
 
 // captureSince builds on the last capture, or on one that was interrupted, where
 // that holds.
-func (t *target) captureSince(ctx context.Context, rules *filewatch.Rules, w io.Writer, e *baseline.Edition, key sign.Signer) (*baseline.Header, error) {
+func (t *target) captureSince(ctx context.Context, rules *filewatch.Rules, logs []baseline.Log, w io.Writer, e *baseline.Edition, key sign.Signer) (*baseline.Header, error) {
 	since := vm.Since{
 		Place: t.place(),
-		Dir:   filepath.Join(t.agent.config.State, "scan-"+t.config.Name), Rules: rules, FullEvery: t.config.Files.FullEvery,
+		Dir:   filepath.Join(t.agent.config.State, "scan-"+t.config.Name), Rules: rules, FullEvery: t.config.Files.FullEvery, Logs: logs,
 		Capture: baseline.CaptureOptions{Rules: rules, TempDir: t.agent.config.State}, Once: t.config.Files.FullEvery == 0,
 	}
 	if t.config.Files.Resume {

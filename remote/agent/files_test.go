@@ -52,10 +52,10 @@ func TestCaptureGoesOnAfterARestart(t *testing.T) {
 			defer cancel()
 			ctx2 := &ending{Context: ctx, end: cancel}
 			ctx2.left.Store(150)
-			if _, err := start().capture(ctx2, path); err == nil || ctx.Err() == nil {
+			if _, err := start().capture(ctx2, path, nil); err == nil || ctx.Err() == nil {
 				t.Fatalf("capture of an agent that ends: %v", err)
 			}
-			if _, err := start().capture(t.Context(), path); err != nil {
+			if _, err := start().capture(t.Context(), path, nil); err != nil {
 				t.Fatal(err)
 			}
 			if text := log.String(); !strings.Contains(text, "msg=resumed") {
@@ -63,7 +63,7 @@ func TestCaptureGoesOnAfterARestart(t *testing.T) {
 			}
 			got := manifest(t, path)
 			files.Resume, files.FullEvery = false, 0
-			if _, err := start().capture(t.Context(), path); err != nil {
+			if _, err := start().capture(t.Context(), path, nil); err != nil {
 				t.Fatal(err)
 			}
 			if want := manifest(t, path); got.Body.BLAKE3 != want.Body.BLAKE3 || got.Objects != want.Objects {
@@ -91,7 +91,7 @@ func TestCapturesBuildOnEachOther(t *testing.T) {
 		t.Helper()
 		var log bytes.Buffer
 		a := &Agent{config: &Config{State: state}, log: slog.New(slog.NewTextHandler(&log, nil)), version: "test"}
-		if _, err := (&target{agent: a, config: TargetConfig{Name: "web", QMP: machine.QMP, Files: files}}).capture(t.Context(), path); err != nil {
+		if _, err := (&target{agent: a, config: TargetConfig{Name: "web", QMP: machine.QMP, Files: files}}).capture(t.Context(), path, nil); err != nil {
 			t.Fatal(err)
 		}
 		return manifest(t, path), log.String()
@@ -130,7 +130,7 @@ func TestCapturesOverlays(t *testing.T) {
 	path := filepath.Join(dir, "manifest")
 	capture := func(files FilesConfig) error {
 		a := &Agent{config: &Config{State: t.TempDir()}, log: slog.New(slog.DiscardHandler), version: "test"}
-		_, err := (&target{agent: a, config: TargetConfig{Name: "web", Files: files}}).capture(t.Context(), path)
+		_, err := (&target{agent: a, config: TargetConfig{Name: "web", Files: files}}).capture(t.Context(), path, nil)
 		return err
 	}
 	if err := capture(FilesConfig{Disks: []string{changes.Image}}); err != nil {

@@ -123,6 +123,9 @@ func fileReasons(m *machine) []reason {
 	if m.Files.Violations > 0 {
 		out = append(out, reason{remote.StateUntrusted, plural(m.Files.Violations, "file differs", "files differ") + " from the baseline"})
 	}
+	if n := m.Files.Unmeasured; n > 0 {
+		out = append(out, reason{remote.StateUnknown, plural(n, "thing", "things") + " among its files could not be compared with the baseline when they were last read"})
+	}
 	if !m.Lost.IsZero() {
 		out = append(out, reason{remote.StateStale, "file events were lost and no rescan has made up for it"})
 	}

@@ -155,13 +155,29 @@ func (v *Verifier) askFiles(ctx context.Context, m *machine, kind remote.Command
 	if agent == "" {
 		return nil, apiError(409, remote.CodeConflict, "no host reports about the files of "+m.Name, "set measured_by for this host")
 	}
-	changes, err := v.command(ctx, agent, remote.Command{Kind: kind, Target: m.Name, Reason: why})
+	command := remote.Command{Kind: kind, Target: m.Name, Reason: why}
+	if kind == remote.CommandRescan {
+		files, err := v.filesOf(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		if files.base != nil {
+			if command.Logs, _, err = files.base.file.Logs(files.rules, maxLogs); err != nil {
+				return nil, err
+			}
+		}
+	}
+	changes, err := v.command(ctx, agent, command)
 	if err != nil {
 		return nil, err
 	}
 	key := fmt.Sprint(commandID(changes))
 	return append(changes, create(inAsked, key, m.Name, v.now(), asked{Kind: kind, Machine: m.Name, Who: who})), nil
 }
+
+// maxLogs is how many growing files an agent is asked to look for. What it was not
+// asked for counts as not compared once it has grown.
+const maxLogs = 8192
 
 // askFirstBaseline asks for the baseline of a machine that is watched and has
 // none, and asks again when none has come for a while.
@@ -304,7 +320,7 @@ func (v *Verifier) adoptBaseline(ctx context.Context, m *machine, captured *base
 	if _, err := baseline.Reissue(captured, edition, &out, v.signer.key); err != nil {
 		return nil, fmt.Errorf("sign baseline: %w", err)
 	}
-	m.Files.Origin = why
+	m.Files.Origin, m.Files.Unmeasured = why, int(captured.Header.Unread)+len(captured.Header.Gaps)
 	if err := v.keepBaseline(ctx, m, out.Bytes(), int64(captured.Header.Objects)); err != nil {
 		return nil, err
 	}
@@ -363,7 +379,7 @@ func (v *Verifier) compareCapture(ctx context.Context, m *machine, captured *bas
 	if err := t.rescan(report); err != nil {
 		return nil, err
 	}
-	m.Lost = noTime
+	m.Lost, m.Files.Unmeasured = noTime, report.Count(baseline.Unmeasured)
 	return t.result(), nil
 }
 
@@ -397,8 +413,8 @@ func (t *taking) rescan(report *baseline.Report) error {
 			}
 		}
 	}
-	t.note("file", remote.SeverityNotice, "", "a rescan of %s compared %s: %s", t.m.Name,
-		plural(int(report.Objects), "object", "objects"), plural(failed, "differs", "differ"))
+	t.note("file", remote.SeverityNotice, "", "a rescan of %s compared %s: %s, %d not compared", t.m.Name,
+		plural(int(report.Objects), "object", "objects"), plural(failed, "differs", "differ"), report.Count(baseline.Unmeasured))
 	return nil
 }
 

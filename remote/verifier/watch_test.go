@@ -23,6 +23,7 @@ type watch struct {
 	seq    uint64
 	at     time.Time
 	rules  *filewatch.Rules // of captures
+	logs   []baseline.Log   // that captures look for
 }
 
 func newWatch(t *testing.T, agent *softAgent, target string) *watch {
@@ -105,7 +106,9 @@ func (w *watch) capture(command uint64, files ...*diskFile) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	snapshot, err := baseline.Capture(context.Background(), disk(files), &baseline.CaptureOptions{Rules: w.rules})
+	options := &baseline.CaptureOptions{Rules: w.rules}
+	options.FollowLogs(w.logs)
+	snapshot, err := baseline.Capture(context.Background(), disk(files), options)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -2,11 +2,14 @@ package vm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
 	"time"
+
+	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/baseline/sign"
@@ -27,6 +30,9 @@ type Since struct {
 	// FullEvery has every n-th scan read everything; 0 for never.
 	FullEvery int
 	Capture   baseline.CaptureOptions
+	// Logs are what another one's baseline has of growing files, with which Write tells
+	// where they are: see baseline.CaptureOptions.FollowLogs.
+	Logs []baseline.Log
 	// Once has the scan read everything and leave no state for the next one.
 	Once bool
 	// Resume, if not nil, has a scan of everything keep what it read, so that one
@@ -94,7 +100,11 @@ func (s *Since) Check(ctx context.Context) (report *baseline.Report, how *How, e
 // Write captures a machine's files as Check does and writes them as a baseline;
 // Baseline is nil.
 func (s *Since) Write(ctx context.Context, out io.Writer, e *baseline.Edition, key sign.Signer) (h *baseline.Header, how *How, err error) {
-	how, err = s.scan(ctx, &baseline.Header{Body: baseline.Body{BLAKE3: alone}}, func(f found) (err error) {
+	against, err := s.standIn()
+	if err != nil {
+		return nil, &How{}, err
+	}
+	how, err = s.scan(ctx, &baseline.Header{Body: baseline.Body{BLAKE3: against}}, func(f found) (err error) {
 		switch {
 		case f.stored != nil:
 			if err := f.stored.Verify(); err != nil {
@@ -121,6 +131,19 @@ func (e *writeError) Unwrap() error { return e.error }
 
 // alone stands for a baseline in a state that is compared with none here.
 const alone = "none"
+
+// standIn is alone, and says which logs were looked for: a state in which others were
+// is another one.
+func (s *Since) standIn() (string, error) {
+	if len(s.Logs) == 0 {
+		return alone, nil
+	}
+	logs, err := json.Marshal(s.Logs)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s, logs %x", alone, blake3.Sum256(logs)), nil
+}
 
 // found is what a scan found, in one of three forms.
 type found struct {
@@ -327,6 +350,9 @@ func (c *sinceScan) full(ctx context.Context) error {
 		g.Remember = sorted.Dir(c.Dir)
 	}
 	options := c.Capture
+	if len(c.Logs) > 0 {
+		options.FollowLogs(c.Logs)
+	}
 	if c.Baseline != nil {
 		// What takes long is not done for one that is damaged.
 		if err := c.Baseline.Verified(); err != nil {
@@ -352,7 +378,7 @@ func (c *sinceScan) full(ctx context.Context) error {
 			if k.Memory, k.Files, err = g.Memory().Keep(); err != nil {
 				return err
 			}
-			out.stored, err = snap.Remember(c.Dir, c.Baseline, alone, k)
+			out.stored, err = snap.Remember(c.Dir, c.Baseline, c.against.Body.BLAKE3, k)
 			return err
 		})
 	}
