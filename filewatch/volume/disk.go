@@ -75,6 +75,7 @@ func OpenAll(sources []Source) (*Disk, error) {
 		d.add(v)
 	}
 	d.Damage = append(d.Damage, twins(d.Volumes)...)
+	d.Damage = append(d.Damage, seconds(d.Volumes)...)
 	return d, nil
 }
 

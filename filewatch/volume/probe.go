@@ -43,6 +43,8 @@ var signatures = []signature{
 	{"ReFS", 3, "\x00\x00\x00ReFS\x00", "no reader for ReFS", 0},
 	{"exfat", 3, "EXFAT   ", "no reader for exFAT", 0},
 	{"f2fs", 1024, "\x10\x20\xf5\xf2", "no reader for F2FS", 1024 + 108},
+	// Linux mounts by the second one where the first is none (fs/f2fs/super.c).
+	{"f2fs", 4096 + 1024, "\x10\x20\xf5\xf2", "no reader for F2FS", 4096 + 1024 + 108},
 	{"squashfs", 0, "hsqs", "no reader for squashfs", 0},
 	{"squashfs3", 0, "sqsh", "no reader for squashfs", 0},
 	{"erofs", 1024, "\xe2\xe1\xf5\xe0", "no reader for EROFS", 1024 + 48},
@@ -51,7 +53,11 @@ var signatures = []signature{
 	{"jfs", 32768, "JFS1", "no reader for JFS", 32768 + 136},
 	{"nilfs2", 1024 + 6, "\x34\x34", "no reader for NILFS2", 1024 + 152},
 	{"gfs2", 65536, "\x01\x16\x19\x70\x00\x00\x00\x01", "no reader for GFS2", 0},
-	{"ocfs2", 8192, "OCFSV2", "no reader for OCFS2", 0},
+	// In the third block, of 512 bytes to 4 KiB (fs/ocfs2/ocfs2_fs.h).
+	{"ocfs2", 1024, "OCFSV2", "no reader for OCFS2", 1024 + 0x150},
+	{"ocfs2", 2048, "OCFSV2", "no reader for OCFS2", 2048 + 0x150},
+	{"ocfs2", 4096, "OCFSV2", "no reader for OCFS2", 4096 + 0x150},
+	{"ocfs2", 8192, "OCFSV2", "no reader for OCFS2", 8192 + 0x150},
 	{"apfs", 32, "NXSB", "no reader for APFS", 72},
 	{"hfsplus", 1024, "H+\x00\x04", "no reader for HFS+", 0},
 	{"hfsx", 1024, "HX\x00\x05", "no reader for HFSX", 0},
@@ -63,6 +69,11 @@ var signatures = []signature{
 	{"ufs", 65536 + 1372, "\x19\x01\x54\x19", "no reader for UFS2", 0},
 	{"ufs", 8192 + 1372, "\x54\x19\x01\x00", "no reader for UFS", 0},
 	{"minix", 1024 + 24, "\x5a\x4d", "no reader for Minix", 0},
+	{"minix", 1024 + 16, "\x7f\x13", "no reader for Minix", 0},
+	{"minix", 1024 + 16, "\x8f\x13", "no reader for Minix", 0},
+	{"minix", 1024 + 16, "\x68\x24", "no reader for Minix", 0},
+	{"minix", 1024 + 16, "\x78\x24", "no reader for Minix", 0},
+	{"bfs", 0, "\xce\xfa\xad\x1b", "no reader for BFS", 0},
 }
 
 // The start of a device has all signatures, the first few KiB those of nearly all

@@ -2,7 +2,8 @@
 # Regenerates the images here with each family's own tools, and blkid.txt with
 # what libblkid (util-linux) says of them. Debian packages: btrfs-progs ntfs-3g
 # exfatprogs cryptsetup-bin squashfs-tools f2fs-tools genisoimage erofs-utils
-# bcache-tools nilfs-tools jfsutils reiserfsprogs udftools util-linux. Needs root
+# bcache-tools nilfs-tools jfsutils reiserfsprogs udftools ocfs2-tools util-linux
+# util-linux-extra. Needs root
 # and a loop device for bcache. Of encrypted and NTFS volumes only the beginning
 # is kept.
 set -eu
@@ -31,8 +32,12 @@ mk swap 16M; mkswap -q swap
 mkfs.cramfs tree cramfs
 mk verity 4M; mk data 4M; veritysetup format data verity
 rm data
+mk ocfs2 40M; yes | mkfs.ocfs2 -q -b 1K -C 4K -N 1 -J size=4M -M local -F ocfs2
+mk minix1 4M; mkfs.minix -1 minix1
+mk minix2 4M; mkfs.minix -2 minix2
+mk bfs 4M; mkfs.bfs bfs
 rm -f "$here"/*.img.zst
-for f in btrfs ntfs exfat luks1 luks2 squashfs f2fs iso9660 erofs bcache nilfs2 jfs reiserfs udf swap cramfs verity; do
+for f in btrfs ntfs exfat luks1 luks2 squashfs f2fs iso9660 erofs bcache nilfs2 jfs reiserfs udf swap cramfs verity ocfs2 minix1 minix2 bfs; do
 	echo "$f $(blkid -p -s TYPE -o value $f) $(blkid -p -s UUID -o value $f)"
 	case $f in luks*) truncate -s 4096 $f; truncate -s 16M $f ;; ntfs) truncate -s 64K $f; truncate -s 16M $f ;; esac
 	zstd -q -19 -f $f -o "$here/$f.img.zst"
