@@ -180,7 +180,11 @@ func (f *File) is(c *baseline.Change) bool {
 	if f.OwnerUnknown {
 		owner = c.Old != nil && c.Old.UID == r.UID && c.Old.GID == r.GID
 	}
-	if f.Type != r.Type || !owner || !f.xattrs(c) {
+	// An override (dpkg-statoverride) outlives an upgrade: what the baseline has of mode
+	// and owner did not change.
+	kept := c.Old != nil && c.Old.Type == r.Type && c.Old.Path() == r.Path() &&
+		c.Old.Mode == r.Mode && c.Old.UID == r.UID && c.Old.GID == r.GID
+	if f.Type != r.Type || !owner && !kept || !f.xattrs(c) {
 		return false
 	}
 	switch f.Type {
@@ -188,7 +192,7 @@ func (f *File) is(c *baseline.Change) bool {
 		return f.Link == r.Link
 	case filewatch.TypeFile:
 		same, _ := r.SameContent(f.BLAKE3, f.SHA256)
-		return same && f.Mode == r.Mode && f.Size == r.Size
+		return same && (f.Mode == r.Mode && owner || kept) && f.Size == r.Size
 	}
 	return false
 }
