@@ -26,6 +26,8 @@ func (k *Key) Sign(message []byte) ([]byte, error) { return ed25519.Sign(k.priva
 // ErrNoKey: there is no key file.
 var ErrNoKey = errors.New("no signing key")
 
+var errOpenSSH = errors.New("a private key in OpenSSH's own form is not read")
+
 // LoadKey reads a private key: PEM, PKCS #8, Ed25519, as "openssl genpkey
 // -algorithm ed25519" writes it.
 func LoadKey(path string) (*Key, error) {
@@ -85,6 +87,9 @@ func readPEM(path, kind string) ([]byte, error) {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
 	block, _ := pem.Decode(text)
+	if block != nil && block.Type == "OPENSSH PRIVATE KEY" {
+		return nil, fmt.Errorf("read key %s: %w; an SSH agent signs with it: add it with ssh-add, and give --key ssh-agent:FINGERPRINT", path, errOpenSSH)
+	}
 	if block == nil || block.Type != kind {
 		return nil, fmt.Errorf("read key %s: no PEM block %q", path, kind)
 	}

@@ -42,6 +42,9 @@ func OpenAgentKey(socket, name string) (*AgentKey, error) {
 				found = append(found, key)
 			}
 		}
+		if len(keys) == 0 {
+			return fmt.Errorf("%w: the agent holds no keys, or is locked", ErrNoKey)
+		}
 		if len(found) != 1 {
 			return fmt.Errorf("%w: %d of the agent's %d keys are %q", ErrNoKey, len(found), len(keys), name)
 		}

@@ -118,6 +118,13 @@ func TestSSHAgentSigns(t *testing.T) {
 	s.run(17, "create", "--root", "tree", "-f", s.at("none.b"), "--key", "ssh-agent:SHA256:none")
 	s.run(17, "create", "--root", "tree", "-f", s.at("none.b"), "--key", "ssh-agent:")
 	s.run(17, "verify", s.at("b-none"), "--public-key", s.at("weak.pub"))
+	if out := s.run(17, "create", "--root", "tree", "-f", s.at("none.b"), "--key", s.at("weak")); !strings.Contains(out, "ssh-agent:") {
+		t.Error(out)
+	}
+	s.command("ssh-add", "-q", "-D")
+	if out := s.run(17, "create", "--root", "tree", "-f", s.at("none.b"), "--key", "ssh-agent:weak"); !strings.Contains(out, "no keys, or is locked") {
+		t.Error(out)
+	}
 	t.Setenv("SSH_AUTH_SOCK", "")
 	s.run(17, "create", "--root", "tree", "-f", s.at("none.b"), "--key", "ssh-agent:weak")
 }
