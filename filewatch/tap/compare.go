@@ -45,7 +45,7 @@ func Compare(old, new *State) []Operation {
 	c.security()
 	c.attributes()
 	c.times()
-	if len(c.found) == 0 && old.Unread != new.Unread && new.Unread != "" {
+	if len(c.found) == 0 && old.Unread != new.Unread && new.Unread != "" && !new.Left {
 		c.add(filewatch.OpUnknown, new.Unread)
 	}
 	return c.found

@@ -112,6 +112,7 @@ func TestCompare(t *testing.T) {
 // A state comes back from its encoding as it was.
 func TestStateRoundTrip(t *testing.T) {
 	for name, s := range map[string]*State{
+		"left": file(func(s *State) { s.Left = true }),
 		"full": file(named("/a\xff", "/b\x00c"), func(s *State) {
 			s.Link, s.Major, s.Minor, s.Flags, s.Project, s.Unread, s.Unsettled, s.SHA256 = "x", 8, 1, 0x80010, 3, "why", true, Digest{9}
 		}),

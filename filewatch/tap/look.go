@@ -49,9 +49,18 @@ type look struct {
 // digests are those of a content that was not read, or why there are none.
 type digests struct {
 	blake3, sha256 Digest
+	size           int64
 	unsettled      bool
 	unread         string
+	left           bool
 }
+
+// maxLater bounds the contents that are left to later looks, maxAgain how many of them
+// one look is at: a look at more objects than are held at once is at a whole volume.
+const (
+	maxLater = 1 << 18
+	maxAgain = 1 << 14
+)
 
 // errTwins: two volumes have one identity, so that nobody can tell their objects apart.
 var errTwins = errors.New("volumes cannot be told apart")
@@ -181,15 +190,21 @@ func (l *look) want(o *filewatch.Object, names []string, same bool) bool {
 	needed := rule.Level != filewatch.Ignore && rule.Check&contentAttributes != 0 &&
 		(d.unread != "" || d.blake3 == Digest{} || rule.Check.Has(filewatch.AttrSHA256) && d.sha256 == Digest{})
 	if needed {
-		d = digests{}
 		if o.Size <= l.left {
 			l.left -= o.Size
 			return true
 		}
+		// What it was is kept, so that what is read later is compared with that.
+		d = l.kept.digests(o)
 		d.unread = fmt.Sprintf("content of %d bytes not read: one look reads at most %d bytes of what changed", o.Size, l.most)
 		if o.Size <= l.most {
 			d.unread = "content not read yet: this look had read enough"
-			l.later = append(l.later, o.ID())
+			if len(l.later) < maxLater {
+				d.left = true
+				l.later = append(l.later, o.ID())
+			} else {
+				d.unread = fmt.Sprintf("content not read: there are %d others to read later", maxLater)
+			}
 		}
 	}
 	l.reused.Store(o.ID(), d)
@@ -211,16 +226,25 @@ func (l *look) rule(o *filewatch.Object, names []string) filewatch.Rule {
 
 // before gives the digests of the last look, of a content that is what it was.
 func (l *look) before(o *filewatch.Object) digests {
+	d := l.kept.digests(o)
+	if d.unread != "" || d.size != o.Size {
+		return digests{}
+	}
+	return d
+}
+
+// digests gives those that are kept of an object.
+func (k *kept) digests(o *filewatch.Object) digests {
 	key := appendKey(nil, o.Volume, o.Inode)
-	body, err := l.kept.state(key)
+	body, err := k.state(key)
 	if err != nil || body == nil {
 		return digests{}
 	}
 	s, err := parseState(key, body)
-	if err != nil || s.Unread != "" || s.Generation != o.Generation || s.Size != o.Size {
+	if err != nil || s.Generation != o.Generation {
 		return digests{}
 	}
-	return digests{s.BLAKE3, s.SHA256, s.Unsettled, ""}
+	return digests{s.BLAKE3, s.SHA256, s.Size, s.Unsettled, s.Unread, s.Left}
 }
 
 // visit takes one object, from any goroutine.
@@ -240,7 +264,7 @@ func (l *look) visit(o *filewatch.Object, names []string, content io.Reader, dam
 	default:
 		if kept, ok := l.reused.LoadAndDelete(o.ID()); ok {
 			d := kept.(digests)
-			s.BLAKE3, s.SHA256, s.Unread = d.blake3, d.sha256, d.unread
+			s.BLAKE3, s.SHA256, s.Unread, s.Left = d.blake3, d.sha256, d.unread, d.left
 			s.Unsettled = s.Unsettled || d.unsettled
 		}
 	}

@@ -266,7 +266,7 @@ func contentOp(op filewatch.Op) bool {
 
 // hashes puts the digests of a content that has come to rest into its event.
 func (r *report) hashes(e *filewatch.Event, s *State) {
-	if s == nil || e.Status == filewatch.Ongoing {
+	if s == nil || s.Unread != "" || e.Status == filewatch.Ongoing {
 		return
 	}
 	for _, d := range []struct {

@@ -66,9 +66,9 @@ type Source struct {
 	down  bool
 	since time.Time
 	// waiting are events whose content may be still on its way, by the key of their
-	// object; later objects whose content is read next.
+	// object; later objects whose content is read by a later look.
 	waiting map[string]*waiting
-	later   []filewatch.ID
+	later   map[filewatch.ID]bool
 	told    map[string]bool // of what could not be read
 	trouble string          // last one told of
 }
@@ -100,7 +100,7 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 	if s.settling == 0 {
 		s.settling = settling
 	}
-	s.waiting, s.told, s.memory = map[string]*waiting{}, map[string]bool{}, nil
+	s.waiting, s.told, s.memory, s.later = map[string]*waiting{}, map[string]bool{}, nil, map[filewatch.ID]bool{}
 	defer func() {
 		if e := s.end(); e != nil {
 			err = fmt.Errorf("take the watch out of QEMU: %w", e)
@@ -151,7 +151,8 @@ func (s *Source) every() time.Duration {
 // once looks once. An error that is [errLook] leaves everything as it was.
 func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) error {
 	began := time.Now()
-	set, err := s.open(ctx)
+	again := s.again()
+	set, err := s.open(ctx, len(again) > 0)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errLook, err)
 	}
@@ -165,7 +166,7 @@ func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) er
 	l := &look{rules: s.Rules, names: s.Names, kept: s.kept, since: s.since, at: opened, most: s.most, left: s.most}
 	defer l.close()
 	first := s.kept.base == nil
-	if err := s.see(ctx, l, set); err != nil {
+	if err := s.see(ctx, l, set, again); err != nil {
 		return fmt.Errorf("%w: %w", errLook, err)
 	}
 	// What was read is here: the guest need not wait for whoever takes the events.
@@ -174,7 +175,13 @@ func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) er
 	if err := set.Close(); err != nil {
 		return fmt.Errorf("%w: %w", errLook, err)
 	}
-	s.track, s.memory, s.later = track, l.memory, l.later
+	s.track, s.memory = track, l.memory
+	for _, id := range again {
+		delete(s.later, id)
+	}
+	for _, id := range l.later {
+		s.later[id] = true
+	}
 	s.tellGaps(l, first)
 	if !first {
 		r := &report{look: l, source: s, emit: emit, broken: map[string]bool{}, moved: map[string]moved{}, taken: map[string]filewatch.ID{}}
@@ -191,32 +198,39 @@ func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) er
 
 // open opens the disks where something was written, or there is something to look at
 // again.
-func (s *Source) open(ctx context.Context) (*disk.Set, error) {
+func (s *Source) open(ctx context.Context, again bool) (*disk.Set, error) {
 	if s.Opening != nil {
 		s.Opening.Lock()
 		defer s.Opening.Unlock()
 	}
-	if s.memory == nil || len(s.again()) > 0 {
+	if s.memory == nil || again {
 		return disk.OpenVMSince(ctx, s.QMP, s.track)
 	}
 	return disk.OpenVMChanged(ctx, s.QMP, s.track)
 }
 
 // again are the objects to look at whether they were written or not.
-func (s *Source) again() []filewatch.ID {
-	out, now := s.later, time.Now()
+func (s *Source) again() (out []filewatch.ID) {
+	now := time.Now()
 	for _, w := range s.waiting {
 		if now.After(w.until) {
-			out = append(out[:len(out):len(out)], w.event.Object.ID())
+			out = append(out, w.event.Object.ID())
 		}
+	}
+	most := len(out) + maxAgain
+	for id := range s.later {
+		if len(out) == most {
+			break
+		}
+		out = append(out, id)
 	}
 	return out
 }
 
 // see looks at what changed, or at everything where that is not known.
-func (s *Source) see(ctx context.Context, l *look, set *disk.Set) error {
+func (s *Source) see(ctx context.Context, l *look, set *disk.Set, again []filewatch.ID) error {
 	if s.memory != nil && set.Lost == "" {
-		err := l.changed(ctx, set, s.memory, s.again())
+		err := l.changed(ctx, set, s.memory, again)
 		if err == nil || ctx.Err() != nil || !errors.Is(err, guest.ErrMemory) && !errors.Is(err, errKept) {
 			return err
 		}

@@ -27,6 +27,9 @@ type State struct {
 	// Unsettled says that the content may be still on its way from the guest's
 	// memory: the file is empty, or has space that is not marked as written.
 	Unsettled bool
+	// Left says that the content is left to a later look: the digests are those of an
+	// earlier one, and Unread says why.
+	Left bool
 }
 
 // name is the first name, "" for none.
@@ -69,11 +72,13 @@ func split(entry []byte) (key, body []byte) {
 func appendState(b []byte, s *State) []byte {
 	b = appendText(appendKey(b, s.Volume, s.Inode), s.Volume)
 	put := binary.LittleEndian
-	unsettled := byte(0)
-	if s.Unsettled {
-		unsettled = 1
+	var bits byte
+	for i, is := range [...]bool{s.Unsettled, s.Left} {
+		if is {
+			bits |= 1 << i
+		}
 	}
-	b = put.AppendUint16(append(b, unsettled), s.Mode)
+	b = put.AppendUint16(append(b, bits), s.Mode)
 	for _, n := range [...]uint32{s.Generation, s.UID, s.GID, s.Nlink, s.Major, s.Minor, s.Flags, s.Project} {
 		b = put.AppendUint32(b, n)
 	}
@@ -107,7 +112,8 @@ func parseState(key, body []byte) (*State, error) {
 	c := bin.Little(body)
 	text := func() string { return string(c.Bytes(c.Count(1))) }
 	s.Volume = text()
-	s.Unsettled, s.Mode = c.U8() != 0, c.U16()
+	bits := c.U8()
+	s.Unsettled, s.Left, s.Mode = bits&1 != 0, bits&2 != 0, c.U16()
 	for _, n := range [...]*uint32{&s.Generation, &s.UID, &s.GID, &s.Nlink, &s.Major, &s.Minor, &s.Flags, &s.Project} {
 		*n = c.U32()
 	}
