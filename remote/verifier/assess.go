@@ -126,6 +126,9 @@ func fileReasons(m *machine) []reason {
 	if n := m.Files.Unmeasured; n > 0 {
 		out = append(out, reason{remote.StateUnknown, plural(n, "thing", "things") + " among its files could not be compared with the baseline when they were last read"})
 	}
+	if !m.Rotated.IsZero() {
+		out = append(out, reason{remote.StateUnknown, "a log was moved aside or cut, and no rescan has told yet whether by its rotation"})
+	}
 	if !m.Lost.IsZero() {
 		out = append(out, reason{remote.StateStale, "file events were lost and no rescan has made up for it"})
 	}

@@ -253,7 +253,7 @@ func (v *Verifier) takeBaseline(ctx context.Context, r store.Record, b *remote.B
 		if replace {
 			more, err = v.adoptBaseline(ctx, m, captured, question.words())
 		} else {
-			more, err = v.compareCapture(ctx, m, captured)
+			more, err = v.compareCapture(ctx, m, captured, b.Command)
 		}
 		return append(changes, more...), err
 	})
@@ -320,6 +320,7 @@ func (v *Verifier) adoptBaseline(ctx context.Context, m *machine, captured *base
 	if _, err := baseline.Reissue(captured, edition, &out, v.signer.key); err != nil {
 		return nil, fmt.Errorf("sign baseline: %w", err)
 	}
+	m.Rotated, m.RotationCommand, m.RotatedAgain = noTime, 0, false
 	m.Files.Origin, m.Files.Unmeasured = why, int(captured.Header.Unread)+len(captured.Header.Gaps)
 	if err := v.keepBaseline(ctx, m, out.Bytes(), int64(captured.Header.Objects)); err != nil {
 		return nil, err
@@ -364,8 +365,9 @@ func (v *Verifier) closeReviews(ctx context.Context, m *machine) ([]store.Change
 	return changes, nil
 }
 
-// compareCapture holds a capture against the machine's baseline.
-func (v *Verifier) compareCapture(ctx context.Context, m *machine, captured *baseline.Baseline) ([]store.Change, error) {
+// compareCapture holds a capture, the answer to a command or 0, against the machine's
+// baseline.
+func (v *Verifier) compareCapture(ctx context.Context, m *machine, captured *baseline.Baseline, command uint64) ([]store.Change, error) {
 	files, err := v.filesOf(ctx, m)
 	if err != nil {
 		return nil, err
@@ -380,7 +382,16 @@ func (v *Verifier) compareCapture(ctx context.Context, m *machine, captured *bas
 		return nil, err
 	}
 	m.Lost, m.Files.Unmeasured = noTime, report.Count(baseline.Unmeasured)
-	return t.result(), nil
+	changes := t.result()
+	if command == 0 || command != m.RotationCommand {
+		return changes, nil // it may have looked before what is suspected
+	}
+	m.Rotated, m.RotationCommand = noTime, 0
+	if m.RotatedAgain {
+		more, err := v.askAboutRotation(ctx, m)
+		return append(changes, more...), err
+	}
+	return changes, nil
 }
 
 // rescan brings every review item up to date with a whole comparison: what

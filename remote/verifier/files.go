@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -145,6 +146,30 @@ func (t *taking) lose(why string) error {
 	changes, err := t.v.askFiles(t.ctx, t.m, remote.CommandRescan, "", why)
 	t.changes = append(t.changes, changes...)
 	return err
+}
+
+// rotationPatience is how long a rescan for a log's sake may take before an event has it
+// asked for again.
+const rotationPatience = time.Hour
+
+// suspectRotation asks for a rescan that tells whether a log was rotated, and once more
+// where one is under way, which may have looked before.
+func (t *taking) suspectRotation() error {
+	if !t.m.Rotated.IsZero() && t.v.now().Sub(t.m.Rotated) < rotationPatience {
+		t.m.RotatedAgain = true
+		return nil
+	}
+	changes, err := t.v.askAboutRotation(t.ctx, t.m)
+	t.changes = append(t.changes, changes...)
+	return err
+}
+
+// askAboutRotation asks for the rescan that ends a suspicion of rotation.
+func (v *Verifier) askAboutRotation(ctx context.Context, m *machine) ([]store.Change, error) {
+	m.Rotated, m.RotatedAgain = v.now(), false
+	changes, err := v.askFiles(ctx, m, remote.CommandRescan, "", "a log was moved aside or cut")
+	m.RotationCommand = commandID(changes)
+	return changes, err
 }
 
 // add stores a new event with what can be said of it at once.
@@ -333,9 +358,17 @@ func (t *taking) judge(f *remote.FileEvent, event *filewatch.Event, found *basel
 	if err != nil {
 		return err
 	}
+	if found != nil && want != nil {
+		found.Prefix = baseline.PrefixOf(want, &found.Record)
+	}
 	change := baseline.Judge(t.files.rules, path, want, found)
 	if change != nil {
 		t.v.explain(t.m.Name, change)
+	}
+	moved := change != nil && change.Kind == baseline.Unmeasured && want != nil && want.Path() != path
+	if change != nil && (change.Counts() || moved) && baseline.MayBeRotation(t.files.rules, change) {
+		f.Verdict, f.Detail, f.Changes = remote.VerdictUnknown, "a log's rotation does this too; a rescan tells which it is", encode(change)
+		return t.suspectRotation()
 	}
 	verdict := baseline.VerdictOf(change)
 	f.Verdict, f.Detail, f.Changes = verdictWord(change, verdict), verdict.Reason, nil

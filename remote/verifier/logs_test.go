@@ -55,3 +55,51 @@ func TestRescanFollowsLogs(t *testing.T) {
 		t.Errorf("review: %+v", m.Review)
 	}
 }
+
+// While events look like a log's rotation nothing is called wrong and nothing right: a
+// rescan tells, and another one of what came meanwhile.
+func TestEventsOfRotationWaitForARescan(t *testing.T) {
+	r := start(t, twoMachines)
+	w := newWatch(t, r.enrol(t, "host1", remote.RoleHost), "vm1")
+	var err error
+	w.rules, err = filewatch.ParseRules([]byte("[[rule]]\npath = \"/var/log/**\"\nlevel = \"verify\"\ncheck = [\"growing\", \"owner\", \"mode\"]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.capture(0, file("/var/log/syslog", 1, "line 1\n"), file("/var/log/auth.log", 2, "root\n"))
+	r.said(t, "vm1", "a baseline of vm1 was taken")
+	waits := func(want bool) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("a suspected rotation: %v", want), func() bool {
+			return slices.ContainsFunc(r.machine(t, "vm1").Reasons, func(s string) bool { return strings.Contains(s, "moved aside or cut") }) == want
+		})
+	}
+	moved := file("/var/log/syslog.1", 1, "line 1\nline 2\n")
+	w.settle(w.rename("/var/log/syslog", moved), moved)
+	r.judgedAs(t, "/var/log/syslog", remote.VerdictUnknown)
+	waits(true)
+	r.violations(t, 0)
+	command := w.agent.command(remote.CommandRescan)
+	// The log that was cut meanwhile was cut after the snapshot.
+	cut := file("/var/log/auth.log", 2, "")
+	w.settle(w.event(filewatch.OpTruncate, cut), cut)
+	r.judgedAs(t, "/var/log/auth.log", remote.VerdictUnknown)
+	w.logs = command.Logs
+	w.capture(command.ID, moved, file("/var/log/syslog", 5, "new\n"), file("/var/log/auth.log", 2, "root\n"))
+	second := w.agent.command(remote.CommandRescan)
+	waits(true)
+	r.violations(t, 0)
+	w.capture(0, moved) // what nobody asked for ends no suspicion; all the same it is compared
+	r.violations(t, 1)
+	w.capture(second.ID, moved, file("/var/log/syslog", 5, "new\n"), cut)
+	waits(false)
+	r.violations(t, 1)
+	if m := r.machine(t, "vm1"); m.Review[0].Subject != "/var/log/auth.log" {
+		t.Errorf("review: %+v", m.Review)
+	}
+	// What rotation does not do is told at once.
+	given := file("/var/log/syslog", 5, "new\n")
+	given.UID = 1000
+	w.settle(w.event(filewatch.OpChown, given), given)
+	r.violations(t, 2)
+}

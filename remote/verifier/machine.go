@@ -38,6 +38,12 @@ type machine struct {
 	BaselineAsked time.Time `json:"baseline_asked,omitzero"`
 	// Lost says since when events are missing and no rescan has made up for it.
 	Lost time.Time `json:"lost,omitzero"`
+	// Rotated is when an event looked like a log's rotation, of which no rescan has told
+	// yet whether it was one; RotationCommand asked for that rescan. RotatedAgain says
+	// that there was another such event since.
+	Rotated         time.Time `json:"rotated,omitzero"`
+	RotationCommand uint64    `json:"rotation_command,omitempty"`
+	RotatedAgain    bool      `json:"rotated_again,omitempty"`
 	// Verdict is when the scan was fired that Scan tells of.
 	Verdict time.Time `json:"verdict,omitzero"`
 }
