@@ -58,6 +58,7 @@ func New(d *volume.Disk) (*Guest, error) {
 	g := &Guest{Workers: min(4, max(2, runtime.GOMAXPROCS(0)))}
 	var readable []*volume.Volume
 	var reasons []string
+	nothing := "the disk is empty"
 	for _, v := range d.Volumes {
 		g.machine.Volumes = append(g.machine.Volumes, v.ID())
 		switch {
@@ -66,6 +67,7 @@ func New(d *volume.Disk) (*Guest, error) {
 			g.machine.Places = append(g.machine.Places, filewatch.Place{Volume: v.ID(), Runs: v.Runs()})
 		case v.Type == "swap":
 			// Swap space holds no files.
+			nothing = "nothing but swap space"
 		default:
 			g.gaps = append(g.gaps, filewatch.Gap{Volume: v.ID(), What: describe(v), Reason: v.NotMeasured})
 			reasons = append(reasons, describe(v)+": "+v.NotMeasured)
@@ -78,7 +80,7 @@ func New(d *volume.Disk) (*Guest, error) {
 		reasons = append(reasons, err.Error())
 	}
 	if len(readable) == 0 {
-		return nil, fmt.Errorf("%w (%s)", ErrNoFileSystem, cmp.Or(strings.Join(reasons, "; "), "the disk is empty"))
+		return nil, fmt.Errorf("%w (%s)", ErrNoFileSystem, cmp.Or(strings.Join(reasons, "; "), nothing))
 	}
 	g.mount(readable)
 	return g, nil

@@ -130,12 +130,18 @@ func TestUnreadableVolumeIsAGap(t *testing.T) {
 }
 
 func TestNoFileSystem(t *testing.T) {
-	disk, err := volume.Open(strings.NewReader(strings.Repeat("\x00", 1<<20)), 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if g, err := New(disk); !errors.Is(err, ErrNoFileSystem) {
-		t.Errorf("%v, %v", g, err)
+	zeros := strings.Repeat("\x00", 1<<20)
+	for content, why := range map[string]string{
+		zeros: "no known file system",
+		zeros[:4086] + "SWAPSPACE2" + zeros[4096:]: "nothing but swap space",
+	} {
+		disk, err := volume.Open(strings.NewReader(content), 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g, err := New(disk); !errors.Is(err, ErrNoFileSystem) || !strings.Contains(err.Error(), why) {
+			t.Errorf("%v, %v; want %q", g, err, why)
+		}
 	}
 }
 
