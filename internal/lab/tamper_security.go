@@ -88,8 +88,8 @@ func (c *change) silence(ctx context.Context, h lockdownHook) error {
 	return c.write(ctx, active, binary.LittleEndian.AppendUint32(nil, 0))
 }
 
-// disguiseLockdown silences the hook and has it on the list of a hook that nobody else
-// has and that only TUN's queues are asked for, or go by the key of a capability.
+// disguiseLockdown silences the hook and has it on the list of a hook that only TUN's
+// queues are asked for, or go by the key of a capability.
 func disguiseLockdown(ctx context.Context, c *change) error {
 	h, err := c.lockdownHook(ctx)
 	if err != nil {
@@ -106,7 +106,11 @@ func disguiseLockdown(ctx context.Context, c *change) error {
 			return err
 		}
 		elsewhere, node := heads[0]+kind, h.at+h.list
-		return errors.Join(c.put(ctx, node, word(0)), c.put(ctx, node+8, word(elsewhere)),
+		first, err := c.mem.readWord(elsewhere) // null, or of a module that has each hook
+		if err != nil {
+			return err
+		}
+		return errors.Join(c.put(ctx, node, word(first)), c.put(ctx, node+8, word(elsewhere)),
 			c.write(ctx, elsewhere, word(node)), c.write(ctx, h.at+head, word(elsewhere)))
 	}
 	other, err := c.symbols(ctx, "capability_hooks")
