@@ -69,8 +69,8 @@ func TestDormantModuleThatWakes(t *testing.T) {
 	}
 }
 
-// A pointer into a dormant module goes where nothing is compared, unless it is the
-// only one there is and the module's own.
+// Pointers into a dormant module go where nothing is compared, unless all of them are
+// known to be stored in one area of the module's own.
 func TestPointersIntoDormantModule(t *testing.T) {
 	areas := []areaFact{{kernel.AreaText, 0x1000, 0x1000}, {kernel.AreaData, 0x2000, 0x1000}}
 	for name, tt := range map[string]struct {
@@ -78,12 +78,17 @@ func TestPointersIntoDormantModule(t *testing.T) {
 		to   targetFact
 		want string
 	}{
-		"its own":           {moduleFact{Dormant: true}, targetFact{At: 0x2010, Value: 0x1010, Count: 1}, ""},
-		"its own and more":  {moduleFact{Dormant: true}, targetFact{At: 0x2010, Value: 0x1010, Count: 2}, "m"},
-		"the kernel's":      {moduleFact{Dormant: true}, targetFact{At: 0x9010, Value: 0x1010, Count: 1}, "m"},
-		"elsewhere":         {moduleFact{Dormant: true}, targetFact{At: 0x9010, Value: 0x3010, Count: 1}, ""},
-		"it is not dormant": {moduleFact{}, targetFact{At: 0x9010, Value: 0x1010, Count: 1}, ""},
-		"it is live":        {moduleFact{Dormant: true, Live: true}, targetFact{At: 0x9010, Value: 0x1010, Count: 1}, ""},
+		"its own":             {moduleFact{Dormant: true}, targetFact{At: 0x2010, Value: 0x1010, Count: 1}, ""},
+		"its own and more":    {moduleFact{Dormant: true}, targetFact{At: 0x2010, Value: 0x1010, Count: 2}, "m"},
+		"two of its own":      {moduleFact{Dormant: true}, targetFact{At: 0x2010, Value: 0x1010, Count: 2, Low: 0x2000, High: 0x2ff8}, ""},
+		"one before it":       {moduleFact{Dormant: true}, targetFact{At: 0x2010, Value: 0x1010, Count: 2, Low: 0xff8, High: 0x2010}, "m"},
+		"one behind it":       {moduleFact{Dormant: true}, targetFact{At: 0x2010, Value: 0x1010, Count: 2, Low: 0x2010, High: 0x3000}, "m"},
+		"in two areas":        {moduleFact{Dormant: true}, targetFact{At: 0x2010, Value: 0x1010, Count: 2, Low: 0x1010, High: 0x2010}, "m"},
+		"the wrong way round": {moduleFact{Dormant: true}, targetFact{At: 0x2010, Value: 0x1010, Count: 2, Low: 0x2020, High: 0x2010}, "m"},
+		"the kernel's":        {moduleFact{Dormant: true}, targetFact{At: 0x9010, Value: 0x1010, Count: 1}, "m"},
+		"elsewhere":           {moduleFact{Dormant: true}, targetFact{At: 0x9010, Value: 0x3010, Count: 1}, ""},
+		"it is not dormant":   {moduleFact{}, targetFact{At: 0x9010, Value: 0x1010, Count: 1}, ""},
+		"it is live":          {moduleFact{Dormant: true, Live: true}, targetFact{At: 0x9010, Value: 0x1010, Count: 1}, ""},
 	} {
 		tt.fact.Name, tt.fact.Areas = "m", areas
 		j := &judging{obs: &measure.Observations{}, code: code{modules: []moduleFact{tt.fact}}}

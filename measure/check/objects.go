@@ -80,6 +80,11 @@ type targetFact struct {
 	Start  bool    `json:"s,omitempty"`
 	Symbol string  `json:"y,omitempty"`
 	Count  int64   `json:"n"`
+
+	// Low and High are, of several that lead into a module without text to judge, the
+	// lowest and the highest address where one is stored.
+	Low  address `json:"l,omitempty"`
+	High address `json:"h,omitempty"`
 }
 
 // pointer is the fact in the form that judges of pointers take.
@@ -92,6 +97,9 @@ func (c *collector) target(p graph.Pointer) targetFact {
 	t := targetFact{Path: p.Path, At: address(p.At), Value: address(p.Value), Count: p.Count, Start: c.startsFunction(mem.Virt(p.Value))}
 	if !t.Start {
 		t.Symbol = c.symbol(mem.Virt(p.Value))
+	}
+	if p.Count > 1 && slices.ContainsFunc(c.modules, func(m kernel.LoadedModule) bool { return c.dormant[m.At] && m.Holds(mem.Virt(p.Value)) }) {
+		t.Low, t.High = address(p.Low), address(p.High)
 	}
 	return t
 }
@@ -193,13 +201,18 @@ func judgeObjects(j *judging, raw json.RawMessage, out *measure.Check) error {
 	return nil
 }
 
-// leadsAsleep names the module without text to judge that a pointer leads into, if it
-// is not one of the module's own, such as to the function that ends it.
+// leadsAsleep names the module without text to judge that pointers lead into, if they
+// are not all of the module's own, such as to the function that ends it, or to one that
+// a tracepoint and its static call have.
 func (j *judging) leadsAsleep(t *targetFact) string {
+	low, high := t.At, t.At
+	if t.Count > 1 {
+		low, high = t.Low, t.High
+	}
 	for i := range j.code.modules {
 		m := &j.code.modules[i]
-		own := slices.ContainsFunc(m.Areas, func(a areaFact) bool { return t.At >= a.Start && uint64(t.At-a.Start) < a.Size })
-		if m.asleep() && m.text(t.Value) && (!own || t.Count > 1) {
+		own := slices.ContainsFunc(m.Areas, func(a areaFact) bool { return low >= a.Start && high >= low && uint64(high-a.Start) < a.Size })
+		if m.asleep() && m.text(t.Value) && !own {
 			return m.Name
 		}
 	}

@@ -249,6 +249,7 @@ func (o *objectsReader) facts() {
 		}
 		if n := len(*into); n > 0 && (*into)[n-1].Value == address(s.Value) {
 			(*into)[n-1].Count++
+			(*into)[n-1].Low, (*into)[n-1].High = 0, 0 // not of all
 			continue
 		}
 		*into = append(*into, o.target(graph.Pointer{Value: s.Value, At: s.At, Path: s.Path, Count: 1}))

@@ -17,6 +17,8 @@ type Pointer struct {
 	Count int64  // how many there are
 	At    uint64 // where the first is stored
 	Path  string // how that was reached, such as "task 812 (bash).files->fdt->fd[3]->f_op->read_iter"
+
+	Low, High uint64 // of all of them, the lowest and the highest address where one is stored
 }
 
 // Cache is how much of one cache of the slab allocator a walk reached.
@@ -148,7 +150,7 @@ func newSchema(p *kernel.Profile) *Schema {
 func (w *walker) found(targets map[uint64]*target) []Pointer {
 	var out []Pointer
 	for value, t := range targets {
-		out = append(out, Pointer{Value: value, Count: t.count, At: t.at, Path: w.path(t.node, t.field.name)})
+		out = append(out, Pointer{Value: value, Count: t.count, At: t.at, Low: t.low, High: t.high, Path: w.path(t.node, t.field.name)})
 	}
 	slices.SortFunc(out, func(a, b Pointer) int { return cmp.Compare(a.Value, b.Value) })
 	return out

@@ -105,7 +105,7 @@ func TestWalkGroupsByTarget(t *testing.T) {
 	f.put(heap+8, heap+0x100)
 	f.put(heap+0x100, text)
 	r := f.walk(t)
-	want := []Pointer{{Value: text, Count: 2, At: heap, Path: "reboot_notifier_list.head->notifier_call"}}
+	want := []Pointer{{Value: text, Count: 2, At: heap, Low: heap, High: heap + 0x100, Path: "reboot_notifier_list.head->notifier_call"}}
 	if diff := cmp.Diff(want, r.Pointers); diff != "" {
 		t.Error(diff)
 	}

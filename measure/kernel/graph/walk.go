@@ -76,6 +76,8 @@ type target struct {
 	node  int32
 	field *field
 	at    uint64
+
+	low, high uint64 // where pointers to it are stored
 }
 
 // push queues an object that was not visited.
@@ -248,6 +250,7 @@ func (w *walker) function(i int32, n *node, f *field, at, value uint64) {
 	}
 	if known := targets[value]; known != nil {
 		known.count++
+		known.low, known.high = min(known.low, at), max(known.high, at)
 		return
 	}
 	if len(targets) >= maxTargets {
@@ -255,7 +258,7 @@ func (w *walker) function(i int32, n *node, f *field, at, value uint64) {
 		w.limited = true
 		return
 	}
-	targets[value] = &target{1, i, f, at}
+	targets[value] = &target{count: 1, node: i, field: f, at: at, low: at, high: at}
 	w.noted++
 }
 
