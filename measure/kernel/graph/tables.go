@@ -157,6 +157,13 @@ var skipped = map[string]string{
 	"hrtimer_cpu_base.next_timer":         "kept for comparing; of a CPU that is off line it may be gone (kernel/time/hrtimer.c)",
 	"hrtimer_cpu_base.softirq_next_timer": "the same",
 
+	// What a function is called for right now is kept for comparing. The function may
+	// give it up, or end the wait of whoever has it on his stack.
+	"worker.current_work":         "kernel/workqueue.c, process_one_work; walked from the pool's list while it waits",
+	"kthread_worker.current_work": "kernel/kthread.c, kthread_worker_fn; the same",
+	"timer_base.running_timer":    "kernel/time/timer.c, call_timer_fn; walked from the wheel",
+	"hrtimer_clock_base.running":  "kernel/time/hrtimer.c, __run_hrtimer; walked from the tree",
+
 	// These are walked from their lists.
 	"super_block.s_shrink":        "kept after it was freed, until the super block is (fs/super.c, deactivate_locked_super, 6.7)",
 	"trace_event_file.event_call": "kept after the event was removed, while somebody has the file open (kernel/trace/trace_events.c, EVENT_FILE_FL_FREED)",
