@@ -26,11 +26,12 @@ type Log struct {
 	Asked bool `json:"asked,omitempty"`
 }
 
-// Logs gives what the baseline has of files that the rules call growing, at most so
-// many, in the order of their paths: whoever captures the files elsewhere, without the
-// baseline, looks for them with [CaptureOptions.FollowLogs]. full says that there are
-// more.
+// Logs gives what the baseline has of files that the rules call growing, in the order of
+// their paths and about so many bytes as JSON at most, however long the paths that a
+// guest chose: whoever captures the files elsewhere, without the baseline, looks for them
+// with [CaptureOptions.FollowLogs]. full says that there are more.
 func (b *Baseline) Logs(rules *filewatch.Rules, most int) (logs []Log, full bool, err error) {
+	const each = 400 // of digest, numbers and UUID
 	o := &CaptureOptions{Rules: rules}
 	if !rules.Asked().Has(filewatch.AttrGrowing) {
 		return nil, false, nil
@@ -42,7 +43,7 @@ func (b *Baseline) Logs(rules *filewatch.Rules, most int) (logs []Log, full bool
 		if !o.grows(r) {
 			continue
 		}
-		if len(logs) == most {
+		if most -= each + len(r.Path())*4/3 + len(r.Volume); most < 0 {
 			return logs, true, nil
 		}
 		logs = append(logs, Log{ID: r.ID(), Size: r.Size, Want: r.BLAKE3, Path: []byte(r.Path()), Mtime: r.Mtime})

@@ -12,7 +12,7 @@ import (
 // sentLogs are a baseline's logs as whoever captures gets them.
 func sentLogs(t testing.TB, b *Baseline, rules *filewatch.Rules) (logs []Log) {
 	t.Helper()
-	all, full, err := b.Logs(rules, 1000)
+	all, full, err := b.Logs(rules, 1<<20)
 	if err != nil || full {
 		t.Fatalf("logs: full %v, %v", full, err)
 	}
@@ -99,7 +99,13 @@ func TestLogsNobodyLookedFor(t *testing.T) {
 		t.Errorf("%v", brief(report))
 	}
 	// A baseline made of the capture says nothing of the one before.
-	if all, full, err := b.Logs(asked, 2); err != nil || !full || len(all) != 2 {
-		t.Errorf("%d logs, full %v: %v", len(all), full, err)
+	for most, want := range map[int]int{0: 0, 900: 2} {
+		all, full, err := b.Logs(asked, most)
+		if err != nil || !full || len(all) != want {
+			t.Errorf("%d logs in %d bytes, full %v: %v", len(all), most, full, err)
+		}
+		if text, err := json.Marshal(all); err != nil || len(text) > most+4 {
+			t.Errorf("%d bytes of JSON, want %d at most: %v", len(text), most, err)
+		}
 	}
 }

@@ -175,9 +175,10 @@ func (v *Verifier) askFiles(ctx context.Context, m *machine, kind remote.Command
 	return append(changes, create(inAsked, key, m.Name, v.now(), asked{Kind: kind, Machine: m.Name, Who: who})), nil
 }
 
-// maxLogs is how many growing files an agent is asked to look for. What it was not
-// asked for counts as not compared once it has grown.
-const maxLogs = 8192
+// maxLogs bounds, in bytes of a command, which growing files an agent is asked to look
+// for: the commands for all its targets are one answer. What it was not asked for counts
+// as not compared once it has grown.
+const maxLogs = 256 << 10
 
 // askFirstBaseline asks for the baseline of a machine that is watched and has
 // none, and asks again when none has come for a while.
