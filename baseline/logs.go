@@ -55,9 +55,9 @@ func (b *Baseline) Logs(rules *filewatch.Rules, most int) (logs []Log, full bool
 // written as a baseline, says where the logs' contents are now.
 func (o *CaptureOptions) FollowLogs(logs []Log) {
 	o.growing, o.moved = prefixes{}, newMovedLogs()
-	for i := range logs {
-		logs[i].Asked = true
-		o.followLog(&logs[i])
+	for _, l := range logs {
+		l.Asked = true
+		o.followLog(&l)
 	}
 }
 

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/plumbline-sec/plumbline/baseline"
+	"github.com/plumbline-sec/plumbline/baseline/sign"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
@@ -39,7 +41,7 @@ func TestRotatedLogs(t *testing.T) {
 	image, live := filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "live")
 	var base *baseline.Baseline
 	var m *disktest.Machine
-	var since *Since
+	var since, apart *Since // apart: as the agent, without the baseline
 	var before []byte
 	rounds := 0
 	volumetest.Pictures(t, "testdata/rotated/logrotate.series.zst", func(round int, now []byte) {
@@ -52,6 +54,14 @@ func TestRotatedLogs(t *testing.T) {
 			m = disktest.Start(t, "raw:"+live)
 			since = &Since{Place: Place{QMP: m.QMP}, Dir: t.TempDir(), Baseline: base, Rules: rules, Capture: baseline.CaptureOptions{Rules: rules}}
 			check(t, lookedAt(t, since, image))
+			logs, full, err := base.Logs(rules, 1<<20)
+			if err != nil || full {
+				t.Fatalf("logs: full %v, %v", full, err)
+			}
+			apart = &Since{Place: Place{QMP: m.QMP}, Dir: t.TempDir(), Logs: logs, Rules: rules, Capture: baseline.CaptureOptions{Rules: rules}}
+			if told, how := writtenApart(t, apart, base); len(told.Changes) > 0 || !how.Full {
+				t.Fatalf("%v, %+v", told.Changes, how)
+			}
 			return
 		}
 		m.Become(t, 0, before, now)
@@ -62,6 +72,13 @@ func TestRotatedLogs(t *testing.T) {
 		}
 		if d := cmp.Diff(fully(t, image, base, rules), told(t, report)); d != "" {
 			t.Fatalf("round %d: full scan against incremental:\n%s", round, d)
+		}
+		there, how := writtenApart(t, apart, base)
+		if how.Full || how.NotKept != "" {
+			t.Fatalf("round %d, apart: %+v", round, how)
+		}
+		if d := cmp.Diff(told(t, report), told(t, there)); d != "" {
+			t.Fatalf("round %d: with the baseline and apart from it:\n%s", round, d)
 		}
 		var want, got []string
 		if round == 6 {
@@ -88,4 +105,27 @@ func TestRotatedLogs(t *testing.T) {
 	if rounds != 7 {
 		t.Errorf("%d pictures, want 7", rounds)
 	}
+}
+
+// writtenApart is what comparing comes to where one who has no baseline captures.
+func writtenApart(t *testing.T, s *Since, base *baseline.Baseline) (*baseline.Report, *How) {
+	t.Helper()
+	key, err := sign.LoadOrCreateKey(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	_, how, err := s.Write(t.Context(), &out, &baseline.Edition{Tool: "test", Lineage: "l", Version: 1}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	captured, err := baseline.OpenBytes(out.Bytes(), &baseline.OpenOptions{AnySigner: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := baseline.DiffUnder(s.Rules, base, captured)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report, how
 }
