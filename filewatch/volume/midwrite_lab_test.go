@@ -26,7 +26,7 @@ import (
 )
 
 // busyDisk is a file system that the guest writes, made on the host. Logs are
-// small, so that they go round many times.
+// small, so that they go round many times: near the least that mkfs.xfs 6.13 takes.
 type busyDisk struct {
 	name  string
 	mkfs  []string
@@ -35,7 +35,7 @@ type busyDisk struct {
 }
 
 var busyDisks = []busyDisk{
-	{"xfs", []string{"mkfs.xfs", "-q", "-l", "size=8m"}, ",nouuid", []string{"xfs_repair", "-n"}},
+	{"xfs", []string{"mkfs.xfs", "-q", "-l", "size=13m"}, ",nouuid", []string{"xfs_repair", "-n"}},
 	{"xfs-small-blocks", []string{"mkfs.xfs", "-q", "-b", "size=1024", "-n", "size=4096", "-m", "rmapbt=1", "-i", "nrext64=1", "-l", "size=6m"}, ",nouuid", []string{"xfs_repair", "-n"}},
 	{"xfs-v4", []string{"mkfs.xfs", "-q", "-m", "crc=0", "-b", "size=1024", "-n", "size=4096", "-l", "size=4m"}, ",nouuid", []string{"xfs_repair", "-n"}},
 	{"ext4", []string{"mke2fs", "-q", "-t", "ext4", "-b", "1024", "-J", "size=4"}, "", []string{"e2fsck", "-fn"}},
