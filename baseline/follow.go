@@ -101,19 +101,23 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, p *Progress, o 
 // that saw it come saw the old content in its place as well, as between a copy and a
 // truncation.
 func (u *Update) looked(o *CaptureOptions) error {
-	missing := func(w wantedLog) bool { return w.was && !w.kept && len(w.in) == 0 }
+	lost := map[*movedLog]bool{}
 	for log := range o.moved.each() {
-		if !slices.ContainsFunc(log.all(), missing) {
-			continue
+		if slices.ContainsFunc(log.wanted, func(w wantedLog) bool { return w.was && !w.kept && len(w.in) == 0 }) {
+			lost[log] = true
 		}
-		for _, encoded := range u.last.diff.new {
-			r, err := decodeEncoded(encoded)
-			if err != nil {
-				return fmt.Errorf("%w: %w", ErrLast, err)
-			}
-			if of, _ := o.logOf(&r.Object, r.Names); of == log && o.growing[r.ID()] == nil && !u.void.has(r.Volume, r.Inode) {
-				return fmt.Errorf("%w: what a log had may be in %s, which came before", ErrLast, filewatch.EscapePath(r.Path()))
-			}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	for _, encoded := range u.last.diff.new {
+		r, err := decodeEncoded(encoded)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrLast, err)
+		}
+		log, _ := o.logOf(&r.Object, r.Names)
+		if log != nil && (lost[log] || lost[log.elsewhere]) && o.growing[r.ID()] == nil && !u.void.has(r.Volume, r.Inode) {
+			return fmt.Errorf("%w: what a log had may be in %s, which came before", ErrLast, filewatch.EscapePath(r.Path()))
 		}
 	}
 	return nil

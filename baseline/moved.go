@@ -55,10 +55,16 @@ type movedLog struct {
 	wanted    []wantedLog
 	elsewhere *movedLog // nil for none, and in one of those
 	most      int64     // bytes of the longest that may be packed now
+	crowded   bool      // there are more than maxElsewhere, of which none is in wanted
 	order     sync.Once
-	every     []wantedLog            // elsewhere's as well
-	bySize    map[string][]wantedLog // those by what they are packed with
+	ours      map[*prefix]bool
+	bySize    map[string][]wantedLog // wanted by what they are packed with
 }
+
+// maxElsewhere is how many logs of one name are looked for in other directories than
+// their own. Every file with that name's rotations is searched for all of them: of as many
+// as a guest makes, or as there are containers, that would be the square.
+const maxElsewhere = 64
 
 // wantedLog is an old content; packed, if not "", says what its file was packed with
 // already, so that its bytes stay as they are.
@@ -67,8 +73,13 @@ type wantedLog struct {
 	packed string
 }
 
-// maxHolders is how many files are noted that begin with one old content.
-const maxHolders = 64
+// maxHolders is how many files in the log's own directory are noted that begin with one
+// old content, maxHoldersElsewhere how many in all others: those push none of the first
+// out.
+const (
+	maxHolders          = 1024
+	maxHoldersElsewhere = 64
+)
 
 // follow adds an old content, of the file at path in the baseline, before any is
 // looked for.
@@ -95,10 +106,18 @@ func (m movedLogs) follow(volume, path string, p *prefix) {
 			log.most = p.size
 		}
 		if name.suffix == "" && name.packed == "" {
-			anywhere.wanted = append(anywhere.wanted, w)
-			anywhere.most = max(anywhere.most, p.size)
+			anywhere.add(w)
 		}
 	}
+}
+
+// add adds to the logs of one name.
+func (l *movedLog) add(w wantedLog) {
+	if l.crowded || len(l.wanted) == maxElsewhere {
+		l.crowded, l.wanted, l.most = true, nil, 0
+		return
+	}
+	l.wanted, l.most = append(l.wanted, w), max(l.most, w.size)
 }
 
 // logOf is the log that an object is a rotation of, nil for none.
@@ -114,7 +133,7 @@ func (o *CaptureOptions) logOf(obj *filewatch.Object, names []string) (*movedLog
 		return log, name
 	}
 	log := o.moved.elsewhere[logPlace{obj.Volume, "", name.log()}]
-	if log == nil || !o.moved.judgedElsewhere && !o.Rules.MatchNames(names, obj).Check.Has(filewatch.AttrGrowing) {
+	if log == nil || log.crowded || !o.moved.judgedElsewhere && !o.Rules.MatchNames(names, obj).Check.Has(filewatch.AttrGrowing) {
 		return nil, name
 	}
 	return log, name
@@ -133,29 +152,24 @@ func (m movedLogs) each() iter.Seq[*movedLog] {
 	}
 }
 
-// all are the old contents that may be in a rotation of the log, once none is added.
-func (l *movedLog) all() []wantedLog {
+// prepare is for once none is added any more.
+func (l *movedLog) prepare() {
 	l.order.Do(func() {
-		l.every, l.bySize = slices.Clone(l.wanted), map[string][]wantedLog{}
-		if l.elsewhere != nil {
-			ours := make(map[*prefix]bool, len(l.wanted))
-			for _, w := range l.wanted {
-				ours[w.prefix] = true
-			}
-			for _, w := range l.elsewhere.wanted {
-				if !ours[w.prefix] {
-					l.every = append(l.every, w)
-				}
-			}
-		}
-		for _, w := range l.every {
+		l.ours, l.bySize = make(map[*prefix]bool, len(l.wanted)), map[string][]wantedLog{}
+		for _, w := range l.wanted {
+			l.ours[w.prefix] = true
 			l.bySize[w.packed] = append(l.bySize[w.packed], w)
 		}
 		for _, list := range l.bySize {
 			slices.SortStableFunc(list, func(a, b wantedLog) int { return cmp.Compare(a.size, b.size) })
 		}
 	})
-	return l.every
+}
+
+// any says whether fn holds for one of the old contents that may be in a rotation of the
+// log.
+func (l *movedLog) any(fn func(wantedLog) bool) bool {
+	return slices.ContainsFunc(l.wanted, fn) || l.elsewhere != nil && slices.ContainsFunc(l.elsewhere.wanted, fn)
 }
 
 // longest is how many bytes of a packed rotation are of interest.
@@ -166,12 +180,22 @@ func (l *movedLog) longest() int64 {
 	return max(l.most, l.elsewhere.most)
 }
 
-// holds notes that an object begins with old contents.
+// holds notes that an object, a rotation of the log, begins with old contents.
 func (l *movedLog) holds(id filewatch.ID, found []*prefix) {
+	if len(found) == 0 {
+		return
+	}
+	l.prepare()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range found {
-		if len(p.in) < maxHolders && !slices.Contains(p.in, id) {
+		ours := l.elsewhere != nil && l.ours[p]
+		switch {
+		case slices.Contains(p.in, id):
+		case !ours && p.elsewhere < maxHoldersElsewhere && len(p.in) < maxHolders+maxHoldersElsewhere:
+			p.elsewhere++
+			p.in = append(p.in, id)
+		case ours && len(p.in)-p.elsewhere < maxHolders:
 			p.in = append(p.in, id)
 		}
 	}
@@ -181,18 +205,19 @@ func (l *movedLog) holds(id filewatch.ID, found []*prefix) {
 // and notes that it does again.
 func (l *movedLog) held(id filewatch.ID) bool {
 	var found []*prefix
-	for _, w := range l.all() {
+	l.any(func(w wantedLog) bool {
 		if slices.Contains(w.wasIn, id) {
 			found = append(found, w.prefix)
 		}
-	}
+		return false
+	})
 	l.holds(id, found)
 	return len(found) > 0
 }
 
 // reserve takes the room that one more file needs.
 func (l *movedLog) reserve() bool {
-	return slices.ContainsFunc(l.all(), func(w wantedLog) bool { return w.packed == "" }) && l.room.take(l.longest())
+	return l.any(func(w wantedLog) bool { return w.packed == "" }) && l.room.take(l.longest())
 }
 
 // unpacking looks for old contents in a file that is being read, unpacked: it gets

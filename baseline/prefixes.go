@@ -20,6 +20,7 @@ type prefix struct {
 	// in are the objects, rotations of the log by their names when they were read,
 	// that begin with it; wasIn as was. Guarded by the log's mutex.
 	in, wasIn []filewatch.ID
+	elsewhere int // of in, those that are known to be in another directory
 	also      *prefix
 }
 

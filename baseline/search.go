@@ -5,39 +5,66 @@ import "github.com/zeebo/blake3"
 // search looks which old contents of a log one content begins with. It costs one more
 // pass over the content up to the longest of them, and one digest for each size.
 type search struct {
-	log   *movedLog
-	left  []wantedLog // that end behind what went by, the shortest first
+	log *movedLog
+	// left are those that end behind what went by, the shortest first: the log's own,
+	// and those of logs of its name elsewhere, which may be the same.
+	left  [2][]wantedLog
 	found []*prefix
 }
 
 // search begins in a content of which the bytes are as packed says.
 func (l *movedLog) search(packed string) search {
-	l.all()
-	return search{log: l, left: l.bySize[packed]}
+	s := search{log: l}
+	for i, from := range []*movedLog{l, l.elsewhere} {
+		if from != nil {
+			from.prepare()
+			s.left[i] = from.bySize[packed]
+		}
+	}
+	return s
+}
+
+// next is the size of the shortest that is left, false for none up to end.
+func (s *search) next(end int64) (size int64, ok bool) {
+	for _, left := range s.left {
+		if len(left) > 0 && left[0].size <= end && (!ok || left[0].size < size) {
+			size, ok = left[0].size, true
+		}
+	}
+	return size, ok
 }
 
 // goesOn looks for those that end in piece or at its end. sum has what came before,
 // read bytes.
 func (s *search) goesOn(sum *blake3.Hasher, read int64, piece []byte) {
 	end := read + int64(len(piece))
-	if len(s.left) == 0 || s.left[0].size > end {
+	size, ok := s.next(end)
+	if !ok {
 		return
 	}
 	at := sum.Clone()
-	for len(s.left) > 0 && s.left[0].size <= end {
+	for ; ok; size, ok = s.next(end) {
 		if s.log.sums.Add(1) > maxSums {
-			s.left = nil
+			s.left = [2][]wantedLog{}
 			return
 		}
-		size := s.left[0].size
 		at.Write(piece[:size-read])
 		piece, read = piece[size-read:], size
 		var got Digest
 		at.Sum(got[:0])
-		for ; len(s.left) > 0 && s.left[0].size == size; s.left = s.left[1:] {
-			if s.left[0].want == got {
-				s.found = append(s.found, s.left[0].prefix)
-			}
+		for i := range s.left {
+			s.equal(i, size, &got)
 		}
 	}
+}
+
+// equal takes those of a list that have the size, and finds those with the digest.
+func (s *search) equal(list int, size int64, got *Digest) {
+	left := s.left[list]
+	for ; len(left) > 0 && left[0].size == size; left = left[1:] {
+		if left[0].want == *got && (list == 0 || !s.log.ours[left[0].prefix]) {
+			s.found = append(s.found, left[0].prefix)
+		}
+	}
+	s.left[list] = left
 }
