@@ -132,11 +132,14 @@ func (c *comparison) names() {
 	for _, name := range gone {
 		add(removal(c.new.Type), name, "")
 	}
+	if len(come) == 0 {
+		return
+	}
+	from := c.new.Names[0]
+	if i := slices.IndexFunc(c.new.Names, func(n string) bool { _, had := slices.BinarySearch(c.old.Names, n); return had }); i >= 0 {
+		from = c.new.Names[i]
+	}
 	for _, name := range come {
-		from := c.new.Names[0]
-		if i := slices.IndexFunc(c.new.Names, func(n string) bool { return slices.Contains(c.old.Names, n) }); i >= 0 {
-			from = c.new.Names[i]
-		}
 		add(filewatch.OpLink, from, name)
 	}
 }
@@ -250,6 +253,8 @@ func (c *comparison) times() {
 	case back:
 		c.add(filewatch.OpUtimes, "its time of modification was set back from "+old.Mtime.UTC().Format(time.RFC3339Nano))
 	case len(c.found) > 0:
+	case new.Unread != "" && !(old.Mtime.Equal(new.Mtime) && old.Ctime.Equal(new.Ctime)):
+		c.add(filewatch.OpUtimes, "its times differ; whether its content does is not known: "+new.Unread)
 	case !old.Mtime.Equal(new.Mtime):
 		c.add(filewatch.OpUtimes, "nothing else differs: its times were set, or it was written anew with the same content")
 	case !old.Ctime.Equal(new.Ctime):

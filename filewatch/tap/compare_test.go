@@ -2,6 +2,7 @@ package tap
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 	"time"
 
@@ -100,12 +101,36 @@ func TestCompare(t *testing.T) {
 		"not digested, touched": {file(undigested), file(undigested, later, func(s *State) { s.Mtime = noon.Add(time.Hour) }), []string{"utimes /a: nothing else differs: its times were set, or it was written anew with the same content"}},
 		"readable again":        {file(undigested, func(s *State) { s.Unread = "bad block" }), file(), []string{"write /a: it was not read at the look before"}},
 		"unreadable":            {file(), file(undigested, func(s *State) { s.Unread = "bad block" }), []string{"unknown /a: bad block"}},
-		"unreadable directory":  {file(dir), file(dir, func(s *State) { s.Unread = "bad block" }), []string{"unknown /a: bad block"}},
-		"no name any more":      {file(), file(named(), func(s *State) { s.Unread = "no directory names inode 12" }), []string{"unknown /a: no directory names inode 12"}},
+		"read later":            {file(), file(func(s *State) { s.Left, s.Unread = true, "later" }), nil},
+		"read later, times": {file(), file(later, func(s *State) { s.Left, s.Unread = true, "later" }),
+			[]string{"utimes /a: its times differ; whether its content does is not known: later"}},
+		"unreadable directory": {file(dir), file(dir, func(s *State) { s.Unread = "bad block" }), []string{"unknown /a: bad block"}},
+		"no name any more":     {file(), file(named(), func(s *State) { s.Unread = "no directory names inode 12" }), []string{"unknown /a: no directory names inode 12"}},
 	} {
 		if d := cmp.Diff(c.want, words(Compare(c.old, c.new))); d != "" {
 			t.Errorf("%s (want, got):\n%s", name, d)
 		}
+	}
+}
+
+// An object of very many names does not hold up a look: each is looked up, not searched
+// for among the others.
+func TestCompareOfManyNames(t *testing.T) {
+	many := func(prefix string, n int) func(*State) {
+		return func(s *State) {
+			s.Names = nil
+			for i := range n {
+				s.Names = append(s.Names, fmt.Sprintf("/%s%06d", prefix, i))
+			}
+		}
+	}
+	const n = 30_000
+	count := map[filewatch.Op]int{}
+	for _, o := range Compare(file(many("a", n)), file(later, many("b", 2*n))) {
+		count[o.Op]++
+	}
+	if count[filewatch.OpRename] != n || count[filewatch.OpLink] != n {
+		t.Errorf("operations %v", count)
 	}
 }
 

@@ -195,8 +195,13 @@ func (l *look) want(o *filewatch.Object, names []string, same bool) bool {
 			return true
 		}
 		// What it was is kept, so that what is read later is compared with that.
-		d = l.kept.digests(o)
-		d.unread = fmt.Sprintf("content of %d bytes not read: one look reads at most %d bytes of what changed", o.Size, l.most)
+		was := l.kept.digests(o)
+		d = was
+		d.left = false
+		d.unread = fmt.Sprintf("content of %d bytes that may have changed by %s not read: one look reads at most %d bytes of what changed", o.Size, l.at.Format(time.RFC3339Nano), l.most)
+		if same && was.unread != "" && !was.left {
+			d.unread = was.unread
+		}
 		if o.Size <= l.most {
 			d.unread = "content not read yet: this look had read enough"
 			if len(l.later) < maxLater {

@@ -36,11 +36,19 @@ type report struct {
 	emit   func(*filewatch.Event) error
 	broken map[string]bool // volumes of which parts could not be read
 	// moved are directories whose name changed, by their old path; taken are names
-	// that objects got, with what they were given to.
+	// that objects got. held is how many bytes of paths are in both.
 	moved map[string]moved
-	taken map[string]filewatch.ID
+	taken map[string]taken
+	held  int
 	// full says that there was no room for some of taken.
 	full bool
+}
+
+// taken is what a name was given to.
+type taken struct {
+	id    filewatch.ID
+	from  string // its path before, of a rename
+	level filewatch.Level
 }
 
 // moved is a directory that has another path, and how many events of objects below it
@@ -51,10 +59,11 @@ type moved struct {
 	below int
 }
 
-// maxMoved and maxTaken bound what is held of one look.
+// maxMoved, maxTaken and maxPaths, which is in bytes, bound what is held of one look.
 const (
 	maxMoved = 1 << 14
 	maxTaken = 1 << 17
+	maxPaths = 64 << 20
 )
 
 // run emits the events of a look.
@@ -101,26 +110,44 @@ func (r *report) compare(old, new *State) []Operation {
 
 // survey notes directories that moved and names that were taken.
 func (r *report) survey(old, new *State) error {
-	for _, o := range r.compare(old, new) {
+	operations := r.compare(old, new)
+	if len(operations) == 0 {
+		return nil
+	}
+	level := r.rule(old, new).Level
+	for _, o := range operations {
 		name := o.NewPath
 		switch o.Op {
 		case filewatch.OpCreate, filewatch.OpMkdir, filewatch.OpMknod, filewatch.OpSymlink:
 			name = o.Path
 		case filewatch.OpRename:
-			if o.Object.Type == filewatch.TypeDir && len(r.moved) < maxMoved {
-				r.moved[o.Path] = moved{to: o.NewPath, level: r.rule(old, new).Level}
+			if o.Object.Type == filewatch.TypeDir && len(r.moved) < maxMoved && r.room(o.Path, o.NewPath) {
+				r.moved[o.Path] = moved{to: o.NewPath, level: level}
 			}
 		}
 		if name == "" {
 			continue
 		}
-		if len(r.taken) < maxTaken {
-			r.taken[name] = o.Object.ID()
+		t := taken{id: o.Object.ID(), level: level}
+		if o.Op == filewatch.OpRename {
+			t.from = o.Path
+		}
+		if len(r.taken) < maxTaken && r.room(name, t.from) {
+			r.taken[name] = t
 		} else {
 			r.full = true
 		}
 	}
 	return nil
+}
+
+// room says whether two more paths are held.
+func (r *report) room(a, b string) bool {
+	if r.held+len(a)+len(b) > maxPaths {
+		return false
+	}
+	r.held += len(a) + len(b)
+	return true
 }
 
 // count counts the events that those of directories stand for.
@@ -222,12 +249,15 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 		detail("%d objects below it moved along", m.below)
 	}
 	waits := is != nil && is.Unsettled && contentOp(o.Op) && e.Level >= filewatch.Verify
-	replaced := false
+	judged, along := false, false // what has the name now: by its own event; with its directory
 	if o.Op == filewatch.OpUnlink || o.Op == filewatch.OpRmdir {
 		is = nil
-		var by filewatch.ID
-		if by, replaced = r.taken[o.Path]; replaced {
-			detail("inode %d has its name now", by.Inode)
+		if by, ok := r.taken[o.Path]; ok {
+			detail("inode %d has its name now", by.id.Inode)
+			if by.from != "" {
+				_, along = r.below(&Operation{Op: filewatch.OpRename, Path: by.from, NewPath: o.Path}, by.level)
+			}
+			judged = by.level > filewatch.Ignore && !along
 		}
 		if r.broken[o.Object.Volume] {
 			detail("parts of the volume could not be read: it may be there")
@@ -244,7 +274,9 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 	e.Detail = strings.Join(details, "; ")
 	r.hashes(e, is)
 	switch {
-	case replaced: // what has its name now is judged
+	case judged: // of what has its name now an event tells, with the verdict
+	case along:
+		e.Verdict = filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: "what has its name now came with a directory that was renamed, and is not judged by itself"}
 	case is == nil && (r.full || r.broken[o.Object.Volume]):
 		e.Verdict = filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: "whether something else has its name now is not known"}
 	case r.source.Judge != nil:

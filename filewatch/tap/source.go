@@ -34,7 +34,9 @@ type Source struct {
 	// hold wherever it is.
 	Names func(filewatch.ID) []string
 	// Judge, when not nil, puts the verdict into an event. The state is nil when the
-	// path is gone; while e.Status is Ongoing its content is not known.
+	// path is gone; while e.Status is Ongoing its content is not known. Where a name was
+	// given to another object only the event of that is judged: a link at NewPath, if
+	// that is of record.
 	Judge func(e *filewatch.Event, now *State)
 	// Alert is told of losses and interruptions. Nil drops them: the gap in the
 	// sequence numbers remains.
@@ -184,7 +186,7 @@ func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) er
 	}
 	s.tellGaps(l, first)
 	if !first {
-		r := &report{look: l, source: s, emit: emit, broken: map[string]bool{}, moved: map[string]moved{}, taken: map[string]filewatch.ID{}}
+		r := &report{look: l, source: s, emit: emit, broken: map[string]bool{}, moved: map[string]moved{}, taken: map[string]taken{}}
 		if err := r.run(); err != nil {
 			return err
 		}

@@ -58,6 +58,12 @@ const contentOf = filewatch.AttrSize | filewatch.AttrContent | filewatch.AttrSHA
 // judge puts the verdict into an event.
 func (w *DiskWatcher) judge(e *filewatch.Event, now *tap.State) {
 	path := pathNow(e)
+	if e.Op == filewatch.OpLink {
+		// What the baseline has at the new name is not the object of before any more.
+		if had, err := w.Index.Path(e.NewPath); err != nil || len(had) > 0 {
+			path = e.NewPath
+		}
+	}
 	var got *baseline.Observed
 	if now != nil {
 		got = &baseline.Observed{Known: ^filewatch.Attributes(0), Record: baseline.Record{Object: now.Object, Names: now.Names,
