@@ -12,6 +12,13 @@ func PrefixOf(old, new *Record) PrefixState { return (&comparer{}).prefix(old, n
 // ofRotation are the attributes in which rotation changes a growing file.
 var ofRotation = []string{"path", "names", "nlink", "growing", "inode", "generation"}
 
+// IsRotation says that a name is that of a log's rotation and a rule calls an object there
+// growing. o is what was last known of the object.
+func IsRotation(rules *filewatch.Rules, name string, o *filewatch.Object) bool {
+	at, ok := rotationNameOf(name)
+	return ok && !at.hidden() && o.Type == filewatch.TypeFile && rules.MatchNames([]string{name}, o).Check.Has(filewatch.AttrGrowing)
+}
+
 // MayBeRotation says that a change is one that rotation makes to a log, by its name and
 // what changed: whether it did is in contents, of which one operation or one object
 // tells nothing. It is no verdict: a scan of everything tells ([Compare], or

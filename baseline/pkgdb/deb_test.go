@@ -42,19 +42,20 @@ func TestExplainsWhatAPackageInstalls(t *testing.T) {
 		quiet.Kind, quiet.Old = baseline.Changed, &baseline.Record{Names: []string{"/usr/bin/tool"}}
 		quiet.New.Xattrs = capability.New.Xattrs
 		// An override that the baseline has stays; one that came, or came from another file,
-		// does not.
-		override := func(was uint16, path string) *baseline.Change {
-			c := changed("/usr/bin/tool", 0o4750, "#!/bin/sh\n")
+		// or would make a program setuid or setgid, does not.
+		override := func(was, now uint16, path string) *baseline.Change {
+			c := changed("/usr/bin/tool", now, "#!/bin/sh\n")
 			c.Kind, c.New.GID, c.New.Size = baseline.Changed, 99, 10
 			c.Old = &baseline.Record{Object: c.New.Object, Names: []string{path}}
 			c.Old.Mode = was
 			return c
 		}
-		if c := override(0o4750, "/usr/bin/tool"); packages.Explain([]*baseline.Change{c}, time.Now()) != 1 || c.Counts() {
+		if c := override(0o750, 0o750, "/usr/bin/tool"); packages.Explain([]*baseline.Change{c}, time.Now()) != 1 || c.Counts() {
 			t.Errorf("%s: an override that stayed is not explained: %+v", compression, c)
 		}
 		for _, c := range []*baseline.Change{
-			override(0o755, "/usr/bin/tool"), override(0o4750, "/usr/bin/other"), quiet, changed("/usr/bin/tool", 0o4755, "#!/bin/sh\n"),
+			override(0o755, 0o750, "/usr/bin/tool"), override(0o750, 0o750, "/usr/bin/other"),
+			override(0o4750, 0o4750, "/usr/bin/tool"), override(0o2755, 0o2755, "/usr/bin/tool"), quiet, changed("/usr/bin/tool", 0o4755, "#!/bin/sh\n"),
 			changed("/usr/bin/tool", 0o755, "#!/bin/Sh\n"),
 			changed("/usr/bin/other", 0o755, "#!/bin/sh\n"),
 			owner, capability,

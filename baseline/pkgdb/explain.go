@@ -181,8 +181,10 @@ func (f *File) is(c *baseline.Change) bool {
 		owner = c.Old != nil && c.Old.UID == r.UID && c.Old.GID == r.GID
 	}
 	// An override (dpkg-statoverride) outlives an upgrade: what the baseline has of mode
-	// and owner did not change.
-	kept := c.Old != nil && c.Old.Type == r.Type && c.Old.Path() == r.Path() &&
+	// and owner did not change. That there is one nothing proves, so it makes no program
+	// setuid or setgid that the package has not so.
+	const setID = 0o6000
+	kept := c.Old != nil && c.Old.Mode&setID&^f.Mode == 0 && c.Old.Type == r.Type && c.Old.Path() == r.Path() &&
 		c.Old.Mode == r.Mode && c.Old.UID == r.UID && c.Old.GID == r.GID
 	if f.Type != r.Type || !owner && !kept || !f.xattrs(c) {
 		return false

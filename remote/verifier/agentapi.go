@@ -189,7 +189,7 @@ func (v *Verifier) noteReceipt(ctx context.Context, agent *machine, stream store
 	if agent.Spool == stream.Spool && len(receipt.Gaps) == 0 && len(receipt.Altered) == 0 {
 		return nil
 	}
-	return v.changeMachine(ctx, agent.Name, nil, func(m *machine) ([]store.Change, error) {
+	err := v.changeMachine(ctx, agent.Name, nil, func(m *machine) ([]store.Change, error) {
 		var changes []store.Change
 		note := func(s remote.Severity, format string, args ...any) {
 			changes = append(changes, v.moment(remote.Moment{Machine: m.Name, Kind: "loss", Severity: s, Text: fmt.Sprintf(format, args...)})...)
@@ -209,9 +209,37 @@ func (v *Verifier) noteReceipt(ctx context.Context, agent *machine, stream store
 		if len(receipt.Gaps) == 0 {
 			return changes, nil
 		}
-		more, err := v.command(ctx, m.Name, remote.Command{Kind: remote.CommandRescan, Reason: "records were lost"})
-		return append(changes, more...), err
+		return changes, nil
 	})
+	if err != nil || len(receipt.Gaps) == 0 {
+		return err
+	}
+	return v.loseRecords(ctx, agent.Name)
+}
+
+// loseRecords asks for a rescan of every machine whose files an agent watches: the records
+// that never came may have been events of any of them.
+func (v *Verifier) loseRecords(ctx context.Context, agent string) error {
+	docs, err := list[machine](ctx, v.store, store.Query{Collection: inMachines})
+	if err != nil {
+		return err
+	}
+	for _, d := range docs {
+		if v.refresh(&d.V); d.V.MeasuredBy != agent || d.V.Files.Baseline == "" {
+			continue
+		}
+		err := v.changeMachine(ctx, d.V.Name, nil, func(m *machine) ([]store.Change, error) {
+			if m.MeasuredBy != agent || m.Files.Baseline == "" {
+				return nil, errNothing
+			}
+			m.Lost = v.now()
+			return v.askFiles(ctx, m, remote.CommandRescan, "", "records were lost")
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // needed are the bodies that records name and the store does not have.

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/store"
 )
@@ -92,7 +93,16 @@ func TestLostRecordsAreTold(t *testing.T) {
 	if m := r.said(t, "host1", "records 2 to 4 of the agent on host1 never arrived"); m.Severity != remote.SeverityAlert {
 		t.Errorf("told as %s", m.Severity)
 	}
-	if c := a.command(remote.CommandRescan); !containsFold(c.Reason, "lost") {
+	w := newWatch(t, a, "vm1")
+	var err error
+	if w.rules, err = filewatch.ParseRules([]byte("[[rule]]\npath = \"/etc/**\"\nlevel = \"verify\"\n")); err != nil {
+		t.Fatal(err)
+	}
+	w.capture(0, file("/etc/passwd", 1, "root\n"))
+	r.said(t, "vm1", "a baseline of vm1 was taken")
+	a.seq++
+	a.send(remote.KindStatus, status(remote.AgentRunning))
+	if c := a.command(remote.CommandRescan); c.Target != "vm1" || !containsFold(c.Reason, "lost") {
 		t.Errorf("command %+v", c)
 	}
 	forged := a.record(1, remote.KindStatus, remote.Status{State: remote.AgentRunning, Detail: "another past"})

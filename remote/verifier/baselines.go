@@ -387,11 +387,7 @@ func (v *Verifier) compareCapture(ctx context.Context, m *machine, captured *bas
 	if command == 0 || command != m.RotationCommand {
 		return changes, nil // it may have looked before what is suspected
 	}
-	m.Rotated, m.RotationCommand = noTime, 0
-	if m.RotatedAgain {
-		more, err := v.askAboutRotation(ctx, m)
-		return append(changes, more...), err
-	}
+	v.rotationTold(m)
 	return changes, nil
 }
 

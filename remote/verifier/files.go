@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -148,30 +147,6 @@ func (t *taking) lose(why string) error {
 	return err
 }
 
-// rotationPatience is how long a rescan for a log's sake may take before an event has it
-// asked for again.
-const rotationPatience = time.Hour
-
-// suspectRotation asks for a rescan that tells whether a log was rotated, and once more
-// where one is under way, which may have looked before.
-func (t *taking) suspectRotation() error {
-	if !t.m.Rotated.IsZero() && t.v.now().Sub(t.m.Rotated) < rotationPatience {
-		t.m.RotatedAgain = true
-		return nil
-	}
-	changes, err := t.v.askAboutRotation(t.ctx, t.m)
-	t.changes = append(t.changes, changes...)
-	return err
-}
-
-// askAboutRotation asks for the rescan that ends a suspicion of rotation.
-func (v *Verifier) askAboutRotation(ctx context.Context, m *machine) ([]store.Change, error) {
-	m.Rotated, m.RotatedAgain = v.now(), false
-	changes, err := v.askFiles(ctx, m, remote.CommandRescan, "", "a log was moved aside or cut")
-	m.RotationCommand = commandID(changes)
-	return changes, err
-}
-
 // add stores a new event with what can be said of it at once.
 func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) error {
 	rule, err := t.files.ruleOf(event, event.Object)
@@ -236,10 +211,10 @@ const onDisk = ^filewatch.AttrNames
 // judgeNow compares what is known the moment of the operation.
 func (t *taking) judgeNow(f *remote.FileEvent, event *filewatch.Event) error {
 	if event.Op == filewatch.OpUnlink || event.Op == filewatch.OpRmdir {
-		return t.judge(f, event, nil)
+		return t.judge(f, event, nil, false)
 	}
 	found := &baseline.Observed{Known: inMemory, Record: baseline.Record{Object: *event.Object, Names: []string{pathNow(event)}}}
-	if err := t.judge(f, event, found); err != nil {
+	if err := t.judge(f, event, found, true); err != nil {
 		return err
 	}
 	if f.Verdict == remote.VerdictUnknown {
@@ -298,7 +273,7 @@ func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
 	if err := t.overtake(f); err != nil {
 		return err
 	}
-	return t.judge(f, event, found)
+	return t.judge(f, event, found, false)
 }
 
 // maxOvertaken is how far back events are looked for that wait in vain.
@@ -347,8 +322,9 @@ func (t *taking) event(id string) (*remote.FileEvent, error) {
 	return &d.V, nil
 }
 
-// judge compares the object, nil when it is gone, with the baseline.
-func (t *taking) judge(f *remote.FileEvent, event *filewatch.Event, found *baseline.Observed) error {
+// judge compares the object, nil when it is gone, with the baseline. settles says that it
+// will be called again for the event, with what is on disk then.
+func (t *taking) judge(f *remote.FileEvent, event *filewatch.Event, found *baseline.Observed, settles bool) error {
 	path := pathNow(event)
 	var record *baseline.Record
 	if found != nil {
@@ -365,10 +341,23 @@ func (t *taking) judge(f *remote.FileEvent, event *filewatch.Event, found *basel
 	if change != nil {
 		t.v.explain(t.m.Name, change)
 	}
+	left, err := t.leftRotation(event, found)
+	if err != nil {
+		return err
+	}
 	moved := change != nil && change.Kind == baseline.Unmeasured && want != nil && want.Path() != path
 	if change != nil && (change.Counts() || moved) && baseline.MayBeRotation(t.files.rules, change) {
 		f.Verdict, f.Detail, f.Changes = remote.VerdictUnknown, "a log's rotation does this too; a rescan tells which it is", encode(change)
-		return t.suspectRotation()
+		return t.suspectRotation(settles)
+	}
+	if left {
+		if err := t.suspectRotation(settles); err != nil {
+			return err
+		}
+	}
+	if left && (change == nil || !change.Counts()) {
+		f.Verdict, f.Detail, f.Changes = remote.VerdictUnknown, "what a log had may have been here; a rescan tells", nil
+		return nil
 	}
 	verdict := baseline.VerdictOf(change)
 	f.Verdict, f.Detail, f.Changes = verdictWord(change, verdict), verdict.Reason, nil

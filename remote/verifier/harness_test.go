@@ -63,6 +63,14 @@ func start(t *testing.T, config string) *running {
 	return startIn(t, t.TempDir(), config)
 }
 
+// startPausing is start of one with a least pause between rescans for the sake of logs,
+// which others do not have.
+func startPausing(t *testing.T, config string, pause time.Duration) *running {
+	t.Helper()
+	t.Parallel()
+	return startIn(t, t.TempDir(), config, func(v *Verifier) { v.rotationPause = pause })
+}
+
 // prepared reads a configuration and opens the store in a state directory.
 func prepared(t *testing.T, state, config string) (*Config, *sqlite.Store) {
 	t.Helper()
@@ -78,7 +86,7 @@ func prepared(t *testing.T, state, config string) (*Config, *sqlite.Store) {
 	return parsed, db
 }
 
-func startIn(t *testing.T, state, config string) *running {
+func startIn(t *testing.T, state, config string, prepare ...func(*Verifier)) *running {
 	t.Helper()
 	parsed, db := prepared(t, state, config)
 	var err error
@@ -89,6 +97,10 @@ func startIn(t *testing.T, state, config string) *running {
 	}
 	r.judge = judgeByName
 	r.firstScan = 10000 * time.Hour // or the schedule would fire one in the midst of a test's own
+	r.rotationPause = 0
+	for _, p := range prepare {
+		p(r.Verifier)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	ready := make(chan Serving, 1)

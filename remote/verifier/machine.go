@@ -39,11 +39,14 @@ type machine struct {
 	// Lost says since when events are missing and no rescan has made up for it.
 	Lost time.Time `json:"lost,omitzero"`
 	// Rotated is when an event looked like a log's rotation, of which no rescan has told
-	// yet whether it was one; RotationCommand asked for that rescan. RotatedAgain says
-	// that there was another such event since.
+	// yet whether it was one; RotationCommand asked for that rescan at RotationAsked, 0:
+	// it is still to be asked for. RotatedAgain says that there was another such event
+	// since. No other rescan is asked for on that account before RotationNext.
 	Rotated         time.Time `json:"rotated,omitzero"`
 	RotationCommand uint64    `json:"rotation_command,omitempty"`
+	RotationAsked   time.Time `json:"rotation_asked,omitzero"`
 	RotatedAgain    bool      `json:"rotated_again,omitempty"`
+	RotationNext    time.Time `json:"rotation_next,omitzero"`
 	// Verdict is when the scan was fired that Scan tells of.
 	Verdict time.Time `json:"verdict,omitzero"`
 }

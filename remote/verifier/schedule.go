@@ -77,6 +77,17 @@ func (v *Verifier) due(ctx context.Context, m *machine) error {
 			return err
 		}
 	}
+	if v.rotationDue(m) {
+		err := v.changeMachine(ctx, m.Name, nil, func(m *machine) ([]store.Change, error) {
+			if !v.rotationDue(m) {
+				return nil, errNothing
+			}
+			return v.askAboutRotation(ctx, m)
+		})
+		if err != nil {
+			return err
+		}
+	}
 	if !m.Scan.Enabled || m.Off || v.trigger == nil {
 		return nil
 	}

@@ -76,6 +76,9 @@ func (v *Verifier) agentStarted(ctx context.Context, m *machine, s *remote.Statu
 // it no longer has cannot be judged.
 func (v *Verifier) commandFailed(ctx context.Context, m *machine, s *remote.Status, note noteFunc) ([]store.Change, error) {
 	changes := note(remote.SeverityWarning, "agent", fmt.Sprintf("the agent on %s could not do as asked: %s", m.Name, s.Detail))
+	if s.Command != 0 && s.Command == m.RotationCommand {
+		v.pauseRotation(m) // the schedule asks again
+	}
 	more, err := v.abandonScan(ctx, s.Command, s.Detail)
 	if err != nil {
 		return nil, err

@@ -43,19 +43,21 @@ type Verifier struct {
 	log       *slog.Logger
 	now       func() time.Time
 	firstScan time.Duration // firstScanWithin
-	judge     func(*measure.Observations, *check.References) (*measure.Report, error)
-	authority *authority
-	people    *people
-	policies  map[string]*attest.Policy   // by machine
-	rules     map[string]*filewatch.Rules // by machine, where configured
-	packages  map[string]*heldPackages    // by machine, where configured
-	ekRoots   *x509.CertPool
-	ekBetween *x509.CertPool
-	refs      *references
-	alerts    *alert.Sinks // nil: nobody is told
-	hub       *hub
-	metrics   *metrics
-	signer    *baselineKey
+	// rotationPause is leastRotationPause.
+	rotationPause time.Duration
+	judge         func(*measure.Observations, *check.References) (*measure.Report, error)
+	authority     *authority
+	people        *people
+	policies      map[string]*attest.Policy   // by machine
+	rules         map[string]*filewatch.Rules // by machine, where configured
+	packages      map[string]*heldPackages    // by machine, where configured
+	ekRoots       *x509.CertPool
+	ekBetween     *x509.CertPool
+	refs          *references
+	alerts        *alert.Sinks // nil: nobody is told
+	hub           *hub
+	metrics       *metrics
+	signer        *baselineKey
 
 	fast, slow poke // wake the workers
 	tries      tries
@@ -72,7 +74,7 @@ type Verifier struct {
 func New(opts Options) (*Verifier, error) {
 	v := &Verifier{
 		config: opts.Config, store: opts.Store, state: opts.State, trigger: opts.Trigger, log: opts.Log,
-		now: time.Now, firstScan: firstScanWithin, judge: check.Judge, hub: newHub(), fast: newPoke(), slow: newPoke(),
+		now: time.Now, firstScan: firstScanWithin, rotationPause: leastRotationPause, judge: check.Judge, hub: newHub(), fast: newPoke(), slow: newPoke(),
 	}
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
