@@ -15,6 +15,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/filewatch/trap/qemutcg"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
@@ -185,8 +186,8 @@ func watchError(err error) error {
 	switch {
 	case errors.Is(err, trap.ErrNoPlugin):
 		return failHint(exitUnimplemented, err,
-			"start QEMU with -plugin "+qemutcg.PluginName+",control=/path/trap.sock (under TCG), or use --source disk")
-	case errors.Is(err, trap.ErrNotSupported):
+			"start QEMU with -plugin "+qemutcg.PluginName+",control=/path/trap.sock (under TCG), or, without --enforce, use --source disk")
+	case errors.Is(err, trap.ErrNotSupported), errors.Is(err, disk.ErrTooOld):
 		return fail(exitUnimplemented, err)
 	}
 	return fail(exitIO, err)

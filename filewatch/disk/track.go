@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -139,6 +140,23 @@ func (t *tracking) prepare(ctx context.Context, f *fleece, nodes []blockNode, bl
 		t.lost = exportsBitmaps(f.monitor.Version)
 	}
 	return t.discard(ctx, f, found)
+}
+
+// ErrTooOld: this QEMU does not show what is written to its disks.
+var ErrTooOld = errors.New("QEMU is too old to watch its disks")
+
+// ShowsChanges fails with [ErrTooOld] where QEMU cannot show what was written since the
+// last scan, so that each would be one of everything.
+func ShowsChanges(ctx context.Context, socket string) error {
+	monitor, err := qmp.Dial(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer monitor.Close()
+	if lost := exportsBitmaps(monitor.Version); lost != "" {
+		return fmt.Errorf("%w: %s", ErrTooOld, lost)
+	}
+	return nil
 }
 
 // exportsBitmaps says why a QEMU cannot show a disk's bitmap beside a snapshot of the

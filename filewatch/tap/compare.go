@@ -45,7 +45,7 @@ func Compare(old, new *State) []Operation {
 	c.security()
 	c.attributes()
 	c.times()
-	if len(c.found) == 0 && old.Unread != new.Unread && new.Unread != "" && !new.Left {
+	if (len(c.found) == 0 || new.Cut && !old.Cut) && old.Unread != new.Unread && new.Unread != "" && !new.Left {
 		c.add(filewatch.OpUnknown, new.Unread)
 	}
 	return c.found
@@ -93,6 +93,9 @@ func removed(s *State) (out []Operation) {
 	for _, name := range s.Names {
 		out = append(out, Operation{Op: removal(s.Type), Path: name, Object: &s.Object})
 	}
+	if s.Cut {
+		out[len(out)-1].Detail = s.Unread
+	}
 	if len(out) == 0 {
 		out = []Operation{{Op: removal(s.Type), Object: &s.Object, Detail: "no directory named it"}}
 	}
@@ -116,7 +119,14 @@ func (c *comparison) add(op filewatch.Op, detail string) {
 // names takes names that went and names that came for renames as far as there are
 // both.
 func (c *comparison) names() {
-	gone, come := missing(c.old.Names, c.new.Names), missing(c.new.Names, c.old.Names)
+	old, new := c.old.Names, c.new.Names
+	for _, s := range [...]*State{c.old, c.new} {
+		if s.Cut && len(s.Names) > 0 { // up to the last one all are there
+			last := s.Names[len(s.Names)-1]
+			old, new = until(old, last), until(new, last)
+		}
+	}
+	gone, come := missing(old, new), missing(new, old)
 	if len(c.new.Names) == 0 && len(gone) > 0 {
 		// It is there and nothing names it: a directory could not be read, or lies.
 		c.add(filewatch.OpUnknown, c.new.Unread)
@@ -142,6 +152,15 @@ func (c *comparison) names() {
 	for _, name := range come {
 		add(filewatch.OpLink, from, name)
 	}
+}
+
+// until gives the names up to and with last.
+func until(names []string, last string) []string {
+	i, ok := slices.BinarySearch(names, last)
+	if ok {
+		i++
+	}
+	return names[:i]
 }
 
 // missing gives the strings of a, which is sorted as b is, that b does not have.
@@ -253,6 +272,8 @@ func (c *comparison) times() {
 	case back:
 		c.add(filewatch.OpUtimes, "its time of modification was set back from "+old.Mtime.UTC().Format(time.RFC3339Nano))
 	case len(c.found) > 0:
+	case new.Cut && !old.Ctime.Equal(new.Ctime):
+		c.add(filewatch.OpUtimes, "its times differ; whether more does is not known: "+new.Unread)
 	case new.Unread != "" && !(old.Mtime.Equal(new.Mtime) && old.Ctime.Equal(new.Ctime)):
 		c.add(filewatch.OpUtimes, "its times differ; whether its content does is not known: "+new.Unread)
 	case !old.Mtime.Equal(new.Mtime):

@@ -138,6 +138,7 @@ func TestCompareOfManyNames(t *testing.T) {
 func TestStateRoundTrip(t *testing.T) {
 	for name, s := range map[string]*State{
 		"left": file(func(s *State) { s.Left = true }),
+		"cut":  file(func(s *State) { s.Cut, s.Strictest = true, "/s" }),
 		"full": file(named("/a\xff", "/b\x00c"), func(s *State) {
 			s.Link, s.Major, s.Minor, s.Flags, s.Project, s.Unread, s.Unsettled, s.SHA256 = "x", 8, 1, 0x80010, 3, "why", true, Digest{9}
 		}),

@@ -18,7 +18,8 @@
 // the change of a time tells it; two operations on one object may be seen as one. Who
 // did it, and what was only read, no disk says.
 //
-// Everything on a guest's disks is hostile. Memory does not grow with what it
-// changes: states are sorted in files, and events are given on one at a time. No
+// Everything on a guest's disks is hostile. Memory is bounded whatever it changes:
+// states are sorted in files, what is held of them and of paths is bounded in bytes, and
+// events are given on one at a time. No
 // event is dropped; a consumer that does not keep up has looks come later.
 package tap

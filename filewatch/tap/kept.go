@@ -24,7 +24,39 @@ type kept struct {
 	name string       // of its file
 	find *sorted.Cursor
 	over map[string][]byte // by key; nil for an object that is gone
-	most int               // of over; default: see update
+	held int               // bytes of over
+	most int               // objects in over; default: see update
+	room int               // for bytes in over; 0 means maxOver
+}
+
+// maxOver bounds what is held in memory of states, in bytes; a state has up to several
+// MiB of a guest's choice.
+const maxOver = 64 << 20
+
+// errFull: no more is held in memory.
+var errFull = errors.New("what is held of states is full")
+
+// put holds a state in memory, nil for an object that is gone.
+func (k *kept) put(key, body []byte) error {
+	room := k.room
+	if room == 0 {
+		room = maxOver
+	}
+	was, had := k.over[string(key)]
+	held := k.held + len(body) - len(was)
+	if !had {
+		held += len(key)
+	}
+	if held > room {
+		return errFull
+	}
+	k.over[string(key)], k.held = bytes.Clone(body), held
+	return nil
+}
+
+// forget drops everything: it is damaged. What was found anew is a first look.
+func (k *kept) forget() {
+	k.base, k.name, k.find, k.over, k.held = nil, "", nil, map[string][]byte{}, 0
 }
 
 // entries are sorted by their keys: each is a key and an encoded state.
@@ -152,16 +184,24 @@ func (k *kept) update(volumes []void, found func(func(entry []byte) error) error
 	if whole || len(k.over)+touched > most {
 		return k.rebase(volumes, found)
 	}
+	err := k.lay(volumes, found)
+	if errors.Is(err, errFull) {
+		// What was put already is what rebase finds, too.
+		return k.rebase(volumes, found)
+	}
+	return err
+}
+
+// lay puts what was found over the base.
+func (k *kept) lay(volumes []void, found func(func(entry []byte) error) error) error {
 	for _, v := range volumes {
 		for _, inode := range v.inodes {
-			k.over[string(appendInode(bytes.Clone(v.prefix), inode))] = nil
+			if err := k.put(appendInode(bytes.Clone(v.prefix), inode), nil); err != nil {
+				return err
+			}
 		}
 	}
-	return found(func(entry []byte) error {
-		key, body := split(entry)
-		k.over[string(key)] = bytes.Clone(body)
-		return nil
-	})
+	return found(func(entry []byte) error { return k.put(split(entry)) })
 }
 
 // rebase writes everything into a new file.
@@ -205,7 +245,7 @@ func (k *kept) rebase(volumes []void, found func(func(entry []byte) error) error
 		return fmt.Errorf("%w: %w", errKept, err)
 	}
 	was := k.name
-	k.base, k.name, k.find, k.over = base, ref.Name, base.All(), map[string][]byte{}
+	k.base, k.name, k.find, k.over, k.held = base, ref.Name, base.All(), map[string][]byte{}, 0
 	if was != "" {
 		return os.Remove(filepath.Join(string(k.dir), was))
 	}

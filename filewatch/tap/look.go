@@ -32,18 +32,21 @@ type look struct {
 
 	memory *guest.Memory
 	voids  []void // sorted
-	gaps   []filewatch.Gap
+	// everything says that all was looked at.
+	everything bool
+	gaps       []filewatch.Gap
 	// come and gone are volumes that the last look did not have, or that this one
 	// does not: what is on them is not compared.
 	come, gone []string
-	// later are objects whose content is left to the next look.
-	later []filewatch.ID
+	// later are objects whose content is left to the next look, waiting how many are
+	// left by earlier ones.
+	later   []filewatch.ID
+	waiting int
 
 	reused sync.Map // of digests by filewatch.ID; unread ones have the reason
 
-	mu     sync.Mutex // guards found and failed
-	found  *sorted.Sorter
-	failed error
+	mu    sync.Mutex // guards found
+	found *sorted.Sorter
 }
 
 // digests are those of a content that was not read, or why there are none.
@@ -75,7 +78,7 @@ func (l *look) whole(ctx context.Context, set *disk.Set) error {
 		return err
 	}
 	l.begin()
-	l.left = 1 << 62
+	l.left, l.everything = 1<<62, true
 	g.Remember = l.kept.dir
 	l.gaps, err = g.Scan(ctx, func(o *filewatch.Object, names []string) bool { return l.want(o, names, false) }, l.visit)
 	if err != nil {
@@ -143,7 +146,7 @@ func (l *look) begin() {
 	if l.found != nil {
 		l.found.Close()
 	}
-	l.found, l.failed, l.later = sorted.NewSorter(string(l.kept.dir)), nil, nil
+	l.found, l.later = sorted.NewSorter(string(l.kept.dir)), nil
 	l.reused.Clear()
 }
 
@@ -151,9 +154,6 @@ func (l *look) begin() {
 // single objects of others. Those of volumes that are not here are kept: they were
 // not looked at.
 func (l *look) settle(here, whole []string, inodes map[string][]uint64) error {
-	if l.failed != nil {
-		return l.failed
-	}
 	had, err := l.kept.volumes()
 	if err != nil {
 		return err
@@ -204,7 +204,7 @@ func (l *look) want(o *filewatch.Object, names []string, same bool) bool {
 		}
 		if o.Size <= l.most {
 			d.unread = "content not read yet: this look had read enough"
-			if len(l.later) < maxLater {
+			if len(l.later)+l.waiting < maxLater {
 				d.left = true
 				l.later = append(l.later, o.ID())
 			} else {
@@ -273,6 +273,7 @@ func (l *look) visit(o *filewatch.Object, names []string, content io.Reader, dam
 			s.Unsettled = s.Unsettled || d.unsettled
 		}
 	}
+	s.cut(func(name string) filewatch.Level { return l.rules.MatchNames([]string{name}, o).Level })
 	entry := appendState(nil, s)
 	l.mu.Lock()
 	defer l.mu.Unlock()

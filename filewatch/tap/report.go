@@ -19,15 +19,35 @@ const unknownActor = "seen on the disk path, when the guest had written it back:
 // ext4 and XFS then say in a later transaction that the space is written.
 const settling = 40 * time.Second
 
-// maxWaiting bounds the objects whose content is waited for; beyond that it is judged
-// as it is.
-const maxWaiting = 1 << 16
+// maxWaiting and maxWaitingPaths, which is in bytes, bound the objects whose content is
+// waited for; beyond that it is judged as it is.
+const (
+	maxWaiting      = 1 << 16
+	maxWaitingPaths = 32 << 20
+)
 
 // waiting is an event about a content that may be still on its way.
 type waiting struct {
 	event filewatch.Event
 	until time.Time
 }
+
+// wait has an object's content waited for.
+func (s *Source) wait(key string, w *waiting) {
+	s.drop(key)
+	s.waiting[key] = w
+	s.waitingPaths += w.paths()
+}
+
+// drop ends that.
+func (s *Source) drop(key string) {
+	if w := s.waiting[key]; w != nil {
+		s.waitingPaths -= w.paths()
+		delete(s.waiting, key)
+	}
+}
+
+func (w *waiting) paths() int { return len(w.event.Path) + len(w.event.NewPath) }
 
 // report makes events of a look.
 type report struct {
@@ -91,7 +111,7 @@ func (r *report) run() error {
 	}
 	for key := range waited {
 		if w := r.source.waiting[key]; w != nil && time.Now().After(w.until) {
-			delete(r.source.waiting, key)
+			r.source.drop(key)
 			if err := r.complete(w, nil); err != nil {
 				return err
 			}
@@ -185,6 +205,9 @@ func (r *report) rule(old, new *State) filewatch.Rule {
 	for _, s := range []*State{new, old} {
 		if s != nil {
 			names = append(names, s.Names...)
+			if s.Cut {
+				names = append(names, s.Strictest)
+			}
 		}
 	}
 	for i, s := range []*State{new, old} {
@@ -214,7 +237,7 @@ func (r *report) tell(old, new *State) error {
 		gone = old // the first operations are of what is no more
 	}
 	if old != nil {
-		delete(r.source.waiting, string(appendKey(nil, old.Volume, old.Inode)))
+		r.source.drop(string(appendKey(nil, old.Volume, old.Inode)))
 	}
 	if rule.Level == filewatch.Ignore {
 		return nil
@@ -266,7 +289,7 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 	key := ""
 	if waits {
 		key = string(appendKey(nil, is.Volume, is.Inode))
-		if waits = len(r.source.waiting) < maxWaiting; waits {
+		if waits = len(r.source.waiting) < maxWaiting && r.source.waitingPaths < maxWaitingPaths; waits {
 			e.Status = filewatch.Ongoing
 			detail("its content may be still in the guest's memory")
 		}
@@ -286,7 +309,12 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 		return err
 	}
 	if waits {
-		r.source.waiting[key] = &waiting{*e, time.Now().Add(r.source.settling)}
+		// Not the whole state: it may be large.
+		object := *e.Object
+		object.Xattrs, object.Link = nil, ""
+		w := &waiting{*e, time.Now().Add(r.source.settling)}
+		w.event.Object, w.event.Detail = &object, ""
+		r.source.wait(key, w)
 	}
 	return nil
 }
@@ -321,7 +349,7 @@ func (r *report) settled(s *State) error {
 	if w == nil {
 		return nil
 	}
-	delete(r.source.waiting, key)
+	r.source.drop(key)
 	return r.complete(w, s)
 }
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,10 +71,12 @@ type Source struct {
 	since time.Time
 	// waiting are events whose content may be still on its way, by the key of their
 	// object; later objects whose content is read by a later look.
-	waiting map[string]*waiting
-	later   map[filewatch.ID]bool
-	told    map[string]bool // of what could not be read
-	trouble string          // last one told of
+	waiting      map[string]*waiting
+	waitingPaths int // bytes of their paths
+	later        map[filewatch.ID]bool
+	told         map[string]bool // of what could not be read
+	muted        time.Time       // since when that is more than is told
+	trouble      string          // last one told of
 }
 
 var _ filewatch.Source = (*Source)(nil)
@@ -102,10 +106,15 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 	if s.settling == 0 {
 		s.settling = settling
 	}
+	s.waitingPaths = 0
 	s.waiting, s.told, s.memory, s.later = map[string]*waiting{}, map[string]bool{}, nil, map[filewatch.ID]bool{}
 	defer func() {
 		if e := s.end(); e != nil {
-			err = fmt.Errorf("take the watch out of QEMU: %w", e)
+			e = fmt.Errorf("take the watch out of QEMU: %w", e)
+			if ctx.Err() == nil { // whoever interrupts it asks what is left
+				e = errors.Join(err, e)
+			}
+			err = e
 		}
 	}()
 	if err := s.once(ctx, emit); err != nil {
@@ -165,9 +174,8 @@ func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) er
 		return nil
 	}
 	s.notice(ctx, set)
-	l := &look{rules: s.Rules, names: s.Names, kept: s.kept, since: s.since, at: opened, most: s.most, left: s.most}
+	l := &look{rules: s.Rules, names: s.Names, kept: s.kept, since: s.since, at: opened, most: s.most, left: s.most, waiting: len(s.later)}
 	defer l.close()
-	first := s.kept.base == nil
 	if err := s.see(ctx, l, set, again); err != nil {
 		return fmt.Errorf("%w: %w", errLook, err)
 	}
@@ -178,6 +186,7 @@ func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) er
 		return fmt.Errorf("%w: %w", errLook, err)
 	}
 	s.track, s.memory = track, l.memory
+	first := s.kept.base == nil // also where it was damaged
 	for _, id := range again {
 		delete(s.later, id)
 	}
@@ -188,11 +197,11 @@ func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) er
 	if !first {
 		r := &report{look: l, source: s, emit: emit, broken: map[string]bool{}, moved: map[string]moved{}, taken: map[string]taken{}}
 		if err := r.run(); err != nil {
-			return err
+			return s.damaged(err)
 		}
 	}
 	if err := l.keep(); err != nil {
-		return err
+		return s.damaged(err)
 	}
 	s.resumed(began)
 	return nil
@@ -204,6 +213,11 @@ func (s *Source) open(ctx context.Context, again bool) (*disk.Set, error) {
 	if s.Opening != nil {
 		s.Opening.Lock()
 		defer s.Opening.Unlock()
+	}
+	if s.kept.base == nil {
+		if err := disk.ShowsChanges(ctx, s.QMP); err != nil {
+			return nil, err
+		}
 	}
 	if s.memory == nil || again {
 		return disk.OpenVMSince(ctx, s.QMP, s.track)
@@ -233,12 +247,33 @@ func (s *Source) again() (out []filewatch.ID) {
 func (s *Source) see(ctx context.Context, l *look, set *disk.Set, again []filewatch.ID) error {
 	if s.memory != nil && set.Lost == "" {
 		err := l.changed(ctx, set, s.memory, again)
-		if err == nil || ctx.Err() != nil || !errors.Is(err, guest.ErrMemory) && !errors.Is(err, errKept) {
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return err
+		case errors.Is(err, guest.ErrMemory):
+			s.lose(trap.AlertGap, err.Error()+": everything is looked at")
+		case !errors.Is(err, errKept) || s.damaged(err) != nil:
 			return err
 		}
-		s.lose(trap.AlertGap, err.Error()+": everything is looked at")
 	}
-	return l.whole(ctx, set)
+	err := l.whole(ctx, set)
+	if ctx.Err() == nil && errors.Is(err, errKept) && s.damaged(err) == nil {
+		err = l.whole(ctx, set)
+	}
+	return err
+}
+
+// damaged begins anew where what is kept of the last look is damaged; any other error
+// it gives back.
+func (s *Source) damaged(err error) error {
+	if !errors.Is(err, errKept) {
+		return err
+	}
+	s.lose(trap.AlertGap, err.Error()+": all is taken as it is at the next look at everything")
+	s.kept.forget()
+	s.memory = nil
+	clear(s.later)
+	return nil
 }
 
 // notice tells when the bitmaps do not count any more.
@@ -296,8 +331,9 @@ const maxTold = 256
 
 // tellGaps tells of what could not be read, and of volumes that came or went.
 func (s *Source) tellGaps(l *look, first bool) {
+	s.forget(l)
 	for _, g := range l.gaps {
-		text := fmt.Sprintf("%s: %s", g.What, g.Reason)
+		text := tellable(g)
 		if s.told[text] || len(s.told) > maxTold {
 			continue
 		}
@@ -311,7 +347,6 @@ func (s *Source) tellGaps(l *look, first bool) {
 		if !first {
 			s.lose(trap.AlertGap, fmt.Sprintf("volume %s came: what is on it is taken as it is", id))
 		}
-		delete(s.told, "gone "+id)
 	}
 	for _, id := range l.gone {
 		if !s.told["gone "+id] {
@@ -320,6 +355,30 @@ func (s *Source) tellGaps(l *look, first bool) {
 		}
 	}
 }
+
+// forget drops what this look did not report any more, so that it is told when it comes
+// again. A look at what changed reports only of that, and of volumes.
+func (s *Source) forget(l *look) {
+	still := map[string]bool{}
+	for _, g := range l.gaps {
+		still[tellable(g)] = true
+	}
+	for _, id := range l.gone {
+		still["gone "+id] = true
+	}
+	maps.DeleteFunc(s.told, func(text string, _ bool) bool {
+		return !still[text] && (l.everything || strings.HasPrefix(text, "gone "))
+	})
+	if len(s.told) <= maxTold {
+		s.muted = time.Time{}
+	} else if s.muted.IsZero() {
+		s.muted = time.Now()
+	} else if time.Since(s.muted) > time.Hour {
+		clear(s.told)
+	}
+}
+
+func tellable(g filewatch.Gap) string { return fmt.Sprintf("%s: %s", g.What, g.Reason) }
 
 // number gives an event the next sequence number and emits it.
 func (s *Source) number(e *filewatch.Event, emit func(*filewatch.Event) error) error {

@@ -3,6 +3,7 @@ package tap
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -18,8 +19,12 @@ type Digest [32]byte
 type State struct {
 	filewatch.Object
 	// Names are the paths in the guest, sorted bytewise; none when no directory
-	// names the object.
-	Names []string
+	// names the object. Of more than maxNames bytes of them only the first are here;
+	// then Cut is set, Unread says so, and Strictest is the one that has the strictest
+	// rule of all.
+	Names     []string
+	Cut       bool
+	Strictest string
 	// BLAKE3 and SHA256 are of a regular file's content, where the rules ask for it.
 	BLAKE3, SHA256 Digest
 	// Unread says why the object could not be read whole.
@@ -30,6 +35,31 @@ type State struct {
 	// Left says that the content is left to a later look: the digests are those of an
 	// earlier one, and Unread says why.
 	Left bool
+}
+
+// maxNames bounds the names of a state, in bytes. An object of so many has thousands
+// of links.
+const maxNames = 1 << 20
+
+// cut bounds the names. level gives the level of the rule for a name.
+func (s *State) cut(level func(name string) filewatch.Level) {
+	size := 0
+	i := slices.IndexFunc(s.Names, func(n string) bool { size += len(n); return size > maxNames })
+	if i < 0 {
+		return
+	}
+	best := filewatch.Ignore
+	for _, n := range s.Names {
+		if l := level(n); l > best {
+			best, s.Strictest = l, n
+		}
+	}
+	s.Names, s.Cut = slices.Clone(s.Names[:i]), true
+	unread := fmt.Sprintf("names of more than %d bytes: only the first of them are compared", maxNames)
+	if s.Unread != "" {
+		unread = s.Unread + "; " + unread
+	}
+	s.Unread = unread
 }
 
 // name is the first name, "" for none.
@@ -73,7 +103,7 @@ func appendState(b []byte, s *State) []byte {
 	b = appendText(appendKey(b, s.Volume, s.Inode), s.Volume)
 	put := binary.LittleEndian
 	var bits byte
-	for i, is := range [...]bool{s.Unsettled, s.Left} {
+	for i, is := range [...]bool{s.Unsettled, s.Left, s.Cut} {
 		if is {
 			bits |= 1 << i
 		}
@@ -87,7 +117,7 @@ func appendState(b []byte, s *State) []byte {
 		b = put.AppendUint32(put.AppendUint64(b, uint64(t.Unix())), uint32(t.Nanosecond()))
 	}
 	b = append(append(b, s.BLAKE3[:]...), s.SHA256[:]...)
-	for _, text := range [...]string{string(s.Type), s.Link, s.Unread} {
+	for _, text := range [...]string{string(s.Type), s.Link, s.Unread, s.Strictest} {
 		b = appendText(b, text)
 	}
 	b = put.AppendUint32(b, uint32(len(s.Xattrs)))
@@ -113,7 +143,7 @@ func parseState(key, body []byte) (*State, error) {
 	text := func() string { return string(c.Bytes(c.Count(1))) }
 	s.Volume = text()
 	bits := c.U8()
-	s.Unsettled, s.Left, s.Mode = bits&1 != 0, bits&2 != 0, c.U16()
+	s.Unsettled, s.Left, s.Cut, s.Mode = bits&1 != 0, bits&2 != 0, bits&4 != 0, c.U16()
 	for _, n := range [...]*uint32{&s.Generation, &s.UID, &s.GID, &s.Nlink, &s.Major, &s.Minor, &s.Flags, &s.Project} {
 		*n = c.U32()
 	}
@@ -125,7 +155,7 @@ func parseState(key, body []byte) (*State, error) {
 	}
 	copy(s.BLAKE3[:], c.Bytes(len(s.BLAKE3)))
 	copy(s.SHA256[:], c.Bytes(len(s.SHA256)))
-	s.Type, s.Link, s.Unread = filewatch.Type(text()), text(), text()
+	s.Type, s.Link, s.Unread, s.Strictest = filewatch.Type(text()), text(), text(), text()
 	for range c.Count(8) {
 		s.Xattrs = append(s.Xattrs, filewatch.Xattr{Name: text(), Value: []byte(text())})
 	}
