@@ -87,7 +87,7 @@ func OpenSpool(dir string, opt SpoolOptions) (*Spool, error) {
 	s := &Spool{opt: opt, dir: dir, next: 1, grown: make(chan struct{})}
 	if err := s.open(); err != nil {
 		if s.lock != nil {
-			s.lock.Close()
+			unlock(s.lock)
 		}
 		return nil, fmt.Errorf("open spool %s: %w", dir, err)
 	}
@@ -390,5 +390,5 @@ func (s *Spool) Close() error {
 		return nil
 	}
 	s.closed = true
-	return errors.Join(s.active.Close(), s.lock.Close())
+	return errors.Join(s.active.Close(), unlock(s.lock))
 }
