@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
 
@@ -90,13 +89,19 @@ func TestNamesOfAStateAreBounded(t *testing.T) {
 	if len(ends) != len(s.Names) || ends[len(ends)-1].Detail != s.Unread {
 		t.Errorf("%d ends, the last %+v", len(ends), ends[len(ends)-1])
 	}
+	// Even the first may be too long to be kept.
+	long := of([]string{"/" + strings.Repeat("a", maxNames)})
+	long.cut(level)
+	if ends := Compare(long, nil); !long.Cut || len(ends) != 1 || ends[0].Detail != long.Unread {
+		t.Errorf("an object whose name is too long: cut %v, ends %+v", long.Cut, ends)
+	}
 }
 
 // What goes, comes back and goes again is told each time, and so many gaps that they are
 // not told one by one do not silence what comes later.
 func TestGapsAreToldAgain(t *testing.T) {
-	var alerts []trap.Alert
-	s := &Source{Next: 1, told: map[string]bool{}, Alert: func(a trap.Alert) { alerts = append(alerts, a) }}
+	var alerts []filewatch.Alert
+	s := &Source{Next: 1, told: map[string]bool{}, Alert: func(a filewatch.Alert) { alerts = append(alerts, a) }}
 	count := func(l *look) int {
 		n := len(alerts)
 		s.tellGaps(l, false)
@@ -149,7 +154,7 @@ func TestSourceBeginsAnewAfterDamage(t *testing.T) {
 	w.stop()
 	gaps := 0
 	for _, a := range w.alerts {
-		if a.Alert == trap.AlertGap {
+		if a.Alert == filewatch.AlertGap {
 			gaps++
 		}
 	}

@@ -93,11 +93,11 @@ func removed(s *State) (out []Operation) {
 	for _, name := range s.Names {
 		out = append(out, Operation{Op: removal(s.Type), Path: name, Object: &s.Object})
 	}
-	if s.Cut {
-		out[len(out)-1].Detail = s.Unread
-	}
 	if len(out) == 0 {
 		out = []Operation{{Op: removal(s.Type), Object: &s.Object, Detail: "no directory named it"}}
+	}
+	if s.Cut {
+		out[len(out)-1].Detail = s.Unread
 	}
 	return out
 }
