@@ -56,9 +56,10 @@ is a line for people.
 
 Operations are seen where the guest's kernel carries them out, if the machine's QEMU
 has the trap plugin (--source trap): each one, when it happens, with who did it. Or
-they are told by looking at the disks again and again (--source disk), which any QEMU
-allows, under KVM too: what differs between two looks, without who did it, and when
-the guest has written it back, half a minute later by Linux's default.
+they are told by looking at the disks again and again (--source disk), which QEMU
+allows since 7.1, whatever runs the processor: what differs between two looks, without
+who did it, and when the guest has written it back, half a minute later by Linux's
+default.
 
 It ends at an interrupt and takes away what it put into QEMU.`,
 		Example: `  plumbline watch --vm /run/vm/qmp.sock --rules etc.toml
@@ -121,7 +122,7 @@ func runWatch(ctx context.Context, stdout, stderr io.Writer, f *watchFlags) erro
 		return err
 	}
 	out := &lineWriter{w: stdout, text: *f.output == "text"}
-	alert := func(a trap.Alert) { out.print(a) }
+	alert := func(a filewatch.Alert) { out.print(a) }
 	bound := func() { fmt.Fprintf(stderr, "plumbline: watching %s\n", f.target) }
 	var source filewatch.Source
 	if f.source == sourceDisk {
@@ -217,7 +218,7 @@ func (l *lineWriter) line(v any) ([]byte, error) {
 		switch v := v.(type) {
 		case *filewatch.Event:
 			return []byte(eventLine(v)), nil
-		case trap.Alert:
+		case filewatch.Alert:
 			return []byte(alertLine(v)), nil
 		}
 	}

@@ -21,7 +21,6 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/internal/lab"
 	"github.com/plumbline-sec/plumbline/internal/qmp"
 )
@@ -33,7 +32,7 @@ type diskWatch struct {
 
 	mu     sync.Mutex
 	events []*filewatch.Event
-	alerts []trap.Alert
+	alerts []filewatch.Alert
 	said   bytes.Buffer
 	read   sync.WaitGroup
 }
@@ -72,7 +71,7 @@ func (w *diskWatch) lines(s *bufio.Scanner, fn func([]byte)) {
 }
 
 func (w *diskWatch) line(line []byte) {
-	var a trap.Alert
+	var a filewatch.Alert
 	if err := json.Unmarshal(line, &a); err == nil && a.Alert != "" {
 		w.alerts = append(w.alerts, a)
 		return
@@ -187,7 +186,7 @@ func TestWatchedOnTheDiskPath(t *testing.T) {
 	m.ShellT(t, "rm /t/newer; sync")
 	w.event(0, filewatch.OpUnlink, "/t/newer")
 	w.wait("the alert", func() bool {
-		return slices.ContainsFunc(w.alerts, func(a trap.Alert) bool { return a.Alert == trap.AlertGap && a.Lost == 1 })
+		return slices.ContainsFunc(w.alerts, func(a filewatch.Alert) bool { return a.Alert == filewatch.AlertGap && a.Lost == 1 })
 	})
 	if err := w.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/filewatch/trap"
 )
 
 // eventLine is an event for people: when, what, by whom, and the verdict where
@@ -35,7 +34,7 @@ func eventLine(e *filewatch.Event) string {
 	return strings.TrimRight(b.String(), " ")
 }
 
-func alertLine(a trap.Alert) string {
+func alertLine(a filewatch.Alert) string {
 	line := fmt.Sprintf("%s ALERT     %s: %s", a.Time.UTC().Format(time.RFC3339), a.Alert, printable(a.Reason))
 	if a.Lost > 0 {
 		line += fmt.Sprintf(" (%d events from number %d on)", a.Lost, a.First)

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/filewatch/trap"
 )
 
 // What a guest chose, names of files and processes, cannot act upon a terminal.
@@ -22,7 +21,7 @@ func TestWatchInText(t *testing.T) {
 		{&filewatch.Event{Time: at, Op: filewatch.OpWrite, Path: "/a", Actor: filewatch.Actor{Unknown: "why"}, Level: filewatch.Protect, Follows: 1,
 			Verdict: filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: "because"}},
 			`2026-11-26T07:00:00Z write     /a by someone unknown (why) [protect] as found on disk: not-measured because`},
-		{trap.Alert{Time: at, Alert: trap.AlertGap, First: 5, Lost: 2, Reason: "full"},
+		{filewatch.Alert{Time: at, Alert: filewatch.AlertGap, First: 5, Lost: 2, Reason: "full"},
 			`2026-11-26T07:00:00Z ALERT     gap: full (2 events from number 5 on)`},
 	} {
 		var out strings.Builder

@@ -13,7 +13,6 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/guest"
-	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/internal/qmp"
 	"github.com/plumbline-sec/plumbline/internal/sorted"
 )
@@ -42,7 +41,7 @@ type Source struct {
 	Judge func(e *filewatch.Event, now *State)
 	// Alert is told of losses and interruptions. Nil drops them: the gap in the
 	// sequence numbers remains.
-	Alert func(trap.Alert)
+	Alert func(filewatch.Alert)
 	// Bound, when not nil, is called when the first look is done: what is written
 	// from then on is told.
 	Bound func()
@@ -120,7 +119,7 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 	if err := s.once(ctx, emit); err != nil {
 		return cmp.Or(ctx.Err(), err)
 	}
-	s.alert(trap.Alert{Alert: trap.AlertBlind, Reason: "the disk path does not show who did it, what is only read, what is done and undone between two looks, " +
+	s.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: "the disk path does not show who did it, what is only read, what is done and undone between two looks, " +
 		"what the guest keeps in its memory, and until when it writes back (half a minute on Linux) what it will"})
 	if s.Bound != nil {
 		s.Bound()
@@ -134,7 +133,7 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 		}
 		began := time.Now()
 		late := time.AfterFunc(slow, func() {
-			s.alert(trap.Alert{Alert: trap.AlertBlind, Reason: fmt.Sprintf("a look has taken %v, or another scan of the disks, or whoever takes the events: what is done meanwhile is seen as it is then", slow)})
+			s.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: fmt.Sprintf("a look has taken %v, or another scan of the disks, or whoever takes the events: what is done meanwhile is seen as it is then", slow)})
 		})
 		err := s.once(ctx, emit)
 		late.Stop()
@@ -251,7 +250,7 @@ func (s *Source) see(ctx context.Context, l *look, set *disk.Set, again []filewa
 		case err == nil || ctx.Err() != nil:
 			return err
 		case errors.Is(err, guest.ErrMemory):
-			s.lose(trap.AlertGap, err.Error()+": everything is looked at")
+			s.lose(filewatch.AlertGap, err.Error()+": everything is looked at")
 		case !errors.Is(err, errKept) || s.damaged(err) != nil:
 			return err
 		}
@@ -269,7 +268,7 @@ func (s *Source) damaged(err error) error {
 	if !errors.Is(err, errKept) {
 		return err
 	}
-	s.lose(trap.AlertGap, err.Error()+": all is taken as it is at the next look at everything")
+	s.lose(filewatch.AlertGap, err.Error()+": all is taken as it is at the next look at everything")
 	s.kept.forget()
 	s.memory = nil
 	clear(s.later)
@@ -289,7 +288,7 @@ func (s *Source) notice(ctx context.Context, set *disk.Set) {
 			s.restarted()
 		}
 	default:
-		s.lose(trap.AlertGap, set.Lost+": everything is looked at")
+		s.lose(filewatch.AlertGap, set.Lost+": everything is looked at")
 	}
 	if set.Lost != "" {
 		s.pid = pid
@@ -299,13 +298,13 @@ func (s *Source) notice(ctx context.Context, set *disk.Set) {
 // restarted tells that QEMU is not the one that was looked at.
 func (s *Source) restarted() {
 	s.down = true
-	s.lose(trap.AlertRestart, "QEMU ended: what is written to the disks before it is there again is seen as it is then")
+	s.lose(filewatch.AlertRestart, "QEMU ended: what is written to the disks before it is there again is seen as it is then")
 }
 
 // resumed notes that all is known as of a moment.
 func (s *Source) resumed(at time.Time) {
 	if s.down || s.trouble != "" {
-		s.alert(trap.Alert{Alert: trap.AlertWatch, Reason: "the disks are looked at again; what was found is of the time since " + s.since.UTC().Format(time.RFC3339)})
+		s.alert(filewatch.Alert{Alert: filewatch.AlertWatch, Reason: "the disks are looked at again; what was found is of the time since " + s.since.UTC().Format(time.RFC3339)})
 	}
 	s.down, s.trouble, s.since = false, "", at.UTC()
 }
@@ -323,7 +322,7 @@ func (s *Source) failed(ctx context.Context, err error) {
 		return
 	}
 	s.trouble = reason
-	s.alert(trap.Alert{Alert: trap.AlertBlind, Reason: reason})
+	s.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: reason})
 }
 
 // maxTold bounds what is told of parts that cannot be read.
@@ -341,17 +340,17 @@ func (s *Source) tellGaps(l *look, first bool) {
 		if len(s.told) > maxTold {
 			text = "more than can be told one by one cannot be read"
 		}
-		s.alert(trap.Alert{Alert: trap.AlertBlind, Reason: text})
+		s.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: text})
 	}
 	for _, id := range l.come {
 		if !first {
-			s.lose(trap.AlertGap, fmt.Sprintf("volume %s came: what is on it is taken as it is", id))
+			s.lose(filewatch.AlertGap, fmt.Sprintf("volume %s came: what is on it is taken as it is", id))
 		}
 	}
 	for _, id := range l.gone {
 		if !s.told["gone "+id] {
 			s.told["gone "+id] = true
-			s.lose(trap.AlertGap, fmt.Sprintf("volume %s cannot be seen any more: what becomes of its files is not told", id))
+			s.lose(filewatch.AlertGap, fmt.Sprintf("volume %s cannot be seen any more: what becomes of its files is not told", id))
 		}
 	}
 }
@@ -391,12 +390,12 @@ func (s *Source) number(e *filewatch.Event, emit func(*filewatch.Event) error) e
 func (s *Source) lose(kind, reason string) {
 	first := s.Next
 	s.Next++
-	s.alert(trap.Alert{Alert: kind, First: first, Lost: 1, Reason: reason})
+	s.alert(filewatch.Alert{Alert: kind, First: first, Lost: 1, Reason: reason})
 }
 
-func (s *Source) alert(a trap.Alert) {
+func (s *Source) alert(a filewatch.Alert) {
 	if s.Alert != nil {
-		s.Alert(trap.Stamp(a, s.Target))
+		s.Alert(a.Stamped(s.Target))
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
-	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 )
 
@@ -78,7 +77,7 @@ type watched struct {
 
 	mu     sync.Mutex
 	events []*filewatch.Event
-	alerts []trap.Alert
+	alerts []filewatch.Alert
 }
 
 func watch(t *testing.T, socket string, change ...func(*Source)) *watched {
@@ -87,7 +86,7 @@ func watch(t *testing.T, socket string, change ...func(*Source)) *watched {
 	bound, done := make(chan struct{}, 1), make(chan error, 1)
 	w := &watched{t: t, turns: &turns{}}
 	w.Source = &Source{Target: "vm", QMP: socket, Root: t.TempDir(), Every: 10 * time.Millisecond, Opening: w.turns, Bound: func() { bound <- struct{}{} },
-		Alert: func(a trap.Alert) { w.add(func() { w.alerts = append(w.alerts, a) }) }}
+		Alert: func(a filewatch.Alert) { w.add(func() { w.alerts = append(w.alerts, a) }) }}
 	for _, f := range change {
 		f(w.Source)
 	}
@@ -297,7 +296,7 @@ func TestSourceLooksAtEverythingWhereTheBitmapIsLost(t *testing.T) {
 		t.Errorf("events %q", got)
 	}
 	alert := w.alerts[len(w.alerts)-1]
-	if alert.Alert != trap.AlertGap || alert.Lost != 1 || !strings.Contains(alert.Reason, "bitmap is gone") {
+	if alert.Alert != filewatch.AlertGap || alert.Lost != 1 || !strings.Contains(alert.Reason, "bitmap is gone") {
 		t.Errorf("alerts %+v", w.alerts)
 	}
 	sequence(t, w)
@@ -378,7 +377,7 @@ func TestSourceSeesQEMUStartedAnew(t *testing.T) {
 	if d := cmp.Diff([]string{"unlink /d3/f3"}, w.words(0)); d != "" {
 		t.Error(d)
 	}
-	if w.alerts[1].Alert != trap.AlertRestart || w.alerts[1].Lost != 1 || w.alerts[2].Alert != trap.AlertWatch {
+	if w.alerts[1].Alert != filewatch.AlertRestart || w.alerts[1].Lost != 1 || w.alerts[2].Alert != filewatch.AlertWatch {
 		t.Errorf("alerts %+v", w.alerts)
 	}
 	sequence(t, w)

@@ -31,26 +31,6 @@ type Baseline interface {
 	Names(id filewatch.ID) []string
 }
 
-// Alert is something about the watch itself that whoever relies on it must
-// know.
-type Alert struct {
-	Target string    `json:"target"`
-	Time   time.Time `json:"time_dt"`
-	Alert  string    `json:"alert"` // one of the constants
-	// First and Lost are the sequence numbers that will not come.
-	First  uint64 `json:"first_sequence,omitempty"`
-	Lost   uint64 `json:"lost,omitempty"`
-	Reason string `json:"reason"`
-}
-
-// The alerts.
-const (
-	AlertGap     = "gap"     // events were lost
-	AlertRestart = "restart" // the guest was reset; nothing is seen until "watching"
-	AlertWatch   = "watching"
-	AlertBlind   = "blind" // something cannot be seen on this guest
-)
-
 // Source turns the records of a feed into events. It implements
 // filewatch.Source.
 type Source struct {
@@ -66,7 +46,7 @@ type Source struct {
 	Baseline Baseline
 	// Alert is told of losses and interruptions. Nil drops them: the gap in the
 	// sequence numbers remains.
-	Alert func(Alert)
+	Alert func(filewatch.Alert)
 	// Seen, when not nil, is called with each event and its record before the
 	// event is emitted.
 	Seen func(*filewatch.Event, *Record)
@@ -96,11 +76,11 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 		if !errors.Is(err, ErrReset) {
 			return err
 		}
-		s.lose(AlertRestart, 1, "the machine was reset: operations are not seen until its new kernel is bound")
+		s.lose(filewatch.AlertRestart, 1, "the machine was reset: operations are not seen until its new kernel is bound")
 		if feed, err = s.reconnect(ctx); err != nil {
 			return err
 		}
-		s.alert(Alert{Alert: AlertWatch, Reason: "the new kernel is bound"})
+		s.alert(filewatch.Alert{Alert: filewatch.AlertWatch, Reason: "the new kernel is bound"})
 	}
 }
 
@@ -133,7 +113,7 @@ func (s *Source) follow(ctx context.Context, feed Feed, emit func(*filewatch.Eve
 		}
 		if after := r.Sequence + 1; after > next+arrived {
 			lost := after - next - arrived
-			s.lose(AlertGap, lost, fmt.Sprintf("%d operations came faster than they were read", lost))
+			s.lose(filewatch.AlertGap, lost, fmt.Sprintf("%d operations came faster than they were read", lost))
 		}
 		next = max(next, r.Sequence+1)
 		if arrived == 0 {
@@ -168,17 +148,11 @@ func (s *Source) lose(kind string, n uint64, reason string) {
 	first := s.Next
 	s.Next += n
 	s.mu.Unlock()
-	s.alert(Alert{Alert: kind, First: first, Lost: n, Reason: reason})
+	s.alert(filewatch.Alert{Alert: kind, First: first, Lost: n, Reason: reason})
 }
 
-func (s *Source) alert(a Alert) {
+func (s *Source) alert(a filewatch.Alert) {
 	if s.Alert != nil {
-		s.Alert(Stamp(a, s.Target))
+		s.Alert(a.Stamped(s.Target))
 	}
-}
-
-// Stamp gives an alert its target and the time.
-func Stamp(a Alert, target string) Alert {
-	a.Target, a.Time = target, time.Now().UTC()
-	return a
 }

@@ -35,7 +35,7 @@ func mkdir(seq uint64, path string) *Record {
 }
 
 // follow runs a source over feeds and gives the numbers of its events.
-func follow(t *testing.T, s *Source, feeds ...Feed) (numbers []uint64, alerts []Alert, err error) {
+func follow(t *testing.T, s *Source, feeds ...Feed) (numbers []uint64, alerts []filewatch.Alert, err error) {
 	t.Helper()
 	s.Connect = func(context.Context) (Feed, error) {
 		if len(feeds) == 0 {
@@ -48,7 +48,7 @@ func follow(t *testing.T, s *Source, feeds ...Feed) (numbers []uint64, alerts []
 		}
 		return f, nil
 	}
-	s.Alert = func(a Alert) { alerts = append(alerts, a) }
+	s.Alert = func(a filewatch.Alert) { alerts = append(alerts, a) }
 	s.RetryEvery = time.Millisecond
 	err = s.Events(t.Context(), func(e *filewatch.Event) error {
 		numbers = append(numbers, e.Sequence)
@@ -63,7 +63,7 @@ func TestLossShowsInTheNumbersAndAsAnAlert(t *testing.T) {
 	if diff := cmp.Diff([]uint64{1, 2, 7}, numbers); diff != "" || !errors.Is(err, io.EOF) {
 		t.Errorf("%v, error %v", numbers, err)
 	}
-	if len(alerts) != 1 || alerts[0].Alert != AlertGap || alerts[0].Lost != 4 || alerts[0].First != 3 || alerts[0].Target != "vm" {
+	if len(alerts) != 1 || alerts[0].Alert != filewatch.AlertGap || alerts[0].Lost != 4 || alerts[0].First != 3 || alerts[0].Target != "vm" {
 		t.Errorf("alerts %+v", alerts)
 	}
 }
@@ -92,7 +92,7 @@ func TestResetIsAGapAndTheNextKernelIsBound(t *testing.T) {
 	if diff := cmp.Diff([]uint64{100, 102}, numbers); diff != "" || !errors.Is(err, io.EOF) {
 		t.Errorf("%v, error %v", numbers, err)
 	}
-	if len(alerts) != 2 || alerts[0].Alert != AlertRestart || alerts[0].First != 101 || alerts[1].Alert != AlertWatch {
+	if len(alerts) != 2 || alerts[0].Alert != filewatch.AlertRestart || alerts[0].First != 101 || alerts[1].Alert != filewatch.AlertWatch {
 		t.Errorf("alerts %+v", alerts)
 	}
 	if s.Next != 103 {

@@ -27,6 +27,7 @@ var rules = []rule{
 	{"baseline/...", []string{"measure/...", "attest/...", "filewatch/...", "remote/...", "cmd/..."},
 		[]string{"measure", "attest", "filewatch"}, "baseline sees only the root vocabulary"},
 	{"filewatch/trap/...", []string{"filewatch/tap/..."}, nil, "a trapped operation owes nothing to the disk path"},
+	{"filewatch/tap/...", []string{"filewatch/trap/..."}, nil, "the disk path owes nothing to trapped operations"},
 	{"remote/verifier/...", []string{"attest/tpm/...", "measure/mem/...", "filewatch/volume/...", "filewatch/disk/...", "filewatch/trap/...", "filewatch/tap/..."},
 		[]string{"measure/mem"}, "the verifier needs no root, TPM or QEMU"},
 	{"remote/store/...", []string{"remote/verifier/...", "remote/agent/..."}, nil, "the store serves the verifier"},

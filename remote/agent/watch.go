@@ -113,10 +113,10 @@ func (t *target) spoolEvents(events <-chan remote.Event) error {
 }
 
 // watchAlert passes on what the watch says about itself.
-func (t *target) watchAlert(alert trap.Alert) {
+func (t *target) watchAlert(alert filewatch.Alert) {
 	t.agent.log.Warn("watch", "target", t.config.Name, "alert", alert.Alert, "lost", alert.Lost, "reason", alert.Reason)
 	state := remote.WatchNotice
-	if alert.Alert == trap.AlertRestart {
+	if alert.Alert == filewatch.AlertRestart {
 		state = remote.TargetRebooting
 	}
 	t.agent.status(remote.Status{State: state, Target: t.config.Name, Detail: alert.Alert + ": " + alert.Reason})

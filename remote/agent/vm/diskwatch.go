@@ -8,7 +8,6 @@ import (
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/tap"
-	"github.com/plumbline-sec/plumbline/filewatch/trap"
 )
 
 // DiskWatcher watches one virtual machine by what is written to its disks. It needs
@@ -26,7 +25,7 @@ type DiskWatcher struct {
 	// every one, at level verify.
 	Rules *filewatch.Rules
 	// Alert is told of losses and interruptions. Nil drops them.
-	Alert func(trap.Alert)
+	Alert func(filewatch.Alert)
 	// Index is a baseline to judge events by. Nil judges nothing.
 	Index *baseline.Index
 	// Bound, when not nil, is called when the first look is done.

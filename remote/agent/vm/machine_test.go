@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/internal/lab"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 )
@@ -54,7 +53,7 @@ type watched struct {
 	mu     sync.Mutex
 	grown  *sync.Cond
 	events []*filewatch.Event
-	alerts []trap.Alert
+	alerts []filewatch.Alert
 	marks  int
 }
 
@@ -74,7 +73,7 @@ func watch(t testing.TB, m *lab.Machine, rules *filewatch.Rules, change ...func(
 	watcher := &Watcher{
 		Target: "lab", QMP: m.QMP, Profiles: &profiles, Rules: rules,
 		Bound: func() { bound <- struct{}{} },
-		Alert: func(a trap.Alert) { w.add(func() { w.alerts = append(w.alerts, a) }) },
+		Alert: func(a filewatch.Alert) { w.add(func() { w.alerts = append(w.alerts, a) }) },
 	}
 	for _, f := range change {
 		f(watcher)

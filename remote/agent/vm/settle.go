@@ -259,7 +259,7 @@ func (s *settlement) findImages(ctx context.Context) error {
 			}
 			s.images = append(s.images, path)
 		default:
-			s.w.alert(trap.Alert{Alert: trap.AlertBlind, Reason: fmt.Sprintf(
+			s.w.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: fmt.Sprintf(
 				"disk %s is %s, not raw: the content of its files is not compared", cmp.Or(b.Device, b.QDev), b.Inserted.Driver)})
 		}
 	}

@@ -35,7 +35,7 @@ type Watcher struct {
 	// docs/watch.md for what refusing is worth.
 	Enforce bool
 	// Alert is told of losses and interruptions. Nil drops them.
-	Alert func(trap.Alert)
+	Alert func(filewatch.Alert)
 	// Images are the machine's disks as image files; empty: those that QEMU has
 	// open, where they are raw. Changed objects at level verify and above are
 	// read from them once they are there.
@@ -105,7 +105,7 @@ func (w *Watcher) connect(ctx context.Context, s *settlement) (trap.Feed, error)
 		return nil, err
 	}
 	for _, what := range layout.Missing {
-		w.alert(trap.Alert{Alert: trap.AlertBlind, Reason: "this kernel has no hook for " + what})
+		w.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: "this kernel has no hook for " + what})
 	}
 	s.attach(conn)
 	if w.Bound != nil {
@@ -148,8 +148,8 @@ func (w *Watcher) layout(ctx context.Context, s *settlement) (*linux.Layout, err
 	return linux.NewLayout(profile.Symbols, linux.BTF(profile.Types.Spec))
 }
 
-func (w *Watcher) alert(a trap.Alert) {
+func (w *Watcher) alert(a filewatch.Alert) {
 	if w.Alert != nil {
-		w.Alert(trap.Stamp(a, w.Target))
+		w.Alert(a.Stamped(w.Target))
 	}
 }

@@ -18,7 +18,6 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/internal/lab"
 )
 
@@ -467,7 +466,7 @@ func testReset(t *testing.T, m *lab.Machine) {
 		t.Log("the guest answered after its reset")
 	}
 	w.wait(func() bool { return len(w.alerts) >= 2 })
-	if w.alerts[0].Alert != trap.AlertRestart || w.alerts[1].Alert != trap.AlertWatch {
+	if w.alerts[0].Alert != filewatch.AlertRestart || w.alerts[1].Alert != filewatch.AlertWatch {
 		t.Errorf("alerts %v", w.alerts)
 	}
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
