@@ -5,7 +5,9 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
 )
@@ -86,5 +88,55 @@ func TestJobOfOthers(t *testing.T) {
 	m.Execute(t, "query-named-block-nodes", object{"flat": true}, &nodes)
 	if left := oursOf(nodes); len(left) > 0 || len(jobs) != 1 || jobs[0].ID != "theirs" {
 		t.Errorf("left: nodes %q, jobs %+v", left, jobs)
+	}
+}
+
+// Who waits for another scan of the disks does not keep the monitor from those who want
+// it for something else; who takes a snapshot away waits until they are done.
+func TestMonitorIsTakenInTurns(t *testing.T) {
+	raw, _ := images(t)
+	m := disktest.Start(t, "raw:"+raw)
+	first, err := OpenVM(t.Context(), m.QMP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var monitor sync.Mutex
+	type result struct {
+		set *Set
+		err error
+	}
+	opened := make(chan result)
+	go func() {
+		set, err := Running{Socket: m.QMP, Monitor: &monitor}.OpenSince(t.Context(), Track{ID: "id"})
+		opened <- result{set, err}
+	}()
+	for range 20 {
+		time.Sleep(5 * time.Millisecond) // in which it comes to wait, most likely
+		if !monitor.TryLock() {
+			t.Fatal("the monitor is held while another scan is waited for")
+		}
+		monitor.Unlock()
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := <-opened
+	if second.err != nil {
+		t.Fatal(second.err)
+	}
+	monitor.Lock()
+	closed := make(chan error)
+	go func() { closed <- second.set.Close() }()
+	select {
+	case <-closed:
+		t.Error("a snapshot was taken away while another had the monitor")
+	case <-time.After(100 * time.Millisecond):
+	}
+	monitor.Unlock()
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if err := (Running{Socket: m.QMP, Monitor: &monitor}).Untrack(t.Context(), second.set.Track); err != nil {
+		t.Error(err)
 	}
 }

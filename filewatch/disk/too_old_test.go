@@ -37,7 +37,7 @@ func TestOldQEMUIsRefused(t *testing.T) {
 				}
 			}
 		}()
-		if err := ShowsChanges(t.Context(), socket); errors.Is(err, ErrTooOld) != old || !old && err != nil {
+		if err := (Running{Socket: socket}).ShowsChanges(t.Context()); errors.Is(err, ErrTooOld) != old || !old && err != nil {
 			t.Errorf("QEMU %s: %v", version, err)
 		}
 	}

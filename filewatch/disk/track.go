@@ -38,14 +38,24 @@ func (t *Track) prefix() string { return namePrefix + t.ID + "-" }
 // A scan that came to its end calls [Set.Keep] once what it found is stored; else
 // Close lets last count on, so that nothing is missed.
 func OpenVMSince(ctx context.Context, socket string, last Track) (*Set, error) {
-	return openLocked(ctx, socket, &tracking{last: last})
+	return Running{Socket: socket}.OpenSince(ctx, last)
+}
+
+// OpenSince is [OpenVMSince].
+func (r Running) OpenSince(ctx context.Context, last Track) (*Set, error) {
+	return r.open(ctx, &tracking{last: last})
 }
 
 // OpenVMChanged is [OpenVMSince] that makes no snapshot where QEMU has nothing in
 // the dirty bitmaps: then everything is as it was at the last scan, and Set.Same
 // says so. The bitmaps go on counting for whoever comes next.
 func OpenVMChanged(ctx context.Context, socket string, last Track) (*Set, error) {
-	return openLocked(ctx, socket, &tracking{last: last, onlyChanged: true})
+	return Running{Socket: socket}.OpenChanged(ctx, last)
+}
+
+// OpenChanged is [OpenVMChanged].
+func (r Running) OpenChanged(ctx context.Context, last Track) (*Set, error) {
+	return r.open(ctx, &tracking{last: last, onlyChanged: true})
 }
 
 // Keep makes Close let go of the last bitmap: the scan is stored with Set.Track.
@@ -147,8 +157,9 @@ var ErrTooOld = errors.New("QEMU is too old to watch its disks")
 
 // ShowsChanges fails with [ErrTooOld] where QEMU cannot show what was written since the
 // last scan, so that each would be one of everything.
-func ShowsChanges(ctx context.Context, socket string) error {
-	monitor, err := qmp.Dial(ctx, socket)
+func (r Running) ShowsChanges(ctx context.Context) error {
+	defer r.turn()()
+	monitor, err := qmp.Dial(ctx, r.Socket)
 	if err != nil {
 		return err
 	}

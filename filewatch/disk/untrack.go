@@ -10,12 +10,18 @@ import (
 // Untrack takes the bitmaps of a keeper out of a running machine: no scan builds on
 // its last one any more.
 func Untrack(ctx context.Context, socket string, last Track) error {
-	unlock, err := lockMachine(ctx, socket)
+	return Running{Socket: socket}.Untrack(ctx, last)
+}
+
+// Untrack is the function of that name.
+func (r Running) Untrack(ctx context.Context, last Track) error {
+	unlock, err := lockMachine(ctx, r.Socket)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	monitor, err := qmp.Dial(ctx, socket)
+	defer r.turn()()
+	monitor, err := qmp.Dial(ctx, r.Socket)
 	if err != nil {
 		return err
 	}
@@ -27,7 +33,7 @@ func Untrack(ctx context.Context, socket string, last Track) error {
 	}
 	t := &tracking{last: last, lost: "no longer wanted"}
 	if err := t.discard(ctx, f, t.bitmaps(nodes)); err != nil {
-		return fmt.Errorf("machine behind %s: %w", socket, err)
+		return fmt.Errorf("machine behind %s: %w", r.Socket, err)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -28,6 +29,28 @@ type Block struct {
 	Size     int64  `json:"size"`
 }
 
+// Running is a machine whose disks are opened while it runs.
+type Running struct {
+	// Socket is that of its monitor (QMP).
+	Socket string
+	// Monitor, when not nil, is held while the monitor is, and never while another
+	// scan of the disks is waited for: that may take long, and others want the
+	// monitor for other things.
+	Monitor sync.Locker
+}
+
+// turn takes the monitor.
+func (r Running) turn() (done func()) {
+	if r.Monitor == nil {
+		return func() {}
+	}
+	r.Monitor.Lock()
+	return r.Monitor.Unlock
+}
+
+// Open is [OpenVM].
+func (r Running) Open(ctx context.Context) (*Set, error) { return r.open(ctx, nil) }
+
 // OpenVM opens the disks of a running machine as they are at one moment: a
 // snapshot through QEMU's fleecing (a copy-before-write job into a temporary
 // overlay, exported over NBD), which needs nothing from the guest and does not
@@ -35,25 +58,26 @@ type Block struct {
 //
 // QEMU has one NBD server, so while another user has it this fails.
 func OpenVM(ctx context.Context, socket string) (*Set, error) {
-	return openLocked(ctx, socket, nil)
+	return Running{Socket: socket}.Open(ctx)
 }
 
-// openLocked takes the lock and the snapshot; t may be nil.
-func openLocked(ctx context.Context, socket string, t *tracking) (*Set, error) {
-	unlock, err := lockMachine(ctx, socket)
+// open takes the lock and the snapshot; t may be nil.
+func (r Running) open(ctx context.Context, t *tracking) (*Set, error) {
+	unlock, err := lockMachine(ctx, r.Socket)
 	if err != nil {
 		return nil, err
 	}
 	s := &Set{closers: []func() error{unlock}, tracking: t}
-	if err := s.openVM(ctx, socket); err != nil {
-		s.Close()
-		return nil, fmt.Errorf("disks of the machine behind %s: %w", socket, inUse(err))
+	if err := s.openVM(ctx, r); err != nil {
+		s.Close() // takes the monitor, too
+		return nil, fmt.Errorf("disks of the machine behind %s: %w", r.Socket, inUse(err))
 	}
 	return s, nil
 }
 
-func (s *Set) openVM(ctx context.Context, socket string) error {
-	monitor, err := qmp.Dial(ctx, socket)
+func (s *Set) openVM(ctx context.Context, r Running) error {
+	defer r.turn()()
+	monitor, err := qmp.Dial(ctx, r.Socket)
 	if err != nil {
 		return err
 	}
@@ -92,7 +116,7 @@ func (s *Set) openVM(ctx context.Context, socket string) error {
 		close(s.released.decided)
 		return <-s.released.done
 	})
-	s.takeDown = func(decided <-chan struct{}) error { return s.remove(socket, *f, decided) }
+	s.takeDown = func(decided <-chan struct{}) error { return s.remove(r, *f, decided) }
 	export, err := f.snapshot(ctx, place, blocks, s.tracking)
 	if err == nil {
 		err = s.dial(ctx, export, blocks, monitor.PID())
@@ -137,7 +161,7 @@ func (s *Set) dial(ctx context.Context, export string, blocks []Block, pid int) 
 
 // remove removes the snapshot that made did or tried to make and, once it is decided
 // which, a bitmap. Nobody else need wait long for the monitor until it is decided.
-func (s *Set) remove(socket string, made fleece, decided <-chan struct{}) error {
+func (s *Set) remove(r Running, made fleece, decided <-chan struct{}) error {
 	finished := s.tracking == nil
 	finish := func(ctx context.Context, f *fleece) error {
 		finished = true
@@ -146,7 +170,7 @@ func (s *Set) remove(socket string, made fleece, decided <-chan struct{}) error 
 		}
 		return nil
 	}
-	err := monitored(socket, func(ctx context.Context, f *fleece) error {
+	err := r.monitored(func(ctx context.Context, f *fleece) error {
 		f.server, f.layers = made.server, made.layers
 		if made.server != ours || f.unmake(ctx) != nil {
 			if err := f.sweep(ctx); err != nil {
@@ -167,17 +191,18 @@ func (s *Set) remove(socket string, made fleece, decided <-chan struct{}) error 
 		return err
 	}
 	<-decided
-	return monitored(socket, finish)
+	return r.monitored(finish)
 }
 
 // shortly is how long a connection is kept for what is mostly decided by then.
 const shortly = 5 * time.Millisecond
 
 // monitored runs fn with a connection of its own.
-func monitored(socket string, fn func(context.Context, *fleece) error) error {
+func (r Running) monitored(fn func(context.Context, *fleece) error) error {
+	defer r.turn()()
 	ctx, cancel := context.WithTimeout(context.Background(), removing)
 	defer cancel()
-	monitor, err := qmp.Dial(ctx, socket)
+	monitor, err := qmp.Dial(ctx, r.Socket)
 	if err != nil {
 		return fmt.Errorf("take the snapshot away: %w", err)
 	}

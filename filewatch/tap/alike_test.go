@@ -30,7 +30,7 @@ func alike(t *testing.T, m *disktest.Machine, states func(become func(image []by
 	t.Helper()
 	patient := func(s *Source) { s.settling = time.Hour } // what follows comes in its own time
 	byBlocks := watch(t, m.QMP, patient)
-	byAll := watch(t, m.QMP, patient, func(s *Source) { s.Opening = forgetful{s.Opening.(*turns), s} })
+	byAll := watch(t, m.QMP, patient, func(s *Source) { s.Monitor = forgetful{s.Monitor.(*turns), s} })
 	var last []byte
 	states(func(image []byte) {
 		if last == nil {

@@ -45,8 +45,9 @@ type Source struct {
 	// Bound, when not nil, is called when the first look is done: what is written
 	// from then on is told.
 	Bound func()
-	// Opening, when not nil, is held while the disks are opened.
-	Opening sync.Locker
+	// Monitor, when not nil, is held while the monitor is, and never while another
+	// scan of the disks is waited for.
+	Monitor sync.Locker
 	// Every is the pause between looks; 0 means a second. After a look that took
 	// long it is four times as long as that, up to a minute.
 	Every time.Duration
@@ -209,20 +210,18 @@ func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) er
 // open opens the disks where something was written, or there is something to look at
 // again.
 func (s *Source) open(ctx context.Context, again bool) (*disk.Set, error) {
-	if s.Opening != nil {
-		s.Opening.Lock()
-		defer s.Opening.Unlock()
-	}
 	if s.kept.base == nil {
-		if err := disk.ShowsChanges(ctx, s.QMP); err != nil {
+		if err := s.machine().ShowsChanges(ctx); err != nil {
 			return nil, err
 		}
 	}
 	if s.memory == nil || again {
-		return disk.OpenVMSince(ctx, s.QMP, s.track)
+		return s.machine().OpenSince(ctx, s.track)
 	}
-	return disk.OpenVMChanged(ctx, s.QMP, s.track)
+	return s.machine().OpenChanged(ctx, s.track)
 }
+
+func (s *Source) machine() disk.Running { return disk.Running{Socket: s.QMP, Monitor: s.Monitor} }
 
 // again are the objects to look at whether they were written or not.
 func (s *Source) again() (out []filewatch.ID) {
@@ -405,7 +404,7 @@ func (s *Source) end() error {
 	defer cancel()
 	var err error
 	if _, gone := qmp.PeerPID(ctx, s.QMP); gone == nil {
-		err = disk.Untrack(ctx, s.QMP, s.keeper.Track)
+		err = s.machine().Untrack(ctx, s.keeper.Track)
 	}
 	return errors.Join(err, s.keeper.Close())
 }

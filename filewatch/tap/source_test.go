@@ -85,7 +85,7 @@ func watch(t *testing.T, socket string, change ...func(*Source)) *watched {
 	ctx, cancel := context.WithCancel(t.Context())
 	bound, done := make(chan struct{}, 1), make(chan error, 1)
 	w := &watched{t: t, turns: &turns{}}
-	w.Source = &Source{Target: "vm", QMP: socket, Root: t.TempDir(), Every: 10 * time.Millisecond, Opening: w.turns, Bound: func() { bound <- struct{}{} },
+	w.Source = &Source{Target: "vm", QMP: socket, Root: t.TempDir(), Every: 10 * time.Millisecond, Monitor: w.turns, Bound: func() { bound <- struct{}{} },
 		Alert: func(a filewatch.Alert) { w.add(func() { w.alerts = append(w.alerts, a) }) }}
 	for _, f := range change {
 		f(w.Source)
@@ -146,7 +146,7 @@ func (w *watched) words(from int) []string {
 	return out
 }
 
-// turns has tests change a disk while no look begins, and counts these.
+// turns has tests change a disk while no look begins or ends, and counts these.
 type turns struct {
 	sync.Mutex
 	began int
@@ -170,7 +170,8 @@ func (w *watched) step(change func()) []string {
 	w.wait("the end of a look", func() bool {
 		w.turns.Mutex.Lock()
 		defer w.turns.Mutex.Unlock()
-		return w.turns.began >= began+2
+		// The end of one look, all of the next, and the beginning of one more.
+		return w.turns.began >= began+4
 	})
 	return w.words(from)
 }
@@ -529,7 +530,7 @@ func (i interrupting) Unlock() { i.interrupt() }
 func TestSourceInterruptedInALook(t *testing.T) {
 	d := newGuestDisk(t, "raw")
 	ctx, cancel := context.WithCancel(t.Context())
-	w := &watched{t: t, Source: &Source{QMP: d.m.QMP, Root: t.TempDir(), Opening: interrupting{cancel}}}
+	w := &watched{t: t, Source: &Source{QMP: d.m.QMP, Root: t.TempDir(), Monitor: interrupting{cancel}}}
 	err := w.Events(ctx, func(*filewatch.Event) error { return nil })
 	if err != context.Canceled {
 		t.Errorf("ended with %v", err)

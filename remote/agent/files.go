@@ -107,8 +107,6 @@ func (t *target) captureSince(ctx context.Context, rules *filewatch.Rules, logs 
 	}
 	if len(since.Images) > 0 {
 		since.QMP = ""
-	} else {
-		since.Opening = &t.monitor
 	}
 	header, how, err := since.Write(ctx, w, e, key)
 	if err != nil {
@@ -136,15 +134,10 @@ func (t *target) captureSince(ctx context.Context, rules *filewatch.Rules, logs 
 // place is where the target's files are read from.
 func (t *target) place() vm.Place {
 	f := &t.config.Files
-	return vm.Place{Name: t.config.Name, QMP: t.config.QMP, Images: f.Disks, Backing: f.Backing}
+	return vm.Place{Name: t.config.Name, QMP: t.config.QMP, Monitor: &t.monitor, Images: f.Disks, Backing: f.Backing}
 }
 
 func (t *target) openFiles(ctx context.Context) (*vm.Files, error) {
-	if len(t.config.Files.Disks) == 0 {
-		// The disks are found through the monitor.
-		t.monitor.Lock()
-		defer t.monitor.Unlock()
-	}
 	place := t.place()
 	return vm.OpenFiles(ctx, &place)
 }

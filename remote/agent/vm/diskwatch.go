@@ -17,7 +17,7 @@ type DiskWatcher struct {
 	Target string
 	// QMP is the machine's monitor socket. It is held for a moment at each look.
 	QMP string
-	// Monitor, when not nil, is held while a look begins.
+	// Monitor, when not nil, is held while the monitor is.
 	Monitor sync.Locker
 	// Dir is where names and metadata of all files are kept while the watch lasts.
 	Dir string
@@ -28,6 +28,9 @@ type DiskWatcher struct {
 	Alert func(filewatch.Alert)
 	// Index is a baseline to judge events by. Nil judges nothing.
 	Index *baseline.Index
+	// Told, when not nil, gets the events in place of emit, with what a baseline that is
+	// elsewhere needs to judge them.
+	Told func(*filewatch.Event, Sight) error
 	// Bound, when not nil, is called when the first look is done.
 	Bound func()
 	// Every is the pause between looks; 0 means a second.
@@ -38,12 +41,25 @@ type DiskWatcher struct {
 
 var _ filewatch.Source = (*DiskWatcher)(nil)
 
+// Sight is what an event of the disk path is judged by: the object as the disk has it
+// now, or why there is none. All zero it is not measured: the event's verdict says why.
+type Sight struct {
+	Object *baseline.Record
+	// Gone says that nothing has the path any more, Taken that another object has it, of
+	// which an event of its own tells.
+	Gone, Taken bool
+}
+
 // Events implements filewatch.Source.
 func (w *DiskWatcher) Events(ctx context.Context, emit func(*filewatch.Event) error) error {
 	source := &tap.Source{Target: w.Target, QMP: w.QMP, Root: w.Dir, Rules: w.Rules, Alert: w.Alert, Bound: w.Bound,
-		Opening: w.Monitor, Every: w.Every, Next: w.Next}
+		Monitor: w.Monitor, Every: w.Every, Next: w.Next}
 	if w.Index != nil {
 		source.Names, source.Judge = names{w.Index}.Names, w.judge
+	}
+	if w.Told != nil {
+		s := &sights{judge: source.Judge, told: w.Told}
+		source.Judge, emit = s.look, s.emit
 	}
 	err := source.Events(ctx, emit)
 	w.Next = source.Next
@@ -65,11 +81,40 @@ func (w *DiskWatcher) judge(e *filewatch.Event, now *tap.State) {
 	}
 	var got *baseline.Observed
 	if now != nil {
-		got = &baseline.Observed{Known: ^filewatch.Attributes(0), Record: baseline.Record{Object: now.Object, Names: now.Names,
-			BLAKE3: baseline.Digest(now.BLAKE3), SHA256: baseline.Digest(now.SHA256), Unread: now.Unread}}
+		got = &baseline.Observed{Known: ^filewatch.Attributes(0), Record: *recordOf(now)}
 		if e.Status == filewatch.Ongoing {
 			got.Known &^= contentOf
 		}
 	}
 	e.Verdict = verdict(w.Index, w.Rules, path, got)
+}
+
+func recordOf(s *tap.State) *baseline.Record {
+	return &baseline.Record{Object: s.Object, Names: s.Names, BLAKE3: baseline.Digest(s.BLAKE3), SHA256: baseline.Digest(s.SHA256), Unread: s.Unread}
+}
+
+// sights puts what a source has an event judged by beside the event. It judges an event
+// just before it emits it.
+type sights struct {
+	judge func(*filewatch.Event, *tap.State) // nil for none
+	told  func(*filewatch.Event, Sight) error
+	next  *Sight
+}
+
+func (s *sights) look(e *filewatch.Event, now *tap.State) {
+	s.next = &Sight{Gone: now == nil}
+	if now != nil {
+		s.next.Object = recordOf(now)
+	}
+	if s.judge != nil {
+		s.judge(e, now)
+	}
+}
+
+func (s *sights) emit(e *filewatch.Event) error {
+	sight := s.next
+	if s.next = nil; sight == nil {
+		sight = &Sight{Taken: e.Verdict.Outcome == filewatch.NotJudged}
+	}
+	return s.told(e, *sight)
 }

@@ -34,7 +34,7 @@ func OpenFiles(ctx context.Context, p *Place) (*Files, error) {
 
 func (p *Place) open(ctx context.Context) (*disk.Set, error) {
 	if len(p.Images) == 0 {
-		return disk.OpenVM(ctx, p.QMP)
+		return p.machine().Open(ctx)
 	}
 	chains, _, err := p.chains()
 	if err != nil {

@@ -278,7 +278,7 @@ func TestResumeSeesAnotherSuperblock(t *testing.T) {
 	c := volumetest.NewChanges(t, "-t", "ext4")
 	s := &Since{Place: Place{Images: []string{c.Image}}}
 	open := func() *opened {
-		o, err := s.openSince(t.Context(), nil, "", disk.OpenVMSince)
+		o, err := s.openSince(t.Context(), nil, "", disk.Running.OpenSince)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -38,8 +37,6 @@ type Since struct {
 	// Resume, if not nil, has a scan of everything keep what it read, so that one
 	// after an interruption goes on from there; it is the key of what is kept.
 	Resume *baseline.ProgressKey
-	// Opening, if not nil, is held while the disks are opened.
-	Opening sync.Locker
 	// OnFull, if not nil, is called before everything is read, with the reason.
 	OnFull func(reason string)
 	// Look, if not nil, is given all that was found before Check returns, while it
@@ -239,16 +236,12 @@ func (c *sinceScan) run(ctx context.Context, last *baseline.Last) (err error) {
 // written and there is nothing to look at again, they need not be.
 func (c *sinceScan) running(last *baseline.Last) openRunning {
 	if last == nil || c.Once || c.how.Reason != "" || len(last.Again()) > 0 {
-		return disk.OpenVMSince
+		return disk.Running.OpenSince
 	}
-	return disk.OpenVMChanged
+	return disk.Running.OpenChanged
 }
 
 func (c *sinceScan) openDisks(ctx context.Context, raw []byte, running openRunning) (*opened, error) {
-	if c.Opening != nil {
-		c.Opening.Lock()
-		defer c.Opening.Unlock()
-	}
 	return c.openSince(ctx, raw, absolute(c.Dir), running)
 }
 
@@ -261,7 +254,7 @@ func (c *sinceScan) openWhole(ctx context.Context, raw []byte) error {
 	if err := c.open.set.Close(); err != nil {
 		return err
 	}
-	open, err := c.openDisks(ctx, raw, disk.OpenVMSince)
+	open, err := c.openDisks(ctx, raw, disk.Running.OpenSince)
 	if err == nil {
 		c.open = open
 	}

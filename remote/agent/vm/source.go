@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -21,6 +22,8 @@ type Place struct {
 	// Name is the machine's name.
 	Name string
 	QMP  string
+	// Monitor, if not nil, is held while QEMU's monitor is.
+	Monitor sync.Locker
 	// Images are files or block devices.
 	Images []string
 	// Template is the image that the only one of Images is a copy of.
@@ -147,15 +150,18 @@ func (p *Place) openSince(ctx context.Context, raw json.RawMessage, key string, 
 	return p.openImages(ctx, last.Images)
 }
 
-// openRunning is [disk.OpenVMSince] or [disk.OpenVMChanged].
-type openRunning func(ctx context.Context, socket string, last disk.Track) (*disk.Set, error)
+// machine is what is behind the QMP socket.
+func (p *Place) machine() disk.Running { return disk.Running{Socket: p.QMP, Monitor: p.Monitor} }
+
+// openRunning is OpenSince or OpenChanged of [disk.Running].
+type openRunning func(machine disk.Running, ctx context.Context, last disk.Track) (*disk.Set, error)
 
 func (p *Place) openRunning(ctx context.Context, last *disk.Track, key string, open openRunning) (*opened, error) {
 	track := disk.Track{ID: trackID(key)}
 	if last != nil && last.ID == track.ID {
 		track = *last
 	}
-	set, err := open(ctx, p.QMP, track)
+	set, err := open(p.machine(), ctx, track)
 	if err != nil {
 		return nil, err
 	}

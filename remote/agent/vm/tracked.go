@@ -39,7 +39,7 @@ func (t *Tracked) Open(ctx context.Context) (err error) {
 	if t.resume, err = t.openResuming(t.Dir, t.Resume, t.Rules, alone); err != nil {
 		return err
 	}
-	if t.open, err = t.openSince(ctx, t.resume.source(time.Time{}), absolute(t.Dir), disk.OpenVMSince); err != nil {
+	if t.open, err = t.openSince(ctx, t.resume.source(time.Time{}), absolute(t.Dir), disk.Running.OpenSince); err != nil {
 		t.resume.end(&err)
 		return err
 	}
