@@ -14,7 +14,7 @@ type Event struct {
 	Op    Op
 	// Path is the object's path in the guest at the time, raw bytes. NewPath is
 	// set for OpRename, OpExchange and OpLink. Either may be empty when only the
-	// inode is known.
+	// inode is known; Path also for an OpLink of an object that had no name.
 	Path, NewPath string
 	// Object is the object as far as the source knows it: a trap fills volume,
 	// inode and what its inode in memory says. Nil when nothing is known.
@@ -35,6 +35,15 @@ type Event struct {
 	Follows uint64
 	// Hashes are of the object's content, as found on disk.
 	Hashes []Hash
+}
+
+// PathNow is where the object is after the operation, "" when that is not known. Of a link
+// it is the older name, which the object kept, where it had one.
+func (e *Event) PathNow() string {
+	if e.NewPath != "" && (e.Op != OpLink || e.Path == "") {
+		return e.NewPath
+	}
+	return e.Path
 }
 
 // Status says how an operation stands.

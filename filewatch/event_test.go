@@ -18,6 +18,8 @@ func TestEventJSONRoundTrip(t *testing.T) {
 			Verdict: Verdict{Outcome: Fail, Reason: "content changed", Attributes: []string{"blake3"}}},
 		"unknown actor": {Target: "vm1", Sequence: 8, Time: at, Op: OpWrite, Path: "/x",
 			Actor: Actor{Unknown: "written by the kernel"}, Level: Verify},
+		"first name": {Target: "vm1", Sequence: 10, Time: at, Op: OpLink, NewPath: "/x", Object: &Object{Inode: 12, Type: TypeFile},
+			Actor: Actor{Unknown: "no one saw"}, Level: Verify, Source: "tap", Status: Found, Detail: "why"},
 		"window": {Target: "vm1", Sequence: 9, Since: at, Time: at.Add(time.Second), Op: OpWrite, Path: "/x",
 			Actor: Actor{Unknown: "no one saw"}, Level: Verify, Source: "tap", Status: Found},
 	} {
@@ -31,6 +33,21 @@ func TestEventJSONRoundTrip(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, &got); diff != "" {
 			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestPathNow(t *testing.T) {
+	for _, c := range []struct {
+		op            Op
+		path, newPath string
+		want          string
+	}{
+		{OpWrite, "/a", "", "/a"}, {OpRename, "/a", "/b", "/b"}, {OpExchange, "/a", "/b", "/b"},
+		{OpLink, "/a", "/b", "/a"}, {OpLink, "", "/b", "/b"}, {OpUnlink, "", "", ""},
+	} {
+		if got := (&Event{Op: c.op, Path: c.path, NewPath: c.newPath}).PathNow(); got != c.want {
+			t.Errorf("%v of %q, %q: %q, want %q", c.op, c.path, c.newPath, got, c.want)
 		}
 	}
 }

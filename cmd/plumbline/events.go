@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -52,7 +53,7 @@ func writeEvents(out io.Writer, events []remote.FileEvent) error {
 	for _, e := range events {
 		path := e.Path
 		if e.NewPath != "" {
-			path += " -> " + e.NewPath
+			path = strings.TrimLeft(path+" -> "+e.NewPath, " ")
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", when(e.Time), e.Machine, e.Op, printable(path), printable(e.Actor), e.Level, e.Verdict)
 	}

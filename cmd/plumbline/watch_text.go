@@ -12,7 +12,10 @@ import (
 // there is one.
 func eventLine(e *filewatch.Event) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %-9s %s", e.Time.UTC().Format(time.RFC3339), e.Op, filewatch.PrintablePath(e.Path))
+	fmt.Fprintf(&b, "%s %-9s", e.Time.UTC().Format(time.RFC3339), e.Op)
+	if e.Path != "" || e.NewPath == "" {
+		fmt.Fprintf(&b, " %s", filewatch.PrintablePath(e.Path))
+	}
 	if e.NewPath != "" {
 		fmt.Fprintf(&b, " -> %s", filewatch.PrintablePath(e.NewPath))
 	}

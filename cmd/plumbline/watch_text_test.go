@@ -21,6 +21,8 @@ func TestWatchInText(t *testing.T) {
 		{&filewatch.Event{Time: at, Op: filewatch.OpWrite, Path: "/a", Actor: filewatch.Actor{Unknown: "why"}, Level: filewatch.Protect, Follows: 1,
 			Verdict: filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: "because"}},
 			`2026-11-26T07:00:00Z write     /a by someone unknown (why) [protect] as found on disk: not-measured because`},
+		{&filewatch.Event{Time: at, Op: filewatch.OpLink, NewPath: "/new", Actor: sh, Level: filewatch.Verify},
+			`2026-11-26T07:00:00Z link      -> /new by s\x1bh (pid 7, uid 3) [verify]`},
 		{filewatch.Alert{Time: at, Alert: filewatch.AlertGap, First: 5, Lost: 2, Reason: "full"},
 			`2026-11-26T07:00:00Z ALERT     gap: full (2 events from number 5 on)`},
 	} {

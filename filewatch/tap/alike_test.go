@@ -38,17 +38,13 @@ func alike(t *testing.T, m *disktest.Machine, states func(become func(image []by
 			return
 		}
 		var both [2]string
-		for _, w := range []*watched{byBlocks, byAll} {
-			w.turns.Mutex.Lock()
-			w.mu.Lock()
-			w.events = nil
-			w.mu.Unlock()
-		}
-		m.Become(t, 0, last, image)
-		last = image
-		for _, w := range []*watched{byBlocks, byAll} {
-			w.turns.Mutex.Unlock()
-		}
+		together(func() {
+			for _, w := range []*watched{byBlocks, byAll} {
+				w.add(func() { w.events = nil })
+			}
+			m.Become(t, 0, last, image)
+			last = image
+		}, byBlocks, byAll)
 		for i, w := range []*watched{byBlocks, byAll} {
 			w.step(func() {})
 			both[i] = w.told()

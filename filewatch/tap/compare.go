@@ -13,7 +13,8 @@ import (
 // two looks tell.
 type Operation struct {
 	Op filewatch.Op
-	// Path and NewPath are as in [filewatch.Event].
+	// Path and NewPath are as in [filewatch.Event]. Of a link Path is empty where the
+	// object had no name before; of anything where no directory names it.
 	Path, NewPath string
 	// Object is as it is now, or was before it went.
 	Object *filewatch.Object
@@ -144,6 +145,11 @@ func (c *comparison) names() {
 	}
 	if len(come) == 0 {
 		return
+	}
+	if len(c.old.Names) == 0 && !c.old.Cut {
+		// linkat(2) of what O_TMPFILE opened; or a directory could not be read before.
+		c.found = append(c.found, Operation{Op: filewatch.OpLink, NewPath: come[0], Object: &c.new.Object, Detail: "no directory named it until now"})
+		come = come[1:]
 	}
 	from := c.new.Names[0]
 	if i := slices.IndexFunc(c.new.Names, func(n string) bool { _, had := slices.BinarySearch(c.old.Names, n); return had }); i >= 0 {

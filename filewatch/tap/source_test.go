@@ -157,16 +157,26 @@ func (t *turns) Lock() {
 	t.began++
 }
 
+// together makes changes in one turn of several: no look falls between them.
+func together(change func(), watches ...*watched) {
+	for _, w := range watches {
+		w.turns.Mutex.Lock()
+		defer w.turns.Mutex.Unlock()
+	}
+	change()
+}
+
 // step makes changes in one turn and gives the events of the look that sees them.
 func (w *watched) step(change func()) []string {
 	w.t.Helper()
 	w.mu.Lock()
 	from := len(w.events)
 	w.mu.Unlock()
-	w.turns.Mutex.Lock()
-	change()
-	began := w.turns.began
-	w.turns.Mutex.Unlock()
+	began := 0
+	together(func() {
+		change()
+		began = w.turns.began
+	}, w)
 	w.wait("the end of a look", func() bool {
 		w.turns.Mutex.Lock()
 		defer w.turns.Mutex.Unlock()
@@ -329,7 +339,7 @@ func bitmaps(t *testing.T, m *disktest.Machine) map[string]string {
 func TestSourceWaitsForContent(t *testing.T) {
 	d := newGuestDisk(t, "raw")
 	w := watch(t, d.m.QMP, func(s *Source) { s.settling = time.Second })
-	d.run("write " + d.local("") + " /empty")
+	w.step(func() { d.run("write " + d.local("") + " /empty") })
 	w.wait("both events", func() bool { return len(w.events) >= 2 })
 	first, second := w.events[0], w.events[1]
 	if first.Op != filewatch.OpCreate || first.Status != filewatch.Ongoing || len(first.Hashes) > 0 {
@@ -398,7 +408,7 @@ func TestSourcesBesideAndAfterEachOther(t *testing.T) {
 	if n := len(bitmaps(t, d.m)); n != 2 {
 		t.Errorf("%d bitmaps of two sources", n)
 	}
-	d.run("rm /d3/f3")
+	together(func() { d.run("rm /d3/f3") }, a, b)
 	for _, w := range []*watched{a, b} {
 		w.wait("the event", func() bool { return len(w.events) == 1 })
 	}

@@ -1,12 +1,14 @@
 package verifier
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -186,7 +188,7 @@ func pathWords(f *remote.FileEvent) string {
 	if f.NewPath == "" {
 		return f.Path
 	}
-	return f.Path + " to " + f.NewPath
+	return strings.TrimLeft(f.Path+" to "+f.NewPath, " ")
 }
 
 // settles says that an operation is not over with its event: a file that is
@@ -213,7 +215,7 @@ func (t *taking) judgeNow(f *remote.FileEvent, event *filewatch.Event) error {
 	if event.Op == filewatch.OpUnlink || event.Op == filewatch.OpRmdir {
 		return t.judge(f, event, nil, false)
 	}
-	found := &baseline.Observed{Known: inMemory, Record: baseline.Record{Object: *event.Object, Names: []string{pathNow(event)}}}
+	found := &baseline.Observed{Known: inMemory, Record: baseline.Record{Object: *event.Object, Names: []string{event.PathNow()}}}
 	if err := t.judge(f, event, found, true); err != nil {
 		return err
 	}
@@ -221,14 +223,6 @@ func (t *taking) judgeNow(f *remote.FileEvent, event *filewatch.Event) error {
 		f.Verdict, f.Detail = remote.VerdictPending, "its content is compared once it is on disk"
 	}
 	return nil
-}
-
-// pathNow is where the object of an event is after it.
-func pathNow(e *filewatch.Event) string {
-	if e.NewPath != "" && e.Op != filewatch.OpLink {
-		return e.NewPath
-	}
-	return e.Path
 }
 
 // complete judges an earlier event with the object as it was found on disk.
@@ -259,7 +253,7 @@ func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
 		return nil
 	}
 	if len(found.Names) == 0 {
-		found.Names = []string{pathNow(event)}
+		found.Names = []string{event.PathNow()}
 	}
 	if f.Verdict == remote.VerdictRecorded {
 		// What is on the disk may be an object of the baseline where the event
@@ -282,6 +276,10 @@ const maxOvertaken = 200
 // overtake closes the earlier events about an object that still wait: what it
 // was between them and f was never on disk.
 func (t *taking) overtake(f *remote.FileEvent) error {
+	path := cmp.Or(f.Path, f.NewPath) // without the first a link gave the object its only name
+	if path == "" {
+		return nil // nothing says which are about it
+	}
 	docs, err := list[remote.FileEvent](t.ctx, t.v.store, store.Query{Collection: inEvents, Machine: t.m.Name, Limit: maxOvertaken})
 	if err != nil {
 		return err
@@ -292,7 +290,7 @@ func (t *taking) overtake(f *remote.FileEvent) error {
 	}
 	maps.Copy(before, t.events)
 	for id, e := range before {
-		if e.Verdict == remote.VerdictPending && earlier(id, f.ID) && (e.Path == f.Path || e.NewPath == f.Path) {
+		if e.Verdict == remote.VerdictPending && earlier(id, f.ID) && (e.Path == path || e.NewPath == path) {
 			e.Verdict, e.Detail = remote.VerdictOvertaken, "a later "+f.Op+" was compared instead"
 			t.events[id] = e
 		}
@@ -325,7 +323,7 @@ func (t *taking) event(id string) (*remote.FileEvent, error) {
 // judge compares the object, nil when it is gone, with the baseline. settles says that it
 // will be called again for the event, with what is on disk then.
 func (t *taking) judge(f *remote.FileEvent, event *filewatch.Event, found *baseline.Observed, settles bool) error {
-	path := pathNow(event)
+	path := event.PathNow()
 	var record *baseline.Record
 	if found != nil {
 		record = &found.Record

@@ -72,7 +72,7 @@ const contentOf = filewatch.AttrSize | filewatch.AttrContent | filewatch.AttrSHA
 
 // judge puts the verdict into an event.
 func (w *DiskWatcher) judge(e *filewatch.Event, now *tap.State) {
-	path := pathNow(e)
+	path := e.PathNow()
 	if e.Op == filewatch.OpLink {
 		// What the baseline has at the new name is not the object of before any more.
 		if had, err := w.Index.Path(e.NewPath); err != nil || len(had) > 0 {

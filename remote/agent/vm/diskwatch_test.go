@@ -33,4 +33,12 @@ func TestLinkIsJudgedAtTheNameItTook(t *testing.T) {
 			t.Errorf("link at %s: %+v, want %v", newPath, e.Verdict, want)
 		}
 	}
+	// The first name of an object that had none is where it is.
+	for newPath, want := range map[string]filewatch.Judgement{"/d3/f3": filewatch.Fail, "/d3/f4": filewatch.Pass} {
+		now := &tap.State{Object: r.Object, Names: []string{newPath}, BLAKE3: tap.Digest(r.BLAKE3), SHA256: tap.Digest(r.SHA256)}
+		e := &filewatch.Event{Op: filewatch.OpLink, NewPath: newPath, Object: &now.Object}
+		if w.judge(e, now); e.Verdict.Outcome != want {
+			t.Errorf("first name %s: %+v, want %v", newPath, e.Verdict, want)
+		}
+	}
 }

@@ -74,20 +74,12 @@ func (s *settlement) judge(e *filewatch.Event) {
 	if s.w.Index == nil || e.Status != filewatch.Done {
 		return
 	}
-	path := pathNow(e)
+	path := e.PathNow()
 	got := &baseline.Observed{Record: baseline.Record{Object: *e.Object, Names: []string{path}}, Known: inMemory}
 	if e.Op == filewatch.OpUnlink || e.Op == filewatch.OpRmdir {
 		got = nil
 	}
 	e.Verdict = verdict(s.w.Index, s.w.Rules, path, got)
-}
-
-// pathNow is where the object of an event is after it.
-func pathNow(e *filewatch.Event) string {
-	if e.NewPath != "" && e.Op != filewatch.OpLink {
-		return e.NewPath
-	}
-	return e.Path
 }
 
 // verdict is that of a baseline on what is known of an object.
@@ -200,10 +192,7 @@ func (s *settlement) done(settled *trap.Settled) {
 
 // found puts the object as it is on disk into an event and judges it.
 func (s *settlement) found(e *filewatch.Event, settled *trap.Settled) *baseline.Record {
-	path := e.Path
-	if e.Op == filewatch.OpRename || e.Op == filewatch.OpExchange {
-		path = e.NewPath
-	}
+	path := e.PathNow()
 	d := settled.Result.(digests)
 	record := &baseline.Record{Object: *settled.Object, Names: []string{path}, BLAKE3: d.blake3, SHA256: d.sha256}
 	e.Path, e.NewPath, e.Object = path, "", settled.Object
