@@ -112,7 +112,7 @@ func (r *report) run() error {
 	for key := range waited {
 		if w := r.source.waiting[key]; w != nil && time.Now().After(w.until) {
 			r.source.drop(key)
-			if err := r.complete(w, nil); err != nil {
+			if err := r.complete(w, nil, "it could not be looked at again"); err != nil {
 				return err
 			}
 		}
@@ -236,15 +236,18 @@ func (r *report) tell(old, new *State) error {
 	if new != nil && old != nil && !sameObject(old, new) {
 		gone = old // the first operations are of what is no more
 	}
+	var key string
+	var before *waiting
 	if old != nil {
-		r.source.drop(string(appendKey(nil, old.Volume, old.Inode)))
+		key = string(appendKey(nil, old.Volume, old.Inode))
+		before = r.source.waiting[key]
 	}
-	if rule.Level == filewatch.Ignore {
-		return nil
-	}
+	ended := new == nil || gone != nil
+	told := rule.Level > filewatch.Ignore
+	over := told && ended // another event says what became of the content
 	for i := range operations {
 		o := &operations[i]
-		if _, ok := r.below(o, rule.Level); ok {
+		if _, ok := r.below(o, rule.Level); ok || !told {
 			continue
 		}
 		is := new
@@ -254,6 +257,18 @@ func (r *report) tell(old, new *State) error {
 		if err := r.one(o, rule, is); err != nil {
 			return err
 		}
+		over = over || contentOp(o.Op)
+	}
+	switch {
+	case before == nil || r.source.waiting[key] != before:
+		return nil
+	case over:
+		r.source.drop(key)
+	case !told:
+		r.source.drop(key)
+		return r.complete(before, nil, "it changed since, where the rules do not tell what became of it")
+	case time.Now().After(before.until):
+		return r.settled(new)
 	}
 	return nil
 }
@@ -350,22 +365,31 @@ func (r *report) settled(s *State) error {
 		return nil
 	}
 	r.source.drop(key)
-	return r.complete(w, s)
+	if s.Generation != w.event.Object.Generation {
+		return r.complete(w, nil, "another object has its inode now")
+	}
+	return r.complete(w, s, "")
 }
 
-// complete emits what follows an event whose content was waited for; nil where it
-// could not be looked at.
-func (r *report) complete(w *waiting, s *State) error {
+// complete emits what follows an event whose content was waited for; s is nil where that
+// is not known, for the reason why.
+func (r *report) complete(w *waiting, s *State, why string) error {
 	e := w.event
 	e.Follows, e.Time, e.Status, e.Detail = e.Sequence, r.at, filewatch.Found, ""
 	if s == nil {
-		e.Verdict = filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: "it could not be looked at again"}
+		e.Verdict = filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: why}
 		return r.source.number(&e, r.emit)
 	}
 	e.Object, e.Verdict = &s.Object, filewatch.Verdict{}
+	if _, there := slices.BinarySearch(s.Names, e.PathNow()); !there && len(s.Names) > 0 {
+		e.Path, e.NewPath = s.name(), "" // with its directory, or by an event of its own
+	}
 	r.hashes(&e, s)
 	if r.source.Judge != nil {
 		r.source.Judge(&e, s)
+	}
+	if e.Verdict.Outcome == filewatch.NotJudged && s.Unread != "" {
+		e.Verdict = filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: s.Unread}
 	}
 	return r.source.number(&e, r.emit)
 }

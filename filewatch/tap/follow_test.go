@@ -1,0 +1,98 @@
+package tap
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/plumbline-sec/plumbline/filewatch"
+)
+
+// series reports what becomes of one object from state to state, as looks would.
+type series struct {
+	*Source
+	t      *testing.T
+	last   *State
+	events []string
+}
+
+func (s *series) become(now *State) {
+	s.t.Helper()
+	r := &report{look: &look{rules: s.Rules}, source: s.Source, moved: map[string]moved{}, taken: map[string]taken{}, broken: map[string]bool{},
+		emit: func(e *filewatch.Event) error {
+			text := words([]Operation{{Op: e.Op, Path: e.Path, NewPath: e.NewPath}})[0] + " " + string(e.Status)
+			if e.Follows != 0 {
+				text = fmt.Sprintf("%d: %s", e.Follows, text)
+			}
+			if e.Verdict.Outcome != filewatch.NotJudged {
+				text += ": " + string(e.Verdict.Outcome) + ", " + e.Verdict.Reason
+			}
+			s.events = append(s.events, text)
+			return nil
+		}}
+	if s.last != nil && now != nil && s.last.name() == "/dir/a" && now.name() == "/moved/a" {
+		r.moved["/dir"] = moved{to: "/moved", level: filewatch.Verify}
+	}
+	if err := r.tell(s.last, now); err != nil {
+		s.t.Fatal(err)
+	}
+	s.last = now
+}
+
+// late has the time for waiting be over.
+func (s *series) late() {
+	for _, w := range s.waiting {
+		w.until = time.Now().Add(-time.Second)
+	}
+}
+
+// An event whose content is waited for is followed by one that has it, whatever becomes
+// of the object meanwhile, unless an event tells of the content or the end.
+func TestWhatIsPromisedFollows(t *testing.T) {
+	empty := func(change ...func(*State)) *State {
+		return file(slices.Concat([]func(*State){named("/dir/a"), func(s *State) { s.Size, s.Unsettled = 0, true }}, change)...)
+	}
+	chmod := func(s *State) { s.Mode = 0o4755 }
+	for name, c := range map[string]struct {
+		states []*State // nil: it is not there; the first is not there
+		want   []string
+	}{
+		"nothing more":       {[]*State{empty(), empty()}, []string{"create /dir/a ongoing", "1: create /dir/a found"}},
+		"another attribute":  {[]*State{empty(), empty(chmod), empty(chmod)}, []string{"create /dir/a ongoing", "chmod /dir/a found", "1: create /dir/a found"}},
+		"attribute when due": {[]*State{empty(), empty(chmod)}, []string{"create /dir/a ongoing", "chmod /dir/a found", "1: create /dir/a found"}},
+		"renamed": {[]*State{empty(), empty(named("/dir/b")), empty(named("/dir/b"))},
+			[]string{"create /dir/a ongoing", "rename /dir/a -> /dir/b found", "1: create /dir/b found"}},
+		"moved along": {[]*State{empty(), empty(named("/moved/a")), empty(named("/moved/a"))}, []string{"create /dir/a ongoing", "1: create /moved/a found"}},
+		"written":     {[]*State{empty(), file(named("/dir/a"), written)}, []string{"create /dir/a ongoing", "write /dir/a found"}},
+		"written, not at rest": {[]*State{empty(), empty(written), empty(written)},
+			[]string{"create /dir/a ongoing", "write /dir/a ongoing", "2: write /dir/a found"}},
+		"gone": {[]*State{empty(), nil}, []string{"create /dir/a ongoing", "unlink /dir/a found"}},
+		"gone where nothing is told": {[]*State{empty(), empty(named("/ignored/a")), nil},
+			[]string{"create /dir/a ongoing", "rename /dir/a -> /ignored/a found",
+				"1: create /dir/a found: not-measured, it changed since, where the rules do not tell what became of it"}},
+		"written where nothing is told": {[]*State{empty(), empty(named("/ignored/a")), empty(named("/ignored/a"), written)},
+			[]string{"create /dir/a ongoing", "rename /dir/a -> /ignored/a found",
+				"1: create /dir/a found: not-measured, it changed since, where the rules do not tell what became of it"}},
+		"unreadable then": {[]*State{empty(), empty(func(s *State) { s.Unread = "bad block" }), empty(func(s *State) { s.Unread = "bad block" })},
+			[]string{"create /dir/a ongoing", "unknown /dir/a found", "1: create /dir/a found: not-measured, bad block"}},
+	} {
+		s := &series{t: t, Source: &Source{Next: 1, settling: time.Hour, waiting: map[string]*waiting{},
+			Rules: parsed(t, "[[rule]]\npath=\"/ignored/**\"\nlevel=\"ignore\"\n[[rule]]\npath=\"**\"\nlevel=\"verify\"\n")}}
+		for i, state := range c.states {
+			if i == len(c.states)-1 {
+				s.late()
+			}
+			s.become(state)
+		}
+		if d := cmp.Diff(c.want, s.events); d != "" {
+			t.Errorf("%s (want, got):\n%s", name, d)
+		}
+		if left := strings.HasSuffix(c.want[len(c.want)-1], "ongoing"); left != (len(s.waiting) > 0) || s.waitingPaths != 0 {
+			t.Errorf("%s: %d are waited for, %d bytes of paths", name, len(s.waiting), s.waitingPaths)
+		}
+	}
+}
