@@ -15,6 +15,14 @@ func Untrack(ctx context.Context, socket string, last Track) error {
 
 // Untrack is the function of that name.
 func (r Running) Untrack(ctx context.Context, last Track) error {
+	return r.between(ctx, func(f *fleece, nodes []blockNode) error {
+		t := &tracking{last: last, lost: "no longer wanted"}
+		return t.discard(ctx, f, t.bitmaps(nodes))
+	})
+}
+
+// between runs fn while no scan of the disks runs.
+func (r Running) between(ctx context.Context, fn func(f *fleece, nodes []blockNode) error) error {
 	unlock, err := lockMachine(ctx, r.Socket)
 	if err != nil {
 		return err
@@ -28,11 +36,10 @@ func (r Running) Untrack(ctx context.Context, last Track) error {
 	defer monitor.Close()
 	f := &fleece{monitor: monitor}
 	nodes, err := f.nodes(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		err = fn(f, nodes)
 	}
-	t := &tracking{last: last, lost: "no longer wanted"}
-	if err := t.discard(ctx, f, t.bitmaps(nodes)); err != nil {
+	if err != nil {
 		return fmt.Errorf("machine behind %s: %w", r.Socket, err)
 	}
 	return nil

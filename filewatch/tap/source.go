@@ -120,6 +120,9 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 	if err := s.once(ctx, emit); err != nil {
 		return cmp.Or(ctx.Err(), err)
 	}
+	if err := s.machine().Sweep(ctx, s.keeper); err != nil && ctx.Err() == nil {
+		s.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: "what a watch left that was killed could not be taken away: " + err.Error()})
+	}
 	s.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: "the disk path does not show who did it, what is only read, what is done and undone between two looks, " +
 		"what the guest keeps in its memory, and until when it writes back (half a minute on Linux) what it will"})
 	if s.Bound != nil {

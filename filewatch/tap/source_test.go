@@ -432,6 +432,50 @@ func TestSourcesBesideAndAfterEachOther(t *testing.T) {
 	nothingLeft(t, d.m, c)
 }
 
+// What a watch left that was killed is taken away by one that gets another place, and
+// what one has that runs is not.
+func TestSourceTakesAwayWhatOthersLeft(t *testing.T) {
+	d := newGuestDisk(t, "raw")
+	root := t.TempDir()
+	shared := func(s *Source) { s.Root = root }
+	first, runs, killed := watch(t, d.m.QMP, shared), watch(t, d.m.QMP, shared), watch(t, d.m.QMP, shared)
+	first.stop()
+	id, dir := killed.keeper.Track.ID, killed.keeper.Dir
+	stale := map[string]any{}
+	for name, node := range bitmaps(t, d.m) {
+		if strings.Contains(name, id) {
+			stale["name"], stale["node"] = name[:len(name)-4]+"dead", node
+		}
+	}
+	killed.stop()
+	// As one that was killed leaves it.
+	d.m.Execute(t, "block-dirty-bitmap-add", stale, nil)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "states"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	next := watch(t, d.m.QMP, shared)
+	for name := range bitmaps(t, d.m) {
+		if strings.Contains(name, id) {
+			t.Errorf("bitmap %s is left", name)
+		}
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its directory: %v", err)
+	}
+	if got := runs.step(func() { d.run("rm /d3/f3") }); !slices.Equal(got, []string{"unlink /d3/f3"}) {
+		t.Errorf("events of one that ran all the time %q", got)
+	}
+	runs.stop()
+	if len(runs.alerts) != 1 || len(next.alerts) != 1 {
+		t.Errorf("alerts %+v, %+v", runs.alerts, next.alerts)
+	}
+	next.stop()
+	nothingLeft(t, d.m, next)
+}
+
 // One look reads only so much: what is left over is read by the next, and what is more
 // than any reads is told without its content.
 func TestSourceReadsOnlySoMuchAtATime(t *testing.T) {
