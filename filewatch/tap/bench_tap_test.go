@@ -134,11 +134,11 @@ func benchStep(t *testing.T, w *watched, m *disktest.Machine, pieces []disktest.
 	return took
 }
 
-// looks is how many have begun.
+// looks is how many have come to their end.
 func (w *watched) looks() int {
-	w.turns.Mutex.Lock()
-	defer w.turns.Mutex.Unlock()
-	return w.turns.began
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ended
 }
 
 func processorTime(t *testing.T) time.Duration {

@@ -59,6 +59,8 @@ type Source struct {
 	// most is how much of the contents that changed is read in one look; 0 means
 	// maxContent.
 	most int64
+	// looked, when not nil, is called when a look has come to its end, which tests wait for.
+	looked func()
 
 	keeper *disk.Keeper
 	track  disk.Track
@@ -141,6 +143,9 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 		})
 		err := s.once(ctx, emit)
 		late.Stop()
+		if err == nil && s.looked != nil {
+			s.looked()
+		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()

@@ -76,6 +76,7 @@ type watched struct {
 	stop  func() error
 
 	mu     sync.Mutex
+	ended  int // looks
 	events []*filewatch.Event
 	alerts []filewatch.Alert
 }
@@ -87,6 +88,7 @@ func watch(t *testing.T, socket string, change ...func(*Source)) *watched {
 	w := &watched{t: t, turns: &turns{}}
 	w.Source = &Source{Target: "vm", QMP: socket, Root: t.TempDir(), Every: 10 * time.Millisecond, Monitor: w.turns, Bound: func() { bound <- struct{}{} },
 		Alert: func(a filewatch.Alert) { w.add(func() { w.alerts = append(w.alerts, a) }) }}
+	w.looked = func() { w.add(func() { w.ended++ }) }
 	for _, f := range change {
 		f(w.Source)
 	}
@@ -146,16 +148,8 @@ func (w *watched) words(from int) []string {
 	return out
 }
 
-// turns has tests change a disk while no look begins or ends, and counts these.
-type turns struct {
-	sync.Mutex
-	began int
-}
-
-func (t *turns) Lock() {
-	t.Mutex.Lock()
-	t.began++
-}
+// turns has tests change a disk while no look begins or ends.
+type turns struct{ sync.Mutex }
 
 // together makes changes in one turn of several: no look falls between them.
 func together(change func(), watches ...*watched) {
@@ -172,17 +166,13 @@ func (w *watched) step(change func()) []string {
 	w.mu.Lock()
 	from := len(w.events)
 	w.mu.Unlock()
-	began := 0
+	before := 0
 	together(func() {
 		change()
-		began = w.turns.began
+		w.add(func() { before = w.ended })
 	}, w)
-	w.wait("the end of a look", func() bool {
-		w.turns.Mutex.Lock()
-		defer w.turns.Mutex.Unlock()
-		// The end of one look, all of the next, and the beginning of one more.
-		return w.turns.began >= began+4
-	})
+	// One look may have begun before the change; the next one has not.
+	w.wait("the end of a look", func() bool { return w.ended >= before+2 })
 	return w.words(from)
 }
 
