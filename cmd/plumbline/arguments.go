@@ -19,3 +19,21 @@ func arguments(names ...string) cobra.PositionalArgs {
 		return nil
 	}
 }
+
+// oneOrMore takes any number of what name says, and not none.
+func oneOrMore(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return fmt.Errorf("%s is missing", name)
+		}
+		return nil
+	}
+}
+
+// atMostOne takes an argument that may be left out.
+func atMostOne(_ *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return fmt.Errorf("unexpected argument %q", args[1])
+	}
+	return nil
+}

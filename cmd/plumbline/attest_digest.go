@@ -32,7 +32,7 @@ and that of the kernel inside, which the firmware measures on its own when the
 image hands over to it. The text is the [[boot]] part of a policy, so that a
 policy can be made where images are built, from the file and not from a machine.`,
 		Example: `  plumbline attest digest /boot/efi/EFI/Linux/linux-6.1.efi >> policy.toml`,
-		Args:    cobra.MinimumNArgs(1),
+		Args:    oneOrMore("FILE"),
 	}
 	format := outputFlag(cmd, "text", "json", "ndjson")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -30,7 +30,7 @@ var aideFormats = map[string]aide.Release{"aide": aide.Release018, "aide-0.18": 
 
 func (a *aideFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&a.format, "format", "plumbline", fmt.Sprintf("layout of the text: plumbline, aide (or aide-0.18) for the report of AIDE %s, aide-0.19 for that of %s", aide.Release018, aide.Release019))
+	f.StringVar(&a.format, "format", "plumbline", fmt.Sprintf("`LAYOUT` of the text: plumbline, aide (or aide-0.18) for the report of AIDE %s, aide-0.19 for that of %s", aide.Release018, aide.Release019))
 	f.StringSliceVar(&a.options, "report-option", nil, "with --format aide, `OPTION=VALUE` as in aide.conf, like report_level=summary")
 	f.BoolVar(&a.legend, "legend", true, "with --format aide, say on standard error what the letters mean")
 }

@@ -23,7 +23,7 @@ func baselineShowCommand() *cobra.Command {
 		Short: "Print what is in a baseline",
 		Example: `  plumbline baseline show vm.baseline
   plumbline baseline show vm.baseline -o ndjson | jq -r 'select(.mode | startswith("4")) | .path'`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withBaseline(file, args, &key, func(b *opened) error {
 				return printBaseline(cmd.OutOrStdout(), b.Baseline, *output)
@@ -45,7 +45,7 @@ func baselineVerifyCommand() *cobra.Command {
 every record, the order of the records, and that no newer version has been used
 here. With a source it also says whether the baseline is of that machine.`,
 		Example: `  plumbline baseline verify vm.baseline --public-key signer.pub`,
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withBaseline(flags.file, args, &flags.key, func(b *opened) error {
 				if flags.source.given() {

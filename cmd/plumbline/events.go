@@ -22,6 +22,9 @@ func eventsCommand() *cobra.Command {
   plumbline events -o ndjson | jq -r 'select(.verdict == "changed") | .path'`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if query.Limit < 1 || query.Limit > 1000 {
+				return fail(exitArgument, fmt.Errorf("--limit %d: want 1 to 1000", query.Limit))
+			}
 			client, err := flags.client()
 			if err != nil {
 				return err

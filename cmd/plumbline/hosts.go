@@ -24,7 +24,7 @@ decision.`,
 		Example: `  plumbline hosts
   plumbline hosts vm1
   plumbline hosts -o ndjson | jq -r 'select(.state != "trusted") | .name'`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := flags.client()
 			if err != nil {
@@ -78,6 +78,8 @@ func filesWord(f remote.Files) string {
 		return fmt.Sprintf("%d differ", f.Violations)
 	case f.Baseline == "":
 		return "-"
+	case f.Unmeasured > 0: // is no pass
+		return fmt.Sprintf("%d not measured", f.Unmeasured)
 	}
 	return "as baseline"
 }
@@ -114,6 +116,12 @@ func printMachine(cmd *cobra.Command, m *remote.MachineDetail, format string) er
 	for i := range m.Scans[:min(len(m.Scans), 5)] {
 		s := &m.Scans[i]
 		fmt.Fprintf(out, "  %s  %s  %s  %s\n", when(s.FiredAt), s.ID, scanWord(s), printable(s.Error))
+	}
+	if len(m.Events) > 0 {
+		fmt.Fprintln(out, "\nFile events (plumbline events):")
+		if err := writeEvents(out, m.Events[:min(len(m.Events), 5)]); err != nil {
+			return err
+		}
 	}
 	if len(m.Review) > 0 {
 		fmt.Fprintln(out, "\nWaits for a decision (plumbline review):")

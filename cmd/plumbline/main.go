@@ -52,5 +52,30 @@ func rootCommand() *cobra.Command {
 		verifierCommand(),
 		watchCommand(),
 	)
+	completeCompletion(root)
 	return root
+}
+
+// completions are how each shell takes its script, as examples of --help.
+var completions = map[string]string{
+	"completion": "plumbline completion bash > /etc/bash_completion.d/plumbline",
+	"bash":       "plumbline completion bash > /etc/bash_completion.d/plumbline",
+	"fish":       "plumbline completion fish > ~/.config/fish/completions/plumbline.fish",
+	"powershell": "plumbline completion powershell | Out-String | Invoke-Expression",
+	"zsh":        "plumbline completion zsh > /usr/local/share/zsh/site-functions/_plumbline",
+}
+
+// completeCompletion gives cobra's own command what all others have: examples, and
+// an error for a shell that it does not know, where it would print its help.
+func completeCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	cmd, _, err := root.Find([]string{"completion"})
+	if err != nil {
+		return
+	}
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	for _, c := range append(cmd.Commands(), cmd) {
+		c.Example = "  " + completions[c.Name()]
+	}
 }

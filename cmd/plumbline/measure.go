@@ -30,7 +30,7 @@ type measureFlags struct {
 	writeReference string
 	observations   string
 	compare        string
-	output         string
+	output         *string
 	checks         []string
 }
 
@@ -80,7 +80,7 @@ Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			report, err := runMeasure(cmd.Context(), &flags)
 			if report != nil {
-				if err := printMeasure(cmd.OutOrStdout(), report, flags.output); err != nil {
+				if err := printMeasure(cmd.OutOrStdout(), report, *flags.output); err != nil {
 					return fail(exitIO, err)
 				}
 			}
@@ -101,22 +101,16 @@ Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
 	f.StringVar(&flags.observations, "write-observations", "", "write what was observed to `FILE`")
 	f.StringVar(&flags.compare, "compare", "", "compare with `FILE`, which --host --write-observations wrote on the machine itself")
 	f.StringSliceVar(&flags.checks, "check", nil, "run only these `CHECKS` (default all)")
-	f.StringVarP(&flags.output, "output", "o", "text", "`FORMAT`: text, json or ndjson")
 	cmd.MarkFlagsOneRequired("vm", "dump", "host")
 	cmd.MarkFlagsMutuallyExclusive("vm", "dump", "host")
 	cmd.RegisterFlagCompletionFunc("check", cobra.FixedCompletions(check.Names(), cobra.ShellCompDirectiveNoFileComp))
-	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json", "ndjson"}, cobra.ShellCompDirectiveNoFileComp))
+	flags.output = outputFlag(cmd, "text", "json", "ndjson")
 	return cmd
 }
 
 // runMeasure scans and judges. A report comes with an error when it is whole and
 // only what was to be made of it failed.
 func runMeasure(ctx context.Context, flags *measureFlags) (*measure.Report, error) {
-	switch flags.output {
-	case "text", "json", "ndjson":
-	default:
-		return nil, fail(exitArgument, fmt.Errorf("unknown output format %q", flags.output))
-	}
 	for _, name := range flags.checks {
 		if !slices.Contains(check.Names(), name) {
 			return nil, failHint(exitArgument, fmt.Errorf("unknown check %q", name), "checks are "+strings.Join(check.Names(), ", "))

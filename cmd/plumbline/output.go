@@ -15,6 +15,7 @@ import (
 func outputFlag(cmd *cobra.Command, formats ...string) *string {
 	value := &formatValue{format: formats[0], formats: formats}
 	cmd.Flags().VarP(value, "output", "o", "`FORMAT` of the result: "+strings.Join(formats, ", "))
+	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	return &value.format
 }
 

@@ -73,7 +73,7 @@ It ends at an interrupt and takes away what it put into QEMU.`,
 	cmd.Flags().StringVar(&f.rules, "rules", "", "`FILE` of rules (TOML); default: those of the baseline, or everything")
 	fileFlag(cmd, &f.baseline)
 	f.key.verify(cmd)
-	cmd.Flags().StringVar(&f.source, "source", sourceAuto, "see operations by the plugin (trap), on the disks (disk), or by whichever there is (auto)")
+	cmd.Flags().StringVar(&f.source, "source", sourceAuto, "`WHERE` to see operations: by the plugin (trap), on the disks (disk), or whichever there is (auto)")
 	cmd.Flags().DurationVar(&f.every, "every", time.Second, "with --source disk, the `TIME` between looks; more after one that took long")
 	cmd.Flags().StringArrayVar(&f.disks, "disk", nil, "with the plugin, the machine's disk `IMAGE`s, for content; default: those that QEMU has open")
 	cmd.Flags().BoolVar(&f.enforce, "enforce", false, "refuse, in the guest, operations on paths of level protect")

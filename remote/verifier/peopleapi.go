@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/store"
 )
@@ -49,10 +50,7 @@ func (v *Verifier) Machines(ctx context.Context) ([]remote.Machine, error) {
 
 // Machine returns one machine with its recent history.
 func (v *Verifier) Machine(ctx context.Context, name string) (*remote.MachineDetail, error) {
-	d, err := load[machine](ctx, v.store, inMachines, name)
-	if isNotFound(err) {
-		return nil, apiError(http.StatusNotFound, remote.CodeNotFound, "machine "+name+" is not known", "see plumbline hosts")
-	}
+	d, err := v.known(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -99,8 +97,12 @@ func (v *Verifier) Timeline(ctx context.Context, machine string, limit int) ([]r
 	return values(docs), err
 }
 
-// Events lists file events, newest first.
+// Events lists file events, newest first. A machine or a level that there is not is an
+// error: an empty list would say that nothing happened.
 func (v *Verifier) Events(ctx context.Context, q remote.EventQuery) ([]remote.FileEvent, error) {
+	if err := v.checkEventQuery(ctx, q); err != nil {
+		return nil, err
+	}
 	limit := q.Limit
 	if limit <= 0 {
 		limit = 100
@@ -123,6 +125,19 @@ func (v *Verifier) Events(ctx context.Context, q remote.EventQuery) ([]remote.Fi
 		}
 	}
 	return out, nil
+}
+
+func (v *Verifier) checkEventQuery(ctx context.Context, q remote.EventQuery) error {
+	if q.Level != "" {
+		if err := new(filewatch.Level).UnmarshalText([]byte(q.Level)); err != nil {
+			return badRequest(err)
+		}
+	}
+	if q.Machine == "" {
+		return nil
+	}
+	_, err := v.known(ctx, q.Machine)
+	return err
 }
 
 // Reviews lists what waits for a person, newest first.

@@ -123,7 +123,7 @@ func (v *Verifier) decide(ctx context.Context, id, author string, decision remot
 	err := again(func() error {
 		d, err := load[reviewEntry](ctx, v.store, inReviews, id)
 		if isNotFound(err) {
-			return notFound("review item")
+			return apiError(http.StatusNotFound, remote.CodeNotFound, "review item "+id+" is not known", "see plumbline review")
 		}
 		if err != nil {
 			return err
