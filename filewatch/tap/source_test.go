@@ -455,7 +455,7 @@ func TestSourceTakesAwayWhatOthersLeft(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its directory: %v", err)
 	}
-	if got := runs.step(func() { d.run("rm /d3/f3") }); !slices.Equal(got, []string{"unlink /d3/f3"}) {
+	if got := runs.step(func() { together(func() { d.run("rm /d3/f3") }, next) }); !slices.Equal(got, []string{"unlink /d3/f3"}) {
 		t.Errorf("events of one that ran all the time %q", got)
 	}
 	runs.stop()
