@@ -49,7 +49,7 @@ func (l *Last) stillGrowing(diff *differing, rules *filewatch.Rules) (out []Log,
 		g := Log{ID: r.ID(), Size: r.Size, Want: r.BLAKE3, Path: []byte(r.Path())}
 		switch p := known.of(r); {
 		case was[string(encoded)] && p != nil:
-			g.Kept, g.In = p.kept, p.in
+			g.Kept, g.In, g.Unsought = p.kept, p.in, p.unsought
 		case was[string(encoded)], !o.grows(r):
 			continue
 		case here[string(encoded)]: // it is the baseline's own content

@@ -115,6 +115,7 @@ func (c *capture) run(ctx context.Context, src Source, scan func(VisitFunc) ([]f
 		c.snap.Close()
 		return nil, err
 	}
+	c.o.moved.settle()
 	c.snap.Machine = src.Machine()
 	c.snap.Gaps = gaps
 	return c.snap, nil

@@ -228,7 +228,12 @@ func compareRecords(a, b *Record) int {
 }
 
 func (c *comparer) pair(old, new *Record) {
-	c.add(Judge(c.rules, new.Path(), old, &Observed{Record: *new, Prefix: c.prefix(old, new)}))
+	prefix := c.prefix(old, new)
+	change := Judge(c.rules, new.Path(), old, &Observed{Record: *new, Prefix: prefix})
+	if prefix == PrefixGone && c.unsought(old) {
+		change = c.maybeRotated(change)
+	}
+	c.add(change)
 }
 
 // prefix says whether new still begins with old, from what was seen during the
@@ -278,6 +283,7 @@ func (c *comparer) pairLeft() {
 			byPath[placeOf(old)] = old
 		}
 	}
+	var come []*Record
 	for _, new := range rest {
 		if taken[new] {
 			continue
@@ -287,10 +293,18 @@ func (c *comparer) pairLeft() {
 			c.pair(old, new)
 			continue
 		}
+		come = append(come, new)
+	}
+	for _, old := range c.left.old {
+		if !done[old] && c.unsought(old) {
+			c.rotations.lose(old)
+		}
+	}
+	for _, new := range come {
 		if c.succeeds(new) {
 			continue
 		}
-		c.add(Judge(c.rules, new.Path(), nil, &Observed{Record: *new}))
+		c.add(c.maySucceed(Judge(c.rules, new.Path(), nil, &Observed{Record: *new})))
 	}
 	for _, old := range c.left.old {
 		if !done[old] {
@@ -346,6 +360,9 @@ func (c *comparer) removed(old *Record) {
 	}
 	if change != nil && old.Volume != "" && len(c.volumes) > 0 && !slices.Contains(c.volumes, old.Volume) {
 		change.Explanation += fmt.Sprintf(" (volume %s is on none of the disks that were read)", old.Volume)
+	}
+	if change != nil && c.unsought(old) {
+		change.Kind, change.Explanation = Unmeasured, change.Explanation+"; "+notSought
 	}
 	c.add(change)
 }

@@ -24,6 +24,9 @@ type Log struct {
 	Mtime time.Time `json:"mtime,omitzero"`
 	// Asked says that another one's baseline has it, not that of the state it is in.
 	Asked bool `json:"asked,omitempty"`
+	// Unsought says that a search that ended at its bound did not look into all that may
+	// have the content.
+	Unsought bool `json:"unsought,omitempty"`
 }
 
 // Logs gives what the baseline has of files that the rules call growing, in the order of
@@ -77,7 +80,7 @@ func prefixesOf(logs []Log) prefixes {
 	out := prefixes{}
 	for _, l := range logs {
 		p := out.add(l.ID, l.Size, l.Want)
-		p.kept, p.in = l.Kept, l.In
+		p.kept, p.in, p.unsought = l.Kept, l.In, l.Unsought
 	}
 	return out
 }
@@ -87,7 +90,7 @@ func (m prefixes) asked() (logs []Log) {
 	for id, p := range m {
 		for ; p != nil; p = p.also {
 			if p.asked {
-				logs = append(logs, Log{id, p.size, p.want, p.kept, p.path, p.in, p.mtime, true})
+				logs = append(logs, Log{id, p.size, p.want, p.kept, p.path, p.in, p.mtime, true, p.unsought})
 			}
 		}
 	}

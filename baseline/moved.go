@@ -3,12 +3,14 @@ package baseline
 import (
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"iter"
 	"slices"
 	"sync"
 	"sync/atomic"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/blake3"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -30,7 +32,7 @@ type movedLogs struct {
 // searches is what those of one capture share.
 type searches struct {
 	room unpackRoom
-	mu   sync.Mutex // guards in of the prefixes
+	mu   sync.Mutex // guards in and unsought of the prefixes, and cut
 	// sums are digests that were made to look for old contents.
 	sums atomic.Int64
 }
@@ -58,7 +60,9 @@ type movedLog struct {
 	crowded   bool      // there are more than maxElsewhere, of which none is in wanted
 	order     sync.Once
 	ours      map[*prefix]bool
-	bySize    map[string][]wantedLog // wanted by what they are packed with
+	bySize    map[string][]sized         // wanted by what they are packed with, the shortest first
+	had       map[filewatch.ID][]*prefix // wanted by what held them when it was last read
+	cut       map[string]int64           // by the same the least size that some content was not searched for
 }
 
 // maxElsewhere is how many logs of one name are looked for in other directories than
@@ -155,15 +159,63 @@ func (m movedLogs) each() iter.Seq[*movedLog] {
 // prepare is for once none is added any more.
 func (l *movedLog) prepare() {
 	l.order.Do(func() {
-		l.ours, l.bySize = make(map[*prefix]bool, len(l.wanted)), map[string][]wantedLog{}
-		for _, w := range l.wanted {
+		l.ours, l.bySize, l.had = make(map[*prefix]bool, len(l.wanted)), map[string][]sized{}, map[filewatch.ID][]*prefix{}
+		ordered := slices.Clone(l.wanted)
+		slices.SortStableFunc(ordered, func(a, b wantedLog) int { return cmp.Compare(a.size, b.size) })
+		for _, w := range ordered {
 			l.ours[w.prefix] = true
-			l.bySize[w.packed] = append(l.bySize[w.packed], w)
-		}
-		for _, list := range l.bySize {
-			slices.SortStableFunc(list, func(a, b wantedLog) int { return cmp.Compare(a.size, b.size) })
+			for _, id := range w.wasIn {
+				l.had[id] = append(l.had[id], w.prefix)
+			}
+			list := l.bySize[w.packed]
+			if n := len(list); n == 0 || list[n-1].size != w.size {
+				list = append(list, sized{w.size, map[Digest][]*prefix{}})
+				l.bySize[w.packed] = list
+			}
+			last := list[len(list)-1].of
+			last[w.want] = append(last[w.want], w.prefix)
 		}
 	})
+}
+
+// both are the log and those of its name elsewhere.
+func (l *movedLog) both() []*movedLog {
+	if l.elsewhere == nil {
+		return []*movedLog{l}
+	}
+	return []*movedLog{l, l.elsewhere}
+}
+
+// notSearched notes that a content was not searched for old ones of a size or more, which
+// are packed so.
+func (l *movedLog) notSearched(packed string, size int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if least, ok := l.cut[packed]; !ok || size < least {
+		if l.cut == nil {
+			l.cut = map[string]int64{}
+		}
+		l.cut[packed] = size
+	}
+}
+
+// notUnpacked notes that a packed content was not looked into.
+func (l *movedLog) notUnpacked() {
+	for _, from := range l.both() {
+		from.notSearched("", 0)
+	}
+}
+
+// settle marks the old contents that were not looked for everywhere. It is for once the
+// last content has been read.
+func (m movedLogs) settle() {
+	for log := range m.each() {
+		for _, w := range log.wanted {
+			if least, ok := log.cut[w.packed]; ok && w.size >= least {
+				w.unsought = true
+			}
+		}
+	}
 }
 
 // any says whether fn holds for one of the old contents that may be in a rotation of the
@@ -197,6 +249,8 @@ func (l *movedLog) holds(id filewatch.ID, found []*prefix) {
 			p.in = append(p.in, id)
 		case ours && len(p.in)-p.elsewhere < maxHolders:
 			p.in = append(p.in, id)
+		default: // and whoever follows the log will not look at this one
+			p.unsought = true
 		}
 	}
 }
@@ -205,19 +259,24 @@ func (l *movedLog) holds(id filewatch.ID, found []*prefix) {
 // and notes that it does again.
 func (l *movedLog) held(id filewatch.ID) bool {
 	var found []*prefix
-	l.any(func(w wantedLog) bool {
-		if slices.Contains(w.wasIn, id) {
-			found = append(found, w.prefix)
-		}
-		return false
-	})
+	for _, from := range l.both() {
+		from.prepare()
+		found = append(found, from.had[id]...)
+	}
 	l.holds(id, found)
 	return len(found) > 0
 }
 
 // reserve takes the room that one more file needs.
 func (l *movedLog) reserve() bool {
-	return l.any(func(w wantedLog) bool { return w.packed == "" }) && l.room.take(l.longest())
+	if !l.any(func(w wantedLog) bool { return w.packed == "" }) {
+		return false
+	}
+	if !l.room.take(l.longest()) {
+		l.notUnpacked()
+		return false
+	}
+	return true
 }
 
 // unpacking looks for old contents in a file that is being read, unpacked: it gets
@@ -241,7 +300,11 @@ func (l *movedLog) unpacks(ctx context.Context, packed string) *unpacking {
 		defer close(u.done)
 		defer r.CloseWithError(errPacked) // nothing more is wanted
 		// A fault of a decompressor must not end the scan of everything else.
-		defer func() { recover() }()
+		defer func() {
+			if recover() != nil {
+				l.notUnpacked()
+			}
+		}()
 		found, read := l.inside(ctx, packed, r)
 		u.found = found
 		l.room.giveBack(l.longest() - read)
@@ -260,11 +323,13 @@ func (u *unpacking) end() []*prefix {
 }
 
 // inside unpacks what r has and gives the old contents it begins with, and how much
-// was unpacked. That it cannot be is no error: nothing is found in it then.
+// was unpacked. That it cannot be is no error: nothing is found in it then. Where it would
+// take more memory than is given to it that is noted.
 func (l *movedLog) inside(ctx context.Context, packed string, r io.Reader) (found []*prefix, read int64) {
 	most := l.longest()
 	z, err := unpack(packed, r, most)
 	if err != nil {
+		l.unpackFailed(err)
 		return nil, 0
 	}
 	defer z.Close()
@@ -276,8 +341,15 @@ func (l *movedLog) inside(ctx context.Context, packed string, r io.Reader) (foun
 		look.goesOn(sum, read, buf[:n])
 		sum.Write(buf[:n])
 		if read += int64(n); err != nil {
+			l.unpackFailed(err)
 			break
 		}
 	}
 	return look.found, read
+}
+
+func (l *movedLog) unpackFailed(err error) {
+	if errors.Is(err, errWindow) || errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		l.notUnpacked()
+	}
 }

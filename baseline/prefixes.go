@@ -21,7 +21,9 @@ type prefix struct {
 	// that begin with it; wasIn as was. Guarded by the log's mutex.
 	in, wasIn []filewatch.ID
 	elsewhere int // of in, those that are known to be in another directory
-	also      *prefix
+	// unsought: not all was looked into that may have it; guarded as in.
+	unsought bool
+	also     *prefix
 }
 
 // prefixes are the old contents of growing files by the objects that had them. A

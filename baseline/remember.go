@@ -130,7 +130,7 @@ func (d *differing) growing(known prefixes) []Log {
 			continue // the comparison will say so
 		}
 		if p := known.of(r); p != nil && !p.asked {
-			out = append(out, Log{ID: r.ID(), Size: p.size, Want: p.want, Kept: p.kept, Path: []byte(r.Path()), In: p.in})
+			out = append(out, Log{ID: r.ID(), Size: p.size, Want: p.want, Kept: p.kept, Path: []byte(r.Path()), In: p.in, Unsought: p.unsought})
 		}
 	}
 	return out

@@ -18,17 +18,23 @@ type rotation struct {
 type rotations struct {
 	// places are those that files left; what is there now is their successor.
 	places map[string]*Record
-	logs   map[logPlace][]rotation
+	// logs are those of logs themselves, by the place that they are at now; again all, by
+	// the objects that begin with what they had.
+	logs  map[logPlace][]rotation
+	again map[filewatch.ID][]rotation
 	// holders are the objects that begin with old contents; nil until their records
 	// come by.
 	holders map[filewatch.ID]*Record
 	// cut are pairs of one object that no longer begins with what it had, while
 	// others do.
 	cut [][2]*Record
+	// lost are files that were not looked for everywhere and not found, by what the names
+	// and protection of their rotations depend on.
+	lost map[lostKey]*Record
 }
 
 func newRotations() rotations {
-	return rotations{places: map[string]*Record{}, logs: map[logPlace][]rotation{}, holders: map[filewatch.ID]*Record{}}
+	return rotations{places: map[string]*Record{}, logs: map[logPlace][]rotation{}, again: map[filewatch.ID][]rotation{}, holders: map[filewatch.ID]*Record{}, lost: map[lostKey]*Record{}}
 }
 
 // know takes what the capture found of old contents.
@@ -51,10 +57,18 @@ func (r *rotations) meet(new *Record) {
 }
 
 // note has a file of the baseline be where its log's rotation brought it.
-func (r *rotations) note(found rotation) {
+func (c *comparer) note(found rotation) {
+	r := &c.rotations
 	r.places[placeOf(found.old)] = found.old
-	log := found.at.place(found.old.Volume)
-	r.logs[log] = append(r.logs[log], found)
+	if found.was.suffix == "" && found.was.packed == "" {
+		log := found.at.place(found.old.Volume)
+		r.logs[log] = append(r.logs[log], found)
+	}
+	if p := c.prefixes.of(found.old); p != nil {
+		for _, id := range p.in {
+			r.again[id] = append(r.again[id], found)
+		}
+	}
 }
 
 // leads says that rotation brings a file with old's name to new's: in the directory
@@ -96,7 +110,7 @@ func (c *comparer) rotated(old, new *Record) bool {
 	if !ok || found.at.packed != found.was.packed {
 		return false
 	}
-	c.rotations.note(found)
+	c.note(found)
 	if new.Unread != "" { // what it had was there before reading failed
 		c.add(&Change{Path: new.Path(), Kind: Unmeasured, Level: filewatch.Verify, Old: old, New: new,
 			Explanation: "was moved aside by rotation, and could not be read: " + new.Unread})
@@ -142,7 +156,7 @@ func (c *comparer) followContents(done, taken map[*Record]bool) {
 			continue
 		}
 		taken[in], done[old] = true, true
-		c.rotations.note(found)
+		c.note(found)
 		if new != nil { // all else about it is compared
 			c.add(Judge(c.rules, new.Path(), old, &Observed{Record: *new, Prefix: PrefixKept}))
 		}
@@ -179,10 +193,12 @@ func (c *comparer) succeeds(new *Record) bool {
 	if !ok {
 		return false
 	}
-	return slices.ContainsFunc(c.rotations.logs[at.place(new.Volume)], func(r rotation) bool {
-		p := c.prefixes.of(r.old)
-		between := r.was.suffix == "" && r.was.packed == "" && at.ext == r.at.ext && at.newer(r.at)
-		again := p != nil && slices.Contains(p.in, new.ID()) && at.follows(r.was)
-		return (between || again) && (at.dir == r.was.dir || c.grows(new)) && sameProtection(r.old, new)
-	})
+	like := func(r rotation) bool {
+		return (at.dir == r.was.dir || c.grows(new)) && sameProtection(r.old, new)
+	}
+	between := func(r rotation) bool { return at.ext == r.at.ext && at.newer(r.at) && like(r) }
+	again := func(r rotation) bool {
+		return at.place(new.Volume) == r.at.place(r.old.Volume) && at.follows(r.was) && like(r)
+	}
+	return slices.ContainsFunc(c.rotations.logs[at.place(new.Volume)], between) || slices.ContainsFunc(c.rotations.again[new.ID()], again)
 }

@@ -5,21 +5,26 @@ import "github.com/zeebo/blake3"
 // search looks which old contents of a log one content begins with. It costs one more
 // pass over the content up to the longest of them, and one digest for each size.
 type search struct {
-	log *movedLog
+	log    *movedLog
+	packed string
 	// left are those that end behind what went by, the shortest first: the log's own,
 	// and those of logs of its name elsewhere, which may be the same.
-	left  [2][]wantedLog
+	left  [2][]sized
 	found []*prefix
+}
+
+// sized are the old contents of one size, by their digests.
+type sized struct {
+	size int64
+	of   map[Digest][]*prefix
 }
 
 // search begins in a content of which the bytes are as packed says.
 func (l *movedLog) search(packed string) search {
-	s := search{log: l}
-	for i, from := range []*movedLog{l, l.elsewhere} {
-		if from != nil {
-			from.prepare()
-			s.left[i] = from.bySize[packed]
-		}
+	s := search{log: l, packed: packed}
+	for i, from := range l.both() {
+		from.prepare()
+		s.left[i] = from.bySize[packed]
 	}
 	return s
 }
@@ -45,7 +50,7 @@ func (s *search) goesOn(sum *blake3.Hasher, read int64, piece []byte) {
 	at := sum.Clone()
 	for ; ok; size, ok = s.next(end) {
 		if s.log.sums.Add(1) > maxSums {
-			s.left = [2][]wantedLog{}
+			s.stop()
 			return
 		}
 		at.Write(piece[:size-read])
@@ -61,10 +66,23 @@ func (s *search) goesOn(sum *blake3.Hasher, read int64, piece []byte) {
 // equal takes those of a list that have the size, and finds those with the digest.
 func (s *search) equal(list int, size int64, got *Digest) {
 	left := s.left[list]
-	for ; len(left) > 0 && left[0].size == size; left = left[1:] {
-		if left[0].want == *got && (list == 0 || !s.log.ours[left[0].prefix]) {
-			s.found = append(s.found, left[0].prefix)
+	if len(left) == 0 || left[0].size != size {
+		return
+	}
+	s.left[list] = left[1:]
+	for _, p := range left[0].of[*got] {
+		if list == 0 || !s.log.ours[p] {
+			s.found = append(s.found, p)
 		}
 	}
-	s.left[list] = left
+}
+
+// stop ends the search, and notes what was not looked for.
+func (s *search) stop() {
+	for i, from := range s.log.both() {
+		if len(s.left[i]) > 0 {
+			from.notSearched(s.packed, s.left[i][0].size)
+		}
+	}
+	s.left = [2][]sized{}
 }

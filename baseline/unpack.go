@@ -19,6 +19,9 @@ const maxUnpackWindow = 64 << 20
 // given to it.
 var errPacked = errors.New("not unpacked")
 
+// errWindow says that a file refers further back than memory is given for.
+var errWindow = errors.New("needs more memory than is given to it")
+
 // unpack reads a packed log, of which no more than most bytes are asked for. The
 // content is a guest's.
 func unpack(packed string, in io.Reader, most int64) (io.ReadCloser, error) {

@@ -20,6 +20,7 @@ type xzReader struct {
 	room  int64         // for dictionaries of blocks to come
 	check int64         // bytes after each block
 	block *lzma.Reader2 // nil between blocks
+	short bool          // the block's dictionary is smaller than it asks for
 	from  int64         // where the block's data begin
 }
 
@@ -52,8 +53,11 @@ func (x *xzReader) Read(p []byte) (int, error) {
 			}
 		}
 		n, err := x.block.Read(p)
-		if err == io.EOF {
+		switch {
+		case err == io.EOF:
 			err = x.endBlock()
+		case err != nil && x.short:
+			err = fmt.Errorf("%w: %w", errWindow, err)
 		}
 		if n > 0 || err != nil {
 			return n, err
@@ -97,10 +101,11 @@ func (x *xzReader) next() error {
 	if err != nil {
 		return err
 	}
+	x.short = dict > maxUnpackWindow && x.most+xzAhead > maxUnpackWindow
 	dict = max(min(dict, x.most+xzAhead, maxUnpackWindow), lzma.MinDictCap)
 	// Each block gets a new one, and threads of xz make blocks of three times theirs.
 	if x.room -= dict; x.room < 0 {
-		return fmt.Errorf("many small xz blocks: %w", errPacked)
+		return fmt.Errorf("many small xz blocks: %w", errWindow)
 	}
 	x.from = x.in.n
 	x.block, err = lzma.Reader2Config{DictCap: int(dict)}.NewReader2(x.in)
