@@ -38,6 +38,8 @@ type look struct {
 	// come and gone are volumes that the last look did not have, or that this one
 	// does not: what is on them is not compared.
 	come, gone []string
+	// drop are volumes that are gone and of which nothing is kept any more.
+	drop []void
 	// later are objects whose content is left to the next look, waiting how many are
 	// left by earlier ones.
 	later   []filewatch.ID
@@ -334,7 +336,7 @@ func parseEntry(entry []byte) (*State, error) {
 
 // keep makes the look the last one.
 func (l *look) keep() error {
-	if err := l.kept.update(l.voids, l.found.Each); err != nil {
+	if err := l.kept.update(slices.Concat(l.voids, l.drop), l.found.Each); err != nil {
 		return err
 	}
 	needed, err := l.memory.Fold()

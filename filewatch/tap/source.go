@@ -79,6 +79,7 @@ type Source struct {
 	told         map[string]bool // of what could not be read
 	muted        time.Time       // since when that is more than is told
 	trouble      string          // last one told of
+	volumes      volumes
 }
 
 var _ filewatch.Source = (*Source)(nil)
@@ -202,6 +203,9 @@ func (s *Source) once(ctx context.Context, emit func(*filewatch.Event) error) er
 		s.later[id] = true
 	}
 	s.tellGaps(l, first)
+	if err := s.bound(l, first); err != nil {
+		return s.damaged(err)
+	}
 	if !first {
 		r := &report{look: l, source: s, emit: emit, broken: map[string]bool{}, moved: map[string]moved{}, taken: map[string]taken{}}
 		if err := r.run(); err != nil {
