@@ -9,7 +9,8 @@ import (
 )
 
 // TestDocumentedCommandsParse holds README and docs to the command line: each
-// "plumbline ..." line in a code block must name a command and flags that exist.
+// "plumbline ..." in code, in a block or a sentence, must name a command and flags
+// that exist.
 func TestDocumentedCommandsParse(t *testing.T) {
 	pages, err := filepath.Glob("../../docs/*.md")
 	if err != nil {
@@ -28,10 +29,12 @@ func TestDocumentedCommandsParse(t *testing.T) {
 			}
 		}
 	}
-	if checked < 4 {
+	if checked < 50 {
 		t.Errorf("only %d commands found: the test looked at nothing", checked)
 	}
 }
+
+var inlineCommand = regexp.MustCompile("`plumbline ([^`]*)`")
 
 var commandStart = regexp.MustCompile(`(?:^|[|&;]\s*|\$\s+)plumbline\s+([^|&;<>#]*)`)
 
@@ -45,6 +48,9 @@ func documentedCommands(text string) (commands []string) {
 			continue
 		}
 		if !fenced && !strings.HasPrefix(line, "    ") {
+			for _, m := range inlineCommand.FindAllStringSubmatch(line, -1) {
+				commands = append(commands, m[1])
+			}
 			continue
 		}
 		for _, m := range commandStart.FindAllStringSubmatch(strings.TrimSpace(line), -1) {
