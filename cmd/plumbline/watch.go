@@ -24,7 +24,7 @@ import (
 
 type watchFlags struct {
 	qmp, rules, target, baseline string
-	source                       string
+	source, resets               string
 	every                        time.Duration
 	disks                        []string
 	enforce                      bool
@@ -75,6 +75,7 @@ It ends at an interrupt and takes away what it put into QEMU.`,
 	f.key.verify(cmd)
 	cmd.Flags().StringVar(&f.source, "source", sourceAuto, "`WHERE` to see operations: by the plugin (trap), on the disks (disk), or whichever there is (auto)")
 	cmd.Flags().DurationVar(&f.every, "every", time.Second, "with --source disk, the `TIME` between looks; more after one that took long")
+	cmd.Flags().StringVar(&f.resets, "resets", "", "with --source disk, another monitor `SOCKET` of the machine, kept as long as the watch lasts: resets of the guest are told then")
 	cmd.Flags().StringArrayVar(&f.disks, "disk", nil, "with the plugin, the machine's disk `IMAGE`s, for content; default: those that QEMU has open")
 	cmd.Flags().BoolVar(&f.enforce, "enforce", false, "refuse, in the guest, operations on paths of level protect")
 	cmd.Flags().StringVar(&f.target, "target", "", "`NAME` of the machine in the events; default: the name of the socket's directory")
@@ -127,7 +128,7 @@ func runWatch(ctx context.Context, stdout, stderr io.Writer, f *watchFlags) erro
 	var source filewatch.Source
 	if f.source == sourceDisk {
 		source = &vm.DiskWatcher{Target: f.target, QMP: f.qmp, Dir: filepath.Join(filepath.Dir(ledger().Dir), "watch"), Rules: rules, Index: index,
-			Every: f.every, Alert: alert, Bound: bound}
+			Resets: f.resets, Every: f.every, Alert: alert, Bound: bound}
 	} else {
 		source = &vm.Watcher{Target: f.target, QMP: f.qmp, Rules: rules, Images: f.disks, Enforce: f.enforce, Profiles: new(kernel.Cache), Index: index,
 			Alert: alert, Bound: bound}
@@ -144,6 +145,8 @@ func (f *watchFlags) valid() error {
 	switch {
 	case f.source != sourceAuto && f.source != sourceTrap && f.source != sourceDisk:
 		return fail(exitArgument, fmt.Errorf("--source %q: want trap, disk or auto", f.source))
+	case f.source == sourceTrap && f.resets != "":
+		return failHint(exitArgument, errors.New("--resets goes with --source disk: the plugin sees resets by itself"), "leave it out")
 	case f.every < 10*time.Millisecond || f.every > time.Hour:
 		return fail(exitArgument, fmt.Errorf("--every %v: want 10ms to 1h", f.every))
 	case f.source == sourceDisk && f.enforce:

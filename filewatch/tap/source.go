@@ -39,8 +39,8 @@ type Source struct {
 	// given to another object only the event of that is judged: a link at NewPath, if
 	// that is of record.
 	Judge func(e *filewatch.Event, now *State)
-	// Alert is told of losses and interruptions. Nil drops them: the gap in the
-	// sequence numbers remains.
+	// Alert is told of losses and interruptions, from any goroutine. Nil drops them: the
+	// gap in the sequence numbers remains.
 	Alert func(filewatch.Alert)
 	// Bound, when not nil, is called when the first look is done: what is written
 	// from then on is told.
@@ -48,6 +48,9 @@ type Source struct {
 	// Monitor, when not nil, is held while the monitor is, and never while another
 	// scan of the disks is waited for.
 	Monitor sync.Locker
+	// Resets, when not empty, is the socket of another monitor of the machine, which is
+	// kept for as long as the watch lasts: resets of the guest are told then.
+	Resets string
 	// Every is the pause between looks; 0 means a second. After a look that took
 	// long it is four times as long as that, up to a minute.
 	Every time.Duration
@@ -128,6 +131,13 @@ func (s *Source) Events(ctx context.Context, emit func(*filewatch.Event) error) 
 	}
 	s.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: "the disk path does not show who did it, what is only read, what is done and undone between two looks, " +
 		"what the guest keeps in its memory, and until when it writes back (half a minute on Linux) what it will"})
+	if s.Resets != "" {
+		following, stop := context.WithCancel(ctx)
+		var resets sync.WaitGroup
+		resets.Go(func() { s.resets(following) })
+		defer resets.Wait()
+		defer stop()
+	}
 	if s.Bound != nil {
 		s.Bound()
 	}

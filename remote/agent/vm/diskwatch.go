@@ -33,6 +33,9 @@ type DiskWatcher struct {
 	Told func(*filewatch.Event, Sight) error
 	// Bound, when not nil, is called when the first look is done.
 	Bound func()
+	// Resets, when not empty, is the socket of another monitor, which is kept while the
+	// watch lasts: resets of the guest are told then.
+	Resets string
 	// Every is the pause between looks; 0 means a second.
 	Every time.Duration
 	// Next is the sequence number of the next event; 0 means 1. It is kept current.
@@ -53,7 +56,7 @@ type Sight struct {
 // Events implements filewatch.Source.
 func (w *DiskWatcher) Events(ctx context.Context, emit func(*filewatch.Event) error) error {
 	source := &tap.Source{Target: w.Target, QMP: w.QMP, Root: w.Dir, Rules: w.Rules, Alert: w.Alert, Bound: w.Bound,
-		Monitor: w.Monitor, Every: w.Every, Next: w.Next}
+		Monitor: w.Monitor, Resets: w.Resets, Every: w.Every, Next: w.Next}
 	if w.Index != nil {
 		source.Names, source.Judge = names{w.Index}.Names, w.judge
 	}
