@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,6 +91,8 @@ func askError(err error) error {
 		return nil
 	case errors.As(err, &exit):
 		return err
+	case errors.Is(err, context.Canceled):
+		return fail(exitIO, errInterrupted)
 	case errors.As(err, &known):
 		code := exitIO
 		if known.Status >= 400 && known.Status < 500 && known.Status != 401 && known.Status != 429 {

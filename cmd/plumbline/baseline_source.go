@@ -36,10 +36,9 @@ func (s *sourceFlags) add(cmd *cobra.Command) {
 	f.StringVar(&s.vm, "vm", "", "the disks of the running machine behind QEMU's QMP `SOCKET`")
 	f.StringVar(&s.root, "root", "", "mounted tree at `DIR`")
 	f.StringVar(&s.name, "target", "", "`NAME` of the machine, kept in the baseline")
-	f.StringVar(&s.progress, "progress", "auto", "show progress on standard error `WHEN`: auto (on a terminal, after two seconds), always or never")
 	f.StringVar(&s.limit, "limit", "", "read contents at no more than `RATE` bytes a second, like 50M")
 	f.BoolVar(&s.idle, "idle", false, "read the disk only while nobody else wants it (I/O priority; with the schedulers bfq and mq-deadline)")
-	f.Lookup("progress").NoOptDefVal = "always"
+	progressFlag(cmd, &s.progress)
 	cmd.MarkFlagsMutuallyExclusive("disk", "vm", "root")
 	cmd.MarkFlagsMutuallyExclusive("backing", "vm")
 	cmd.MarkFlagsMutuallyExclusive("backing", "root")
@@ -176,13 +175,14 @@ func (s *sourceFlags) captureOptions(stderr io.Writer, rules *filewatch.Rules) (
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := newProgress(stderr, s.progress)
+	read := new(reading)
+	p, err := newProgress(stderr, s.progress, read.words)
 	if err != nil {
 		return nil, nil, err
 	}
 	o = &baseline.CaptureOptions{Rules: rules}
 	if p.drawing {
-		o.Progress = p.add
+		o.Progress = read.add
 	}
 	if limit != nil {
 		o.Limit = limit.wait

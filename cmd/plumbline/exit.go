@@ -22,6 +22,9 @@ const (
 	exitIncomplete    = 40 // not every check ran; no failure seen
 )
 
+// errInterrupted is what people read of a context that a signal ended.
+var errInterrupted = errors.New("interrupted")
+
 // exitError carries the exit code of a command and what to tell the user.
 type exitError struct {
 	code int
@@ -93,7 +96,7 @@ func report(w io.Writer, command string, err error) int {
 	if exit.err != nil {
 		fmt.Fprintf(w, "plumbline: %s\n", printableLines(exit.err.Error()))
 		if exit.hint != "" {
-			fmt.Fprintf(w, "hint: %s\n", exit.hint)
+			fmt.Fprintf(w, "hint: %s\n", printable(exit.hint))
 		}
 	}
 	return exit.code

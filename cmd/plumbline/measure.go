@@ -31,6 +31,7 @@ type measureFlags struct {
 	observations   string
 	compare        string
 	output         *string
+	progress       string
 	checks         []string
 }
 
@@ -78,7 +79,12 @@ Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
   plumbline measure --dump vm.elf --kernel /boot/vmlinuz-6.1.0-56-amd64`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			drawn, err := newProgress(cmd.ErrOrStderr(), flags.progress, since("measuring"))
+			if err != nil {
+				return err
+			}
 			report, err := runMeasure(cmd.Context(), &flags)
+			drawn.stop()
 			if report != nil {
 				if err := printMeasure(cmd.OutOrStdout(), report, *flags.output); err != nil {
 					return fail(exitIO, err)
@@ -105,6 +111,7 @@ Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
 	cmd.MarkFlagsMutuallyExclusive("vm", "dump", "host")
 	cmd.RegisterFlagCompletionFunc("check", cobra.FixedCompletions(check.Names(), cobra.ShellCompDirectiveNoFileComp))
 	flags.output = outputFlag(cmd, "text", "json", "ndjson")
+	progressFlag(cmd, &flags.progress)
 	return cmd
 }
 
@@ -164,6 +171,8 @@ func measureError(err error) error {
 	switch {
 	case errors.As(err, &exit):
 		return err
+	case errors.Is(err, context.Canceled):
+		return fail(exitIO, errInterrupted)
 	case errors.Is(err, mem.ErrNotShared):
 		return failHint(exitIO, err, "run as root or as QEMU's user, or start the VM with -object memory-backend-file,share=on")
 	case errors.Is(err, qmp.ErrBusy):

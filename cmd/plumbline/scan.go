@@ -14,6 +14,7 @@ import (
 func scanCommand() *cobra.Command {
 	var flags askFlags
 	var noWait bool
+	var progress string
 	cmd := &cobra.Command{
 		Use:   "scan HOST",
 		Short: "Fire a scan of a machine through its BMC and wait for the verdict",
@@ -32,10 +33,15 @@ cannot be reached.`,
 			if err != nil {
 				return err
 			}
+			drawn, err := newProgress(cmd.ErrOrStderr(), progress, since("waiting for the verdict"))
+			if err != nil {
+				return err
+			}
 			scan, err := client.StartScan(cmd.Context(), args[0])
 			for err == nil && !scan.Done() && !noWait {
 				scan, err = client.Scan(cmd.Context(), scan.ID, 30)
 			}
+			drawn.stop()
 			if err != nil {
 				return askError(err)
 			}
@@ -47,6 +53,7 @@ cannot be reached.`,
 	}
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "fire the scan and do not wait for its verdict")
 	flags.register(cmd)
+	progressFlag(cmd, &progress)
 	return cmd
 }
 
