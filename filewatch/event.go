@@ -35,6 +35,9 @@ type Event struct {
 	Follows uint64
 	// Hashes are of the object's content, as found on disk.
 	Hashes []Hash
+	// Below counts, for the renaming of a directory, the objects that moved along and
+	// have no events of their own.
+	Below int
 }
 
 // PathNow is where the object is after the operation, "" when that is not known. Of a link

@@ -20,7 +20,7 @@ func TestEventJSONRoundTrip(t *testing.T) {
 			Actor: Actor{Unknown: "written by the kernel"}, Level: Verify},
 		"first name": {Target: "vm1", Sequence: 10, Time: at, Op: OpLink, NewPath: "/x", Object: &Object{Inode: 12, Type: TypeFile},
 			Actor: Actor{Unknown: "no one saw"}, Level: Verify, Source: "tap", Status: Found, Detail: "why"},
-		"window": {Target: "vm1", Sequence: 9, Since: at, Time: at.Add(time.Second), Op: OpWrite, Path: "/x",
+		"window": {Target: "vm1", Sequence: 9, Since: at, Time: at.Add(time.Second), Op: OpRename, Path: "/x", NewPath: "/y", Below: 3,
 			Actor: Actor{Unknown: "no one saw"}, Level: Verify, Source: "tap", Status: Found},
 	} {
 		text, err := json.Marshal(want)

@@ -44,6 +44,7 @@ type wireEvent struct {
 	Status       Status    `json:"status,omitempty"`
 	StatusDetail string    `json:"status_detail,omitempty"`
 	Follows      uint64    `json:"follows,omitempty"`
+	Below        int       `json:"moved_below,omitempty"`
 }
 
 type wireMeta struct {
@@ -92,7 +93,7 @@ func (e *Event) MarshalJSON() ([]byte, error) {
 		SeverityID: e.severity(), Time: e.Time.UnixMilli(), TimeDT: e.Time.UTC(),
 		Metadata: wireMeta{ocsfVersion, e.Sequence, wireProduct{"Plumbline", "Plumbline"}},
 		Target:   e.Target, Sequence: e.Sequence, Operation: e.Op, Actor: e.Actor,
-		File: fileOf(e.Path, e.Object), Level: e.Level, Rule: e.Rule, Source: e.Source,
+		File: fileOf(e.Path, e.Object), Level: e.Level, Rule: e.Rule, Source: e.Source, Below: e.Below,
 	}
 	if !e.Since.IsZero() {
 		w.StartTimeDT, w.EndTimeDT = e.Since.UTC(), e.Time.UTC()
@@ -154,7 +155,7 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 		return fmt.Errorf("read event: class %d is not File System Activity (%d)", w.ClassUID, ocsfClass)
 	}
 	*e = Event{Target: w.Target, Sequence: w.Sequence, Time: w.TimeDT.UTC(), Since: w.StartTimeDT, Op: w.Operation,
-		Actor: w.Actor, Level: w.Level, Rule: w.Rule, Source: w.Source, Status: w.Status, Follows: w.Follows}
+		Actor: w.Actor, Level: w.Level, Rule: w.Rule, Source: w.Source, Status: w.Status, Follows: w.Follows, Below: w.Below}
 	if w.Verdict != nil {
 		e.Verdict = *w.Verdict
 	}

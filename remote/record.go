@@ -77,13 +77,26 @@ type Event struct {
 	Sequence uint64          `json:"sequence"`
 	Event    json.RawMessage `json:"event"` // filewatch.Event
 	// Object is the object as found on disk (baseline.Record as JSON). It is
-	// set when Follows is; absent then when the object could not be read, and
-	// the event's verdict says why.
+	// set when Follows is, and with an event that was concluded from the disk;
+	// absent then when the object could not be read, and the event's verdict
+	// says why.
 	Object json.RawMessage `json:"object,omitempty"`
 	// Follows is the Sequence of an earlier event that this one completes; 0
 	// for an event of its own.
 	Follows uint64 `json:"follows,omitempty"`
+	// Absent says why an event that was concluded from the disk has no Object; an event
+	// with neither is not measured, and its verdict says why.
+	Absent Absence `json:"absent,omitempty"`
 }
+
+// Absence is why no object is at the path of an event.
+type Absence string
+
+// The reasons.
+const (
+	AbsentGone  Absence = "gone"  // nothing is there
+	AbsentTaken Absence = "taken" // another object is, of which an event of its own tells
+)
 
 // AgentState is what an agent says of itself or of a target's machine.
 type AgentState string
@@ -97,7 +110,7 @@ const (
 	TargetRunning    AgentState = "target-up"   // the target's machine runs again
 	TargetOff        AgentState = "target-off"  // the target's machine is powered off
 	CommandFailed    AgentState = "failed"      // Command could not be carried out: Detail
-	WatchStarted     AgentState = "watching"    // file operations of Target are trapped from now on
+	WatchStarted     AgentState = "watching"    // file operations of Target are watched from now on: Detail is the stream, Source how
 	WatchInterrupted AgentState = "watch-ended" // they no longer are: Detail
 	WatchNotice      AgentState = "watch-note"  // something the watch cannot see, or lost: Detail
 )
@@ -111,6 +124,12 @@ type Status struct {
 	BootID  string     `json:"boot_id,omitempty"` // changes with each boot of the reporting machine
 	Command uint64     `json:"command,omitempty"`
 	Detail  string     `json:"detail,omitempty"`
+	// Source says how file operations are watched: "trap", "disk". Empty is "trap".
+	Source string `json:"source,omitempty"`
+	// Lost counts events of Target that will never come, as the watch knows, from number
+	// First on.
+	First uint64 `json:"first,omitempty"`
+	Lost  uint64 `json:"lost,omitempty"`
 }
 
 // Baseline says that a manifest of the target's files was captured. The

@@ -84,7 +84,7 @@ func TestWhatWasWrittenTellsAsMuchAsEverything(t *testing.T) {
 		d := newGuestDisk(t, "raw")
 		n := alike(t, d.m, func(become func([]byte)) {
 			for range 8 {
-				become(d.read())
+				become(d.m.BecomeImage(t, 0, nil, d.Image))
 				d.Change(t)
 			}
 		})

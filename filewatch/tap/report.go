@@ -285,6 +285,7 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 	}
 	if m := r.moved[o.Path]; o.Op == filewatch.OpRename && m.to == o.NewPath && m.below > 0 {
 		detail("%d objects below it moved along", m.below)
+		e.Below = m.below
 	}
 	waits := is != nil && is.Unsettled && contentOp(o.Op) && e.Level >= filewatch.Verify
 	judged, along := false, false // what has the name now: by its own event; with its directory

@@ -37,26 +37,15 @@ func newGuestDisk(t *testing.T, format string) *guestDisk {
 	live := filepath.Join(t.TempDir(), "live")
 	volumetest.Tool(t, "qemu-img", "convert", "-q", "-f", "raw", "-O", format, c.Image, live)
 	d := &guestDisk{Changes: c, t: t, m: disktest.Start(t, format+":"+live)}
-	d.image = d.read()
+	d.image = d.m.BecomeImage(t, 0, nil, c.Image)
 	return d
-}
-
-func (d *guestDisk) read() []byte {
-	d.t.Helper()
-	b, err := os.ReadFile(d.Image)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	return b
 }
 
 // run runs commands of debugfs and gives the machine's disk what they made.
 func (d *guestDisk) run(commands ...string) {
 	d.t.Helper()
 	d.Debugfs(d.t, commands...)
-	now := d.read()
-	d.m.Become(d.t, 0, d.image, now)
-	d.image = now
+	d.image = d.m.BecomeImage(d.t, 0, d.image, d.Image)
 }
 
 // local is a file with a content, for debugfs to write.

@@ -51,10 +51,9 @@ type TPMConfig struct {
 
 // TargetConfig is one virtual machine.
 type TargetConfig struct {
-	Name string    `toml:"name"`
-	QMP  string    `toml:"qmp"` // path of its QMP socket
-	BMC  BMCConfig `toml:"bmc"`
-	// Watch traps file operations when it names rules.
+	Name  string      `toml:"name"`
+	QMP   string      `toml:"qmp"` // path of its QMP socket
+	BMC   BMCConfig   `toml:"bmc"`
 	Watch WatchConfig `toml:"watch"`
 	Files FilesConfig `toml:"files"`
 }
@@ -73,12 +72,6 @@ type UserConfig struct {
 	Password     string `toml:"password"`
 	PasswordFile string `toml:"password_file"`
 	Privilege    string `toml:"privilege"` // user, operator, administrator (default operator)
-}
-
-// WatchConfig turns trapping on.
-type WatchConfig struct {
-	Enabled bool   `toml:"enabled"`
-	Rules   string `toml:"rules"` // rules file; without it every operation is reported
 }
 
 // FilesConfig says which disks hold the target's files.
@@ -223,6 +216,9 @@ func (c *Config) checkTargets() error {
 		}
 		if err := t.BMC.check(); err != nil {
 			return fmt.Errorf("target %s: bmc: %w", t.Name, err)
+		}
+		if err := t.Watch.check(); err != nil {
+			return fmt.Errorf("target %s: watch: %w", t.Name, err)
 		}
 		if len(t.Files.Backing) > 0 && len(t.Files.Disks) == 0 {
 			return fmt.Errorf("target %s: files: backing is for overlays among disks, and there are no disks", t.Name)

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 const wholeConfig = `
@@ -37,6 +38,8 @@ password_file = "password"
 [target.watch]
 enabled = true
 rules = "rules.toml"
+source = "disk"
+every = "2s"
 
 [target.files]
 disks   = ["vm1.qcow2"]
@@ -57,6 +60,9 @@ func TestParseConfigResolvesPaths(t *testing.T) {
 	}
 	if c.TPM.Path != filepath.Join(dir, "tpm.sock") || c.TPM.EventLog != "-" || c.Targets[0].Watch.Rules != filepath.Join(dir, "rules.toml") {
 		t.Errorf("paths: %+v", c)
+	}
+	if every, err := c.Targets[0].Watch.every(); err != nil || every != 2*time.Second || c.Targets[0].Watch.Source != WatchDisk {
+		t.Errorf("watch %+v, %v", c.Targets[0].Watch, err)
 	}
 	users, err := c.Targets[0].BMC.users()
 	if err != nil || users[0].Password != "secret" {
@@ -124,6 +130,11 @@ func TestParseConfigRefuses(t *testing.T) {
 		"a long name":         {`name = "verifier"`, `name = "12345678901234567"`, "1 to 16 bytes"},
 		"an unknown level":    {`password_file = "password"`, "password = \"x\"\nprivilege = \"king\"", "privilege"},
 		"overlays of no disk": {`disks   = ["vm1.qcow2"]`, "", "no disks"},
+		"an unknown source":   {`source = "disk"`, `source = "plugin"`, `target vm1: watch: no source of file operations: source "plugin"`},
+		"no time":             {`every = "2s"`, `every = "often"`, "every"},
+		"looks without end":   {`every = "2s"`, `every = "1ms"`, "want 10ms to 1h"},
+		"looks by the plugin": {`source = "disk"`, `source = "trap"`, ErrEveryWithTrap.Error()},
+		"looks by default":    {`source = "disk"`, ``, ErrEveryWithTrap.Error()},
 		"no TOML":             {`[verifier]`, "[verifier", ""},
 	} {
 		_, err := ParseConfig([]byte(strings.Replace(wholeConfig, c.old, c.new, 1)), dir)

@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
+	"github.com/plumbline-sec/plumbline/filewatch/disk"
 	"github.com/plumbline-sec/plumbline/filewatch/trap"
 	"github.com/plumbline-sec/plumbline/internal/bin"
 	"github.com/plumbline-sec/plumbline/remote"
@@ -34,23 +36,55 @@ func (t *target) watch(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, trap.ErrNoPlugin) {
+			err = fmt.Errorf("%w: source = \"disk\" or \"auto\" in [target.watch] needs none", err)
+		}
 		t.agent.log.Warn("watch ended", "target", t.config.Name, "error", err, "next_try", watchRetry)
 		t.agent.status(remote.Status{State: remote.WatchInterrupted, Target: t.config.Name, Detail: shortened(err)})
-		if errors.Is(err, trap.ErrNoPlugin) || errors.Is(err, trap.ErrNotSupported) || errors.Is(err, filewatch.ErrRules) {
-			return // nothing that waiting would change
+		if endless(err) {
+			return
 		}
 		sleep(ctx, watchRetry)
 	}
 }
 
-// watchOnce watches until the machine ends. Each call is a stream of its own:
+// endless says that waiting would change nothing.
+func endless(err error) bool {
+	for _, known := range []error{trap.ErrNoPlugin, trap.ErrNotSupported, disk.ErrTooOld, filewatch.ErrRules} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}
+
+// watchOnce watches until the machine ends, or the watch. Each call is a stream of its own:
 // what happened between two was not seen, and the verifier must know.
 func (t *target) watchOnce(ctx context.Context) error {
 	rules, err := loadRules(t.config.Watch.Rules)
 	if err != nil {
 		return err
 	}
-	stream := newStream()
+	source := t.source(ctx)
+	s := &stream{target: t, name: newStream(), events: make(chan remote.Event, eventBatch)}
+	written := make(chan error, 1)
+	go func() { written <- t.spoolEvents(s.events) }()
+	bound := func() {
+		t.agent.log.Info("watching", "target", t.config.Name, "stream", s.name, "source", source)
+		t.agent.status(remote.Status{State: remote.WatchStarted, Target: t.config.Name, Detail: s.name, Source: string(source)})
+	}
+	err = guard(func() error {
+		if source == WatchDisk {
+			return t.watchDisks(ctx, s, rules, bound)
+		}
+		return t.watchTrapped(ctx, s, rules, bound)
+	})
+	close(s.events)
+	return errors.Join(err, <-written)
+}
+
+// watchTrapped watches by QEMU's trap plugin.
+func (t *target) watchTrapped(ctx context.Context, s *stream, rules *filewatch.Rules, bound func()) error {
 	w := &vm.Watcher{
 		Target:   t.config.Name,
 		QMP:      t.config.QMP,
@@ -60,32 +94,83 @@ func (t *target) watchOnce(ctx context.Context) error {
 		Images:   t.config.Files.Disks,
 		Backing:  t.config.Files.Backing,
 		Alert:    t.watchAlert,
-		Bound: func() {
-			t.agent.log.Info("watching", "target", t.config.Name, "stream", stream)
-			t.agent.status(remote.Status{State: remote.WatchStarted, Target: t.config.Name, Detail: stream})
+		Bound:    bound,
+		Settled: func(e *filewatch.Event, found *baseline.Record) error {
+			if found == nil {
+				return s.send(e, nil, "")
+			}
+			object, err := json.Marshal(found)
+			if err != nil {
+				return err
+			}
+			return s.send(e, object, "")
 		},
 	}
-	events := make(chan remote.Event, eventBatch)
-	written := make(chan error, 1)
-	go func() { written <- t.spoolEvents(events) }()
-	send := func(e *filewatch.Event, found *baseline.Record) error {
-		record := remote.Event{Target: t.config.Name, Stream: stream, Sequence: e.Sequence, Follows: e.Follows}
-		var err error
-		if record.Event, err = json.Marshal(e); err != nil {
-			return err
-		}
-		if found != nil {
-			record.Object, err = json.Marshal(found)
-		}
-		events <- record
+	return w.Events(ctx, func(e *filewatch.Event) error { return s.send(e, nil, "") })
+}
+
+// watchDisks watches by what the guest writes to its disks.
+func (t *target) watchDisks(ctx context.Context, s *stream, rules *filewatch.Rules, bound func()) error {
+	every, err := t.config.Watch.every()
+	if err != nil {
 		return err
 	}
-	w.Settled = send
-	err = guard(func() error {
-		return w.Events(ctx, func(e *filewatch.Event) error { return send(e, nil) })
-	})
-	close(events)
-	return errors.Join(err, <-written)
+	w := &vm.DiskWatcher{
+		Target:  t.config.Name,
+		QMP:     t.config.QMP,
+		Monitor: &t.monitor,
+		Dir:     filepath.Join(t.agent.config.State, "watch"),
+		Rules:   rules,
+		Every:   every,
+		Alert:   t.watchAlert,
+		Bound:   bound,
+		Told:    s.sendSeen,
+	}
+	return w.Events(ctx, nil)
+}
+
+// stream is the events of one watch.
+type stream struct {
+	target *target
+	name   string
+	events chan remote.Event
+}
+
+// send has an event spooled, with the object that it is judged by or why there is none.
+func (s *stream) send(e *filewatch.Event, object json.RawMessage, absent remote.Absence) error {
+	event, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	s.events <- remote.Event{Target: s.target.config.Name, Stream: s.name, Sequence: e.Sequence, Follows: e.Follows,
+		Event: event, Object: object, Absent: absent}
+	return nil
+}
+
+// maxSeen bounds, in bytes of JSON, the object that goes with an event of the disk path.
+// How many names and attributes it has is up to the guest, and a record that is too
+// large for the verifier would take the others of its batch along.
+const maxSeen = 1 << 20
+
+// sendSeen is send of an event of the disk path.
+func (s *stream) sendSeen(e *filewatch.Event, seen vm.Sight) error {
+	switch {
+	case seen.Gone:
+		return s.send(e, nil, remote.AbsentGone)
+	case seen.Taken:
+		return s.send(e, nil, remote.AbsentTaken)
+	case seen.Object == nil:
+		return s.send(e, nil, "")
+	}
+	object, err := json.Marshal(seen.Object)
+	if err != nil {
+		return err
+	}
+	if len(object) > maxSeen {
+		object = nil
+		e.Verdict = filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: fmt.Sprintf("its names and attributes are more than the %d bytes that are sent", maxSeen)}
+	}
+	return s.send(e, object, "")
 }
 
 // spoolEvents stores what arrives, many with one fsync when they come fast. A
@@ -116,10 +201,13 @@ func (t *target) spoolEvents(events <-chan remote.Event) error {
 func (t *target) watchAlert(alert filewatch.Alert) {
 	t.agent.log.Warn("watch", "target", t.config.Name, "alert", alert.Alert, "lost", alert.Lost, "reason", alert.Reason)
 	state := remote.WatchNotice
-	if alert.Alert == filewatch.AlertRestart {
+	switch alert.Alert {
+	case filewatch.AlertRestart:
 		state = remote.TargetRebooting
+	case filewatch.AlertWatch:
+		t.agent.status(remote.Status{State: remote.TargetRunning, Target: t.config.Name})
 	}
-	t.agent.status(remote.Status{State: state, Target: t.config.Name, Detail: alert.Alert + ": " + alert.Reason})
+	t.agent.status(remote.Status{State: state, Target: t.config.Name, Detail: alert.Alert + ": " + alert.Reason, First: alert.First, Lost: alert.Lost})
 }
 
 // loadRules reads a rules file; an empty path is no rules.

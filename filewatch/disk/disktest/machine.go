@@ -122,6 +122,20 @@ func (m *Machine) Become(tb testing.TB, disk int, old, new []byte) {
 	m.Apply(tb, disk, difference(nil, 0, old, new))
 }
 
+// BecomeImage is Become for a disk that is to hold what an image file does, which it
+// gives. Old is what the disk holds; nil: what the file does.
+func (m *Machine) BecomeImage(tb testing.TB, disk int, old []byte, path string) []byte {
+	tb.Helper()
+	now, err := os.ReadFile(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if old != nil {
+		m.Become(tb, disk, old, now)
+	}
+	return now
+}
+
 // Piece is a run of bytes of a disk.
 type Piece struct {
 	Off  int64

@@ -108,6 +108,9 @@ func (s *sights) look(e *filewatch.Event, now *tap.State) {
 	s.next = &Sight{Gone: now == nil}
 	if now != nil {
 		s.next.Object = recordOf(now)
+		if len(now.Names) == 0 {
+			s.next.Object.Names = []string{""} // as a baseline has it
+		}
 	}
 	if s.judge != nil {
 		s.judge(e, now)
