@@ -138,8 +138,9 @@ type FileEvent struct {
 	ID       string          `json:"id"`
 	Machine  string          `json:"machine"`
 	Sequence uint64          `json:"sequence"`
-	Time     time.Time       `json:"time"`     // in the target, by the watching host's clock
-	Received time.Time       `json:"received"` // by the verifier's clock
+	Time     time.Time       `json:"time"`           // in the target, by the watching host's clock
+	Since    time.Time       `json:"since,omitzero"` // it was done between Since and Time, where nobody saw it done
+	Received time.Time       `json:"received"`       // by the verifier's clock
 	Op       string          `json:"op"`
 	Path     string          `json:"path"`
 	NewPath  string          `json:"new_path,omitempty"`

@@ -126,7 +126,10 @@ func fileReasons(m *machine) []reason {
 	if n := m.Files.Unmeasured; n > 0 {
 		out = append(out, reason{remote.StateUnknown, plural(n, "thing", "things") + " among its files could not be compared with the baseline when they were last read"})
 	}
-	if !m.Rotated.IsZero() {
+	if m.Unjudged {
+		out = append(out, reason{remote.StateUnknown, "something was done to its files that could not be compared with the baseline, and no rescan has told yet"})
+	}
+	if !m.Rotated.IsZero() && (m.LogMoved || !m.Unjudged) {
 		out = append(out, reason{remote.StateUnknown, "a log was moved aside or cut, and no rescan has told yet whether by its rotation"})
 	}
 	if !m.Lost.IsZero() {

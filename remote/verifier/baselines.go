@@ -99,9 +99,9 @@ func (v *Verifier) openBaseline(ctx context.Context, machine, digest string) (*o
 // ruleOf is the strictest of the rules for every name of an event's object: where
 // it was, where it is now, and those it had when the baseline was taken. A name in
 // a place that is ignored hides nothing from the place where it is protected. o
-// is nil when nothing is known of the object.
-func (f *filesOf) ruleOf(event *filewatch.Event, o *filewatch.Object) (filewatch.Rule, error) {
-	names := []string{event.Path}
+// is nil when nothing is known of the object; others are names that it is known to have.
+func (f *filesOf) ruleOf(event *filewatch.Event, o *filewatch.Object, others ...string) (filewatch.Rule, error) {
+	names := append([]string{event.Path}, others...)
 	if event.NewPath != "" {
 		names = append(names, event.NewPath)
 	}
@@ -321,7 +321,7 @@ func (v *Verifier) adoptBaseline(ctx context.Context, m *machine, captured *base
 	if _, err := baseline.Reissue(captured, edition, &out, v.signer.key); err != nil {
 		return nil, fmt.Errorf("sign baseline: %w", err)
 	}
-	m.Rotated, m.RotationCommand, m.RotatedAgain = noTime, 0, false
+	m.Rotated, m.LogMoved, m.Unjudged, m.RotationCommand, m.RotatedAgain = noTime, false, false, 0, false
 	m.Files.Origin, m.Files.Unmeasured = why, int(captured.Header.Unread)+len(captured.Header.Gaps)
 	if err := v.keepBaseline(ctx, m, out.Bytes(), int64(captured.Header.Objects)); err != nil {
 		return nil, err

@@ -48,6 +48,7 @@ type taking struct {
 	changes []store.Change
 	events  map[string]*remote.FileEvent // written in this run, by ID
 	reviews map[string]*doc[reviewEntry] // read or changed in this run
+	stored  map[string]*remote.FileEvent // the last of before, once they were looked at
 }
 
 // takeEvents judges a run of file events.
@@ -120,44 +121,66 @@ func (t *taking) sequence(e *remote.Event) (fresh bool, err error) {
 	m := t.m
 	if m.Stream != e.Stream {
 		if m.Stream != "" {
-			t.note("loss", remote.SeverityWarning, "", "the watch on %s began anew: what happened in between was not seen", m.Name)
-			err = t.lose("the watch began anew")
+			t.note("loss", remote.SeverityWarning, "", "%s", watchAnew(m))
+			err = t.lose(lostAnew)
 		}
-		m.Stream, m.Sequence = e.Stream, 0
+		m.begin(e.Stream)
 	}
 	switch {
 	case err != nil:
 		return false, err
 	case e.Sequence <= m.Sequence:
 		return false, nil
+	case e.Sequence > m.Sequence+1 && m.toldLost(m.Sequence+1, e.Sequence-1):
 	case e.Sequence > m.Sequence+1:
 		t.note("loss", remote.SeverityAlert, "", "file events %d to %d of %s never arrived", m.Sequence+1, e.Sequence-1, m.Name)
-		err = t.lose("file events were lost")
+		err = t.lose(lostEvents)
 	}
 	m.Sequence = e.Sequence
 	return true, err
 }
 
+// Why rescans are asked for.
+const (
+	lostAnew   = "the watch began anew"
+	lostEvents = "file events were lost"
+)
+
+func watchAnew(m *machine) string {
+	return "the watch on " + m.Name + " began anew: what happened in between was not seen"
+}
+
 // lose asks for a rescan, once.
 func (t *taking) lose(why string) error {
-	if !t.m.Lost.IsZero() || t.m.Files.Baseline == "" {
-		return nil
-	}
-	t.m.Lost = t.v.now()
-	changes, err := t.v.askFiles(t.ctx, t.m, remote.CommandRescan, "", why)
+	changes, err := t.v.lose(t.ctx, t.m, why)
 	t.changes = append(t.changes, changes...)
 	return err
 }
 
+func (v *Verifier) lose(ctx context.Context, m *machine, why string) ([]store.Change, error) {
+	if !m.Lost.IsZero() || m.Files.Baseline == "" {
+		return nil, nil
+	}
+	m.Lost = v.now()
+	return v.askFiles(ctx, m, remote.CommandRescan, "", why)
+}
+
 // add stores a new event with what can be said of it at once.
 func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) error {
-	rule, err := t.files.ruleOf(event, event.Object)
+	var seen *baseline.Record
+	var names []string
+	if diskPath(event) {
+		if seen = t.seenOf(e); seen != nil {
+			names = seen.Names
+		}
+	}
+	rule, err := t.files.ruleOf(event, event.Object, names...)
 	if err != nil {
 		return err
 	}
 	f := &remote.FileEvent{
 		ID: eventID(t.m.Name, e.Stream, e.Sequence), Machine: t.m.Name, Sequence: e.Sequence,
-		Time: event.Time, Received: r.Received, Op: event.Op.String(),
+		Time: event.Time, Since: event.Since, Received: r.Received, Op: event.Op.String(),
 		Path: filewatch.PrintablePath(event.Path), NewPath: filewatch.PrintablePath(event.NewPath),
 		Actor: actorWords(&event.Actor), Level: rule.Level.String(), Event: e.Event,
 	}
@@ -175,6 +198,10 @@ func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) er
 		f.Verdict, f.Detail = remote.VerdictRecorded, "refused before it happened"
 	case t.files.base == nil:
 		f.Verdict, f.Detail = remote.VerdictUnknown, "there is no baseline to compare with"
+	case event.Status == filewatch.Found:
+		return t.judgeFound(f, e, event, seen)
+	case event.Status == filewatch.Ongoing && seen != nil:
+		return t.judgeOngoing(f, event, seen)
 	case event.Status != filewatch.Done || event.Object == nil || settles(event.Op):
 		f.Verdict, f.Detail = remote.VerdictPending, "it is compared once it is on disk"
 	default:
@@ -242,7 +269,11 @@ func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
 		return nil
 	}
 	if len(e.Object) == 0 || string(e.Object) == "null" {
-		if f.Verdict == remote.VerdictPending {
+		switch {
+		case f.Verdict != remote.VerdictPending:
+		case diskPath(event):
+			return t.notMeasured(f, settled.Verdict.Reason)
+		default:
 			f.Verdict, f.Detail = remote.VerdictUnknown, "it could not be read on disk: "+filewatch.PrintablePath(settled.Verdict.Reason)
 		}
 		return nil
@@ -254,6 +285,9 @@ func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
 	}
 	if len(found.Names) == 0 {
 		found.Names = []string{event.PathNow()}
+	}
+	if diskPath(event) {
+		event, found = settled, observed(&found.Record) // it may be elsewhere by now
 	}
 	if f.Verdict == remote.VerdictRecorded {
 		// What is on the disk may be an object of the baseline where the event
@@ -280,16 +314,18 @@ func (t *taking) overtake(f *remote.FileEvent) error {
 	if path == "" {
 		return nil // nothing says which are about it
 	}
-	docs, err := list[remote.FileEvent](t.ctx, t.v.store, store.Query{Collection: inEvents, Machine: t.m.Name, Limit: maxOvertaken})
-	if err != nil {
-		return err
+	if t.stored == nil {
+		docs, err := list[remote.FileEvent](t.ctx, t.v.store, store.Query{Collection: inEvents, Machine: t.m.Name, Limit: maxOvertaken})
+		if err != nil {
+			return err
+		}
+		t.stored = make(map[string]*remote.FileEvent)
+		for _, d := range docs {
+			t.stored[d.Key] = &d.V
+		}
 	}
-	before := make(map[string]*remote.FileEvent)
-	for _, d := range docs {
-		before[d.Key] = &d.V
-	}
-	maps.Copy(before, t.events)
-	for id, e := range before {
+	maps.Copy(t.stored, t.events)
+	for id, e := range t.stored {
 		if e.Verdict == remote.VerdictPending && earlier(id, f.ID) && (e.Path == path || e.NewPath == path) {
 			e.Verdict, e.Detail = remote.VerdictOvertaken, "a later "+f.Op+" was compared instead"
 			t.events[id] = e
@@ -359,6 +395,11 @@ func (t *taking) judge(f *remote.FileEvent, event *filewatch.Event, found *basel
 	}
 	verdict := baseline.VerdictOf(change)
 	f.Verdict, f.Detail, f.Changes = verdictWord(change, verdict), verdict.Reason, nil
+	if f.Verdict == remote.VerdictUnknown && diskPath(event) && !settles {
+		if err := t.unjudged(); err != nil {
+			return err
+		}
+	}
 	if change != nil {
 		f.Changes = encode(change)
 	}

@@ -34,21 +34,38 @@ type machine struct {
 	// Stream is that of its file events, Sequence the last number seen in it.
 	Stream   string `json:"stream,omitempty"`
 	Sequence uint64 `json:"sequence,omitempty"`
+	// LostFirst to LostLast are the numbers of that stream which the watch itself said
+	// will not come, 0 for none.
+	LostFirst uint64 `json:"lost_first,omitempty"`
+	LostLast  uint64 `json:"lost_last,omitempty"`
 	// BaselineAsked is when the first baseline was last asked for.
 	BaselineAsked time.Time `json:"baseline_asked,omitzero"`
 	// Lost says since when events are missing and no rescan has made up for it.
 	Lost time.Time `json:"lost,omitzero"`
 	// Rotated is when an event looked like a log's rotation, of which no rescan has told
-	// yet whether it was one; RotationCommand asked for that rescan at RotationAsked, 0:
+	// yet whether it was one (LogMoved), or did not tell all that was done (Unjudged): at
+	// least one of them, the former where neither is set. RotationCommand asked for that rescan at RotationAsked, 0:
 	// it is still to be asked for. RotatedAgain says that there was another such event
 	// since. No other rescan is asked for on that account before RotationNext.
 	Rotated         time.Time `json:"rotated,omitzero"`
+	LogMoved        bool      `json:"log_moved,omitempty"`
+	Unjudged        bool      `json:"unjudged,omitempty"`
 	RotationCommand uint64    `json:"rotation_command,omitempty"`
 	RotationAsked   time.Time `json:"rotation_asked,omitzero"`
 	RotatedAgain    bool      `json:"rotated_again,omitempty"`
 	RotationNext    time.Time `json:"rotation_next,omitzero"`
 	// Verdict is when the scan was fired that Scan tells of.
 	Verdict time.Time `json:"verdict,omitzero"`
+}
+
+// begin notes that events come with numbers of a stream from now on.
+func (m *machine) begin(stream string) {
+	m.Stream, m.Sequence, m.LostFirst, m.LostLast = stream, 0, 0, 0
+}
+
+// toldLost says that the watch itself told of the loss of these numbers.
+func (m *machine) toldLost(first, last uint64) bool {
+	return m.LostFirst > 0 && m.LostFirst <= first && last <= m.LostLast
 }
 
 // enrolled says whether a TPM stands for the machine.

@@ -24,6 +24,12 @@ const leastRotationPause = time.Minute
 // event is judged again, once its content is on disk, and asks then: a rescan now would
 // look too early.
 func (t *taking) suspectRotation(settles bool) error {
+	t.m.LogMoved = true
+	return t.askAbout(settles)
+}
+
+// askAbout is suspectRotation for any reason.
+func (t *taking) askAbout(settles bool) error {
 	m, now := t.m, t.v.now()
 	switch {
 	case m.Rotated.IsZero():
@@ -43,7 +49,11 @@ func (t *taking) suspectRotation(settles bool) error {
 // askAboutRotation asks for the rescan that ends a suspicion of rotation.
 func (v *Verifier) askAboutRotation(ctx context.Context, m *machine) ([]store.Change, error) {
 	m.RotationAsked, m.RotatedAgain = v.now(), false
-	changes, err := v.askFiles(ctx, m, remote.CommandRescan, "", "a log was moved aside or cut")
+	why := "a log was moved aside or cut"
+	if m.Unjudged {
+		why = "an event does not tell all that was done"
+	}
+	changes, err := v.askFiles(ctx, m, remote.CommandRescan, "", why)
 	m.RotationCommand = commandID(changes)
 	return changes, err
 }
@@ -65,7 +75,7 @@ func (v *Verifier) rotationDue(m *machine) bool {
 // one since: the schedule asks again after a pause as long as the rescan took.
 func (v *Verifier) rotationTold(m *machine) {
 	if !m.RotatedAgain {
-		m.Rotated = noTime
+		m.Rotated, m.LogMoved, m.Unjudged = noTime, false, false
 	}
 	v.pauseRotation(m)
 }

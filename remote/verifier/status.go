@@ -31,7 +31,7 @@ func (v *Verifier) takeStatus(ctx context.Context, r store.Record, s *remote.Sta
 			return note(remote.SeverityInfo, "agent", "the agent on "+m.Name+" stops"), nil
 		case remote.TargetRebooting:
 			m.RebootingSince, m.Off = r.Received, false
-			return note(remote.SeverityNotice, "boot", m.Name+" is being restarted"), nil
+			return v.watchLost(ctx, m, s, note(remote.SeverityNotice, "boot", m.Name+" is being restarted"))
 		case remote.TargetRunning:
 			m.RebootingSince, m.Off = noTime, false
 			return note(remote.SeverityInfo, "boot", m.Name+" runs"), nil
@@ -39,15 +39,12 @@ func (v *Verifier) takeStatus(ctx context.Context, r store.Record, s *remote.Sta
 			m.RebootingSince, m.Off = noTime, true
 			return note(remote.SeverityNotice, "boot", m.Name+" was powered off"), nil
 		case remote.WatchStarted:
-			m.Files.Watched = true
-			changes := note(remote.SeverityInfo, "file", "file operations on "+m.Name+" are watched")
-			more, err := v.askFirstBaseline(ctx, m)
-			return append(changes, more...), err
+			return v.watchStarted(ctx, m, s, note)
 		case remote.WatchInterrupted:
 			m.Files.Watched = false
 			return note(remote.SeverityWarning, "loss", "file operations on "+m.Name+" are no longer watched: "+s.Detail), nil
 		case remote.WatchNotice:
-			return note(remote.SeverityWarning, "loss", "the watch on "+m.Name+": "+s.Detail), nil
+			return v.watchLost(ctx, m, s, note(remote.SeverityWarning, "loss", "the watch on "+m.Name+": "+s.Detail))
 		case remote.CommandFailed:
 			return v.commandFailed(ctx, m, s, note)
 		}
@@ -56,6 +53,44 @@ func (v *Verifier) takeStatus(ctx context.Context, r store.Record, s *remote.Sta
 }
 
 type noteFunc func(severity remote.Severity, kind, text string) []store.Change
+
+// watchStarted notes how a machine's file operations are watched from now on. What was
+// done since an earlier watch ended nobody saw, whether there is an event after it or not.
+func (v *Verifier) watchStarted(ctx context.Context, m *machine, s *remote.Status, note noteFunc) ([]store.Change, error) {
+	m.Files.Watched = true
+	text := "file operations on " + m.Name + " are watched"
+	if s.Source == "disk" {
+		text += " on the disk path, which does not show who does them"
+	}
+	changes := note(remote.SeverityInfo, "file", text)
+	if s.Detail != "" && s.Detail != m.Stream && remote.CheckName(s.Detail) == nil {
+		if m.Stream != "" {
+			changes = append(changes, note(remote.SeverityWarning, "loss", watchAnew(m))...)
+		}
+		more, err := v.lose(ctx, m, lostAnew)
+		if err != nil {
+			return nil, err
+		}
+		changes = append(changes, more...)
+		m.begin(s.Detail)
+	}
+	more, err := v.askFirstBaseline(ctx, m)
+	return append(changes, more...), err
+}
+
+// watchLost asks for a rescan where a watch says that it lost events: there may be no
+// later one whose number tells.
+func (v *Verifier) watchLost(ctx context.Context, m *machine, s *remote.Status, changes []store.Change) ([]store.Change, error) {
+	if s.Lost == 0 {
+		return changes, nil
+	}
+	if m.LostFirst == 0 || s.First != m.LostLast+1 {
+		m.LostFirst = s.First
+	}
+	m.LostLast = s.First + s.Lost - 1
+	more, err := v.lose(ctx, m, lostEvents)
+	return append(changes, more...), err
+}
 
 // agentStarted asks a machine that may have booted anew to attest.
 func (v *Verifier) agentStarted(ctx context.Context, m *machine, s *remote.Status, note noteFunc) ([]store.Change, error) {

@@ -88,8 +88,12 @@ func (w *watch) settle(number uint64, found *diskFile) {
 
 func (w *watch) tell(e *filewatch.Event, body remote.Event) {
 	w.t.Helper()
-	e.Target, e.Sequence, e.Time = w.target, body.Sequence, w.at
-	e.Actor = filewatch.Actor{Process: filewatch.Process{PID: 412, UID: 0, Name: "sh"}}
+	w.send(e, body, filewatch.Actor{Process: filewatch.Process{PID: 412, UID: 0, Name: "sh"}})
+}
+
+func (w *watch) send(e *filewatch.Event, body remote.Event, actor filewatch.Actor) {
+	w.t.Helper()
+	e.Target, e.Sequence, e.Time, e.Actor = w.target, body.Sequence, w.at, actor
 	e.Level = filewatch.Ignore // the agent's word, which must not count
 	var err error
 	if body.Event, err = json.Marshal(e); err != nil {
