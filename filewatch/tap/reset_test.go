@@ -23,7 +23,7 @@ func TestSourceTellsResets(t *testing.T) {
 	live, second := filepath.Join(t.TempDir(), "live"), filepath.Join(dir, "second")
 	volumetest.Tool(t, "cp", c.Image, live)
 	d := &guestDisk{Changes: c, t: t, m: disktest.StartWith(t, []string{"-qmp", "unix:" + second + ",server=on,wait=off"}, "raw:"+live)}
-	d.image = d.read()
+	d.image = d.m.BecomeImage(t, 0, nil, d.Image)
 	connected := filepath.Join(dir, "later") // not there at first
 	w := watch(t, d.m.QMP, func(s *Source) { s.Resets = connected })
 	w.wait("that resets are not told", func() bool { return len(w.alerts) == 2 })
