@@ -116,7 +116,10 @@ func Open(ring *Keyring, paths ...string) (*Packages, error) {
 		return nil, err
 	}
 	if len(p.byPath) == 0 {
-		return nil, fmt.Errorf("read packages: none can be used: %w", errors.Join(append(p.Unused, errors.New("no package"))...))
+		if p.Unused == nil {
+			return nil, fmt.Errorf("read packages: there is none in %s", strings.Join(paths, ", "))
+		}
+		return nil, fmt.Errorf("read packages: none can be used: %w", errors.Join(p.Unused...))
 	}
 	return p, nil
 }

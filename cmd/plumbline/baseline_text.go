@@ -83,6 +83,9 @@ func printChangesText(w io.Writer, r *baseline.Report) {
 			fmt.Fprintf(w, "             %-10s %s -> %s\n", d.Name, show(d.Old), show(d.New))
 		}
 		fmt.Fprintf(w, "             %s\n", printable(c.Explanation))
+		if c.Explained != "" {
+			fmt.Fprintf(w, "             does not count, by %s\n", printable(c.Explained))
+		}
 		printDiff(w, c)
 	}
 	printLegend(w, r.Changes)
