@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 )
@@ -16,6 +17,13 @@ func StartT(t testing.TB, o Options) *Machine {
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute) // the image may have to be built
 	defer cancel()
 	m, err := Start(ctx, o)
+	for range 2 {
+		if died := (*StartError)(nil); !errors.As(err, &died) || !died.stale() {
+			break
+		}
+		t.Logf("started again, for QEMU had the kernel run a breakpoint that it had taken away: %v", err)
+		m, err = Start(ctx, o)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
