@@ -20,7 +20,9 @@ qemu-nbd. Nothing is installed. First in PATH it is what machines here run on, a
 do the tests.`,
 		Example: `  PATH=$(plumbline-lab qemu trixie):$PATH plumbline-lab up --no-plugin --dir /tmp/m1
   PATH=$(plumbline-lab qemu sid):$PATH go test -count=1 ./measure/mem/qemu ./filewatch/disk`,
-		Args: cobra.ExactArgs(1),
+		Args: func(command *cobra.Command, args []string) error {
+			return wrapArgument(cobra.ExactArgs(1)(command, args))
+		},
 		RunE: func(command *cobra.Command, args []string) error {
 			if !slices.Contains(lab.QEMUSuites, args[0]) {
 				return argumentError{fmt.Errorf("no QEMU of %q", args[0])}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,6 +36,12 @@ recipe changes.`,
 			if o.Memory, err = parseSize(memory); err != nil {
 				return argumentError{err}
 			}
+			if !slices.Contains(lab.KernelNames(), o.Kernel) {
+				return argumentError{fmt.Errorf("unknown kernel %q, want one of %s", o.Kernel, strings.Join(lab.KernelNames(), ", "))}
+			}
+			if o.Xen != "" && !slices.Contains(lab.XenVersions(), o.Xen) {
+				return argumentError{fmt.Errorf("unknown version of Xen %q, want one of %s", o.Xen, strings.Join(lab.XenVersions(), ", "))}
+			}
 			o.Dir, o.Log = *dir, progress{}
 			if !noPlugin && o.Xen == "" {
 				o.Plugin = trapPlugin()
@@ -50,15 +57,15 @@ recipe changes.`,
 		},
 	}
 	flags := command.Flags()
-	flags.StringVar(&o.Kernel, "kernel", lab.DefaultKernel, "kernel: "+strings.Join(lab.KernelNames(), ", "))
+	flags.StringVar(&o.Kernel, "kernel", lab.DefaultKernel, "`KERNEL`: "+strings.Join(lab.KernelNames(), ", "))
 	flags.StringVar(&o.Xen, "xen", "", "boot this `VERSION` of Xen, the kernel as its first domain's: "+strings.Join(lab.XenVersions(), ", "))
 	flags.StringVar(&o.CPU, "cpu", "", "CPU `MODEL` under TCG (default "+lab.DefaultCPU+", with Xen "+lab.DefaultXenCPU+")")
-	flags.StringVar(&o.UKI, "uki", "", "signed kernel image: default, other (another command line)")
+	flags.StringVar(&o.UKI, "uki", "", "signed kernel `IMAGE`: default, other (another command line)")
 	flags.StringVar(&o.Append, "append", "", "boot from QEMU's hand instead of UEFI, with `WORDS` added to the kernel's command line")
-	flags.StringVar(&memory, "memory", "1G", "RAM, with suffix M or G")
+	flags.StringVar(&memory, "memory", "1G", "RAM of `SIZE`, with suffix M or G")
 	flags.IntVar(&o.CPUs, "smp", 2, "virtual CPUs")
 	flags.BoolVar(&o.PrivateRAM, "private-ram", false, "keep RAM private to QEMU instead of in a shared file")
-	flags.StringVar(&o.Files, "files", "", "directory the guest finds read-only in /opt/plumbline")
+	flags.StringVar(&o.Files, "files", "", "`DIR` that the guest finds read-only in /opt/plumbline")
 	flags.BoolVar(&noBMC, "no-bmc", false, "start no BMC; leave its socket to an agent")
 	flags.BoolVar(&noPlugin, "no-plugin", false, "do not load the trap plugin")
 	return command
