@@ -155,7 +155,7 @@ func (c *Config) absolute(base string) {
 	paths := []*string{&c.State, &c.At.CA, &c.TPM.Path, &c.TPM.EventLog, &c.TPM.IMALog, &c.TPM.UserLog}
 	for i := range c.Targets {
 		t := &c.Targets[i]
-		paths = append(paths, &t.QMP, &t.BMC.Socket, &t.Watch.Rules, &t.Files.Rules)
+		paths = append(paths, &t.QMP, &t.BMC.Socket, &t.Watch.Rules, &t.Watch.Resets, &t.Files.Rules)
 		for j := range t.BMC.Users {
 			paths = append(paths, &t.BMC.Users[j].PasswordFile)
 		}
@@ -219,6 +219,9 @@ func (c *Config) checkTargets() error {
 		}
 		if err := t.Watch.check(); err != nil {
 			return fmt.Errorf("target %s: watch: %w", t.Name, err)
+		}
+		if t.Watch.Resets == t.QMP {
+			return fmt.Errorf("target %s: watch: %w", t.Name, ErrSameMonitor)
 		}
 		if len(t.Files.Backing) > 0 && len(t.Files.Disks) == 0 {
 			return fmt.Errorf("target %s: files: backing is for overlays among disks, and there are no disks", t.Name)

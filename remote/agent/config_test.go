@@ -40,6 +40,7 @@ enabled = true
 rules = "rules.toml"
 source = "disk"
 every = "2s"
+resets = "qmp2.sock"
 
 [target.files]
 disks   = ["vm1.qcow2"]
@@ -61,7 +62,7 @@ func TestParseConfigResolvesPaths(t *testing.T) {
 	if c.TPM.Path != filepath.Join(dir, "tpm.sock") || c.TPM.EventLog != "-" || c.Targets[0].Watch.Rules != filepath.Join(dir, "rules.toml") {
 		t.Errorf("paths: %+v", c)
 	}
-	if every, err := c.Targets[0].Watch.every(); err != nil || every != 2*time.Second || c.Targets[0].Watch.Source != WatchDisk {
+	if every, err := c.Targets[0].Watch.every(); err != nil || every != 2*time.Second || c.Targets[0].Watch.Source != WatchDisk || c.Targets[0].Watch.Resets != filepath.Join(dir, "qmp2.sock") {
 		t.Errorf("watch %+v, %v", c.Targets[0].Watch, err)
 	}
 	users, err := c.Targets[0].BMC.users()
@@ -135,6 +136,8 @@ func TestParseConfigRefuses(t *testing.T) {
 		"looks without end":   {`every = "2s"`, `every = "1ms"`, "want 10ms to 1h"},
 		"looks by the plugin": {`source = "disk"`, `source = "trap"`, ErrEveryWithTrap.Error()},
 		"looks by default":    {`source = "disk"`, ``, ErrEveryWithTrap.Error()},
+		"resets by trap":      {"source = \"disk\"\nevery = \"2s\"", `source = "trap"`, ErrResetsWithTrap.Error()},
+		"one monitor":         {`resets = "qmp2.sock"`, `resets = "qmp.sock"`, ErrSameMonitor.Error()},
 		"no TOML":             {`[verifier]`, "[verifier", ""},
 	} {
 		_, err := ParseConfig([]byte(strings.Replace(wholeConfig, c.old, c.new, 1)), dir)

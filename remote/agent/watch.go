@@ -122,6 +122,7 @@ func (t *target) watchDisks(ctx context.Context, s *stream, rules *filewatch.Rul
 		Dir:     filepath.Join(t.agent.config.State, "watch"),
 		Rules:   rules,
 		Every:   every,
+		Resets:  t.config.Watch.Resets,
 		Alert:   t.watchAlert,
 		Bound:   bound,
 		Told:    s.sendSeen,

@@ -17,6 +17,7 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
 	"github.com/plumbline-sec/plumbline/remote"
+	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
 
 // patience bounds every wait; nothing is measured by it.
@@ -259,5 +260,24 @@ func TestAgentWatchesByThePluginUnlessTold(t *testing.T) {
 	}
 	if left := d.bitmaps(); len(left) > 0 {
 		t.Errorf("bitmaps %q", left)
+	}
+}
+
+// An object with more names and attributes than are sent is not measured; its event and
+// those beside it are not lost.
+func TestAgentBoundsWhatGoesWithAnEvent(t *testing.T) {
+	s := &stream{target: &target{config: TargetConfig{Name: "web"}}, name: "s", events: make(chan remote.Event, 1)}
+	for size, want := range map[int]filewatch.Judgement{100: filewatch.NotJudged, maxSeen: filewatch.NotMeasured} {
+		r := &baseline.Record{Object: filewatch.Object{Inode: 12, Type: filewatch.TypeFile}, Names: []string{strings.Repeat("n", size)}}
+		if err := s.sendSeen(&filewatch.Event{Op: filewatch.OpWrite, Path: "/a", Object: &r.Object}, vm.Sight{Object: r}); err != nil {
+			t.Fatal(err)
+		}
+		sent, e := <-s.events, new(filewatch.Event)
+		if err := json.Unmarshal(sent.Event, e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Verdict.Outcome != want || (len(sent.Object) > 0) != (want == filewatch.NotJudged) || sent.Absent != "" {
+			t.Errorf("%d bytes of names: verdict %+v, an object of %d bytes, absent %q", size, e.Verdict, len(sent.Object), sent.Absent)
+		}
 	}
 }

@@ -16,6 +16,9 @@ type WatchConfig struct {
 	Rules   string      `toml:"rules"`  // rules file; without it every operation is reported
 	Source  WatchSource `toml:"source"` // where operations are seen; default trap
 	Every   string      `toml:"every"`  // between two looks at the disks, default 1s; not with trap
+	// Resets is the socket of another monitor, kept while the disks are watched: resets of
+	// the guest are told then. Not with trap, which sees them by itself.
+	Resets string `toml:"resets"`
 }
 
 // WatchSource says where file operations are seen.
@@ -38,6 +41,10 @@ var (
 	ErrWatchEvery = errors.New("no time between looks at the disks")
 	// ErrEveryWithTrap: the plugin tells of each operation when it happens.
 	ErrEveryWithTrap = errors.New("every goes with source disk or auto: the plugin tells of operations when they happen")
+	// ErrResetsWithTrap: the plugin sees resets by itself.
+	ErrResetsWithTrap = errors.New("resets goes with source disk or auto: the plugin sees resets by itself")
+	// ErrSameMonitor: a monitor that is kept is nobody else's.
+	ErrSameMonitor = errors.New("resets is the monitor that qmp names: it wants another one, which nobody else uses")
 )
 
 // Bounds of WatchConfig.Every, as of the command's.
@@ -51,6 +58,9 @@ func (w *WatchConfig) check() error {
 	case "", WatchTrap:
 		if w.Every != "" {
 			return ErrEveryWithTrap
+		}
+		if w.Resets != "" {
+			return ErrResetsWithTrap
 		}
 	case WatchAuto, WatchDisk:
 	default:

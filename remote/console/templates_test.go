@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/plumbline-sec/plumbline/remote"
 )
 
 func TestPagesParse(t *testing.T) {
@@ -79,6 +81,28 @@ func TestTemplatesHaveNothingInline(t *testing.T) {
 			if strings.Contains(string(text), inline) {
 				t.Errorf("%s has %q", page.Name(), inline)
 			}
+		}
+	}
+}
+
+// An event that nobody saw is shown with the time since when it may have been done, and
+// why it is not known who did it.
+func TestEventOfADiskHasItsWindow(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 1, 0, time.UTC)
+	seen := remote.FileEvent{ID: "a", Time: at, Op: "write", Path: "/a", Actor: "unknown: the disk <does> not say", Verdict: remote.VerdictChanged}
+	found := seen
+	found.Since = at.Add(-time.Second)
+	for _, c := range []struct {
+		event  remote.FileEvent
+		window bool
+	}{{seen, false}, {found, true}} {
+		var b strings.Builder
+		if err := parsePages()["events"].ExecuteTemplate(&b, "fileevents", map[string]any{"Events": []remote.FileEvent{c.event}, "Machines": false}); err != nil {
+			t.Fatal(err)
+		}
+		if page := b.String(); strings.Contains(page, "done after") != c.window || strings.Contains(page, "2026-03-01 12:00:00 UTC") != c.window ||
+			!strings.Contains(page, "unknown: the disk &lt;does&gt; not say") {
+			t.Errorf("window %v:\n%s", c.window, page)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -40,5 +41,38 @@ func TestLinkIsJudgedAtTheNameItTook(t *testing.T) {
 		if w.judge(e, now); e.Verdict.Outcome != want {
 			t.Errorf("first name %s: %+v, want %v", newPath, e.Verdict, want)
 		}
+	}
+}
+
+// What goes with an event says of an object that nothing names that it has no name, and of
+// a path without an object whether it is gone, another's, or not measured.
+func TestSightOfWhatIsNotThere(t *testing.T) {
+	var got Sight
+	s := &sights{told: func(_ *filewatch.Event, seen Sight) error {
+		got = seen
+		return nil
+	}}
+	e := &filewatch.Event{Op: filewatch.OpUnknown, Path: "/a"}
+	s.look(e, &tap.State{Object: filewatch.Object{Inode: 12, Type: filewatch.TypeFile}})
+	s.emit(e)
+	if got.Gone || got.Taken || got.Object == nil {
+		t.Fatalf("without a name: %+v", got)
+	}
+	if text, err := json.Marshal(got.Object); err != nil || got.Object.Path() != "" {
+		t.Errorf("without a name: %s, %v", text, err)
+	}
+	s.look(e, nil)
+	s.emit(e)
+	if got != (Sight{Gone: true}) {
+		t.Errorf("gone: %+v", got)
+	}
+	s.emit(e)
+	if got != (Sight{Taken: true}) {
+		t.Errorf("another's: %+v", got)
+	}
+	e.Verdict = filewatch.Verdict{Outcome: filewatch.NotMeasured, Reason: "why"}
+	s.emit(e)
+	if got != (Sight{}) {
+		t.Errorf("not measured: %+v", got)
 	}
 }
