@@ -125,7 +125,7 @@ func (flags *baselineAcceptFlags) preview(w io.Writer, done *checked, choose fun
 		return err
 	}
 	if *flags.output == "text" {
-		fmt.Fprintf(w, "%s: %d changes would be accepted, %d left\n", flags.check.file, len(shown.Changes), len(done.report.Changes)-len(shown.Changes))
+		fmt.Fprintf(w, "%s: %s would be accepted, %d left\n", flags.check.file, counted(len(shown.Changes), "change"), len(done.report.Changes)-len(shown.Changes))
 	}
 	return baselineError(flags.check.file, baseline.Acceptable(shown.Changes))
 }
@@ -173,7 +173,7 @@ func (flags *baselineAcceptFlags) print(w io.Writer, header *baseline.Header, fo
 	for _, change := range last.Changes {
 		fmt.Fprintf(w, "accepted %s\n", printable(change))
 	}
-	_, err := fmt.Fprintf(w, "%s: version %d, %d changes accepted, %d left\n", flags.check.file, header.Version, len(last.Changes), left)
+	_, err := fmt.Fprintf(w, "%s: version %d, %s accepted, %d left\n", flags.check.file, header.Version, counted(len(last.Changes), "change"), left)
 	return err
 }
 

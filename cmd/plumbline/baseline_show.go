@@ -217,7 +217,7 @@ func printHeader(w io.Writer, b *baseline.Baseline, format string) error {
 	fmt.Fprintf(w, "version %d, made %s by %s\n", h.Version, h.Created.Format("2006-01-02 15:04:05 UTC"), printable(h.Tool))
 	fmt.Fprintf(w, "%d objects on volumes %q\n", h.Objects, h.Machine.Volumes)
 	for _, a := range h.Accepted {
-		fmt.Fprintf(w, "version %d: %d changes accepted by %s: %s\n", a.Version, len(a.Changes), printable(a.Author), printable(a.Reason))
+		fmt.Fprintf(w, "version %d: %s accepted by %s: %s\n", a.Version, counted(len(a.Changes), "change"), printable(a.Author), printable(a.Reason))
 		fmt.Fprintf(w, "           %s, %s\n", a.Time.Format("2006-01-02 15:04:05 UTC"), printable(a.Selection))
 		for i, change := range a.Changes {
 			if i == historyLines {
