@@ -233,7 +233,7 @@ func (v *Verifier) loseRecords(ctx context.Context, agent string) error {
 				return nil, errNothing
 			}
 			m.Lost = v.now()
-			return v.askFiles(ctx, m, remote.CommandRescan, "", "records were lost")
+			return v.askAboutLoss(ctx, m, "records were lost")
 		})
 		if err != nil {
 			return err

@@ -157,14 +157,6 @@ func (t *taking) lose(why string) error {
 	return err
 }
 
-func (v *Verifier) lose(ctx context.Context, m *machine, why string) ([]store.Change, error) {
-	if !m.Lost.IsZero() || m.Files.Baseline == "" {
-		return nil, nil
-	}
-	m.Lost = v.now()
-	return v.askFiles(ctx, m, remote.CommandRescan, "", why)
-}
-
 // add stores a new event with what can be said of it at once.
 func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) error {
 	var seen *baseline.Record

@@ -199,3 +199,34 @@ func TestLossThatTheWatchTells(t *testing.T) {
 		t.Error("the machine is trusted although its watch began anew")
 	}
 }
+
+// A rescan for lost events that fails is asked for again, after a pause.
+func TestRescanForLossIsAskedAgain(t *testing.T) {
+	r := startPausing(t, twoMachines, 10000*time.Hour)
+	w := newWatch(t, r.enrol(t, "host1", remote.RoleHost), "vm1")
+	w.capture(0, file("/etc/motd", 1, "hello"))
+	r.said(t, "vm1", "a baseline of vm1 was taken")
+	w.agent.send(remote.KindStatus, remote.Status{State: remote.WatchNotice, Target: "vm1", Detail: "gap: the bitmap is gone", First: 1, Lost: 1})
+	command := w.agent.command(remote.CommandRescan)
+	r.tickAfter(t, 10000*time.Hour)
+	if open := r.rescans(t); len(open) != 1 {
+		t.Errorf("while the agent is at it: %+v", open)
+	}
+	w.agent.send(remote.KindStatus, remote.Status{State: remote.CommandFailed, Target: "vm1", Command: command.ID, Detail: "QEMU is busy"})
+	r.said(t, "vm1", "could not do as asked")
+	r.tickAfter(t, time.Minute)
+	if open := r.rescans(t); len(open) != 1 {
+		t.Errorf("during the pause: %+v", open)
+	}
+	r.tickAfter(t, longestLossPause+time.Minute)
+	if open := r.rescans(t); len(open) != 2 {
+		t.Fatalf("after the pause: %+v", open)
+	}
+	second := w.agent.command(remote.CommandRescan)
+	w.capture(second.ID, file("/etc/motd", 1, "hello"))
+	r.said(t, "vm1", "a rescan of vm1")
+	r.tickAfter(t, 10000*time.Hour)
+	if open := r.rescans(t); len(open) != 1 || open[0].ID != second.ID {
+		t.Errorf("after it: %+v", open)
+	}
+}

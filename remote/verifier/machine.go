@@ -42,6 +42,10 @@ type machine struct {
 	BaselineAsked time.Time `json:"baseline_asked,omitzero"`
 	// Lost says since when events are missing and no rescan has made up for it.
 	Lost time.Time `json:"lost,omitzero"`
+	// LostCommand is the last one that asked for that rescan. LostNext is when it is asked
+	// for again, after it failed.
+	LostCommand uint64    `json:"lost_command,omitempty"`
+	LostNext    time.Time `json:"lost_next,omitzero"`
 	// Rotated is when an event looked like a log's rotation, of which no rescan has told
 	// yet whether it was one (LogMoved), or did not tell all that was done (Unjudged): at
 	// least one of them, the former where neither is set. RotationCommand asked for that rescan at RotationAsked, 0:

@@ -77,6 +77,17 @@ func (v *Verifier) due(ctx context.Context, m *machine) error {
 			return err
 		}
 	}
+	if v.lossDue(m) {
+		err := v.changeMachine(ctx, m.Name, nil, func(m *machine) ([]store.Change, error) {
+			if !v.lossDue(m) {
+				return nil, errNothing
+			}
+			return v.askAboutLoss(ctx, m, "the rescan that was to make up for lost events failed")
+		})
+		if err != nil {
+			return err
+		}
+	}
 	if v.rotationDue(m) {
 		err := v.changeMachine(ctx, m.Name, nil, func(m *machine) ([]store.Change, error) {
 			if !v.rotationDue(m) {

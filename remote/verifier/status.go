@@ -114,6 +114,9 @@ func (v *Verifier) commandFailed(ctx context.Context, m *machine, s *remote.Stat
 	if s.Command != 0 && s.Command == m.RotationCommand {
 		v.pauseRotation(m) // the schedule asks again
 	}
+	if s.Command != 0 && s.Command == m.LostCommand && !m.Lost.IsZero() {
+		v.lossNotTold(m)
+	}
 	more, err := v.abandonScan(ctx, s.Command, s.Detail)
 	if err != nil {
 		return nil, err
