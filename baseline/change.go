@@ -42,6 +42,8 @@ type Change struct {
 	Diff, NoDiff string
 	// Old and New are the two states; nil when there is none.
 	Old, New *Record
+	// Gap is what could not be read at all, nil where the change is of an object.
+	Gap *filewatch.Gap
 }
 
 // Counts says whether the change is a failure: recorded objects are reported

@@ -119,7 +119,7 @@ func newComparer(rules *filewatch.Rules) *comparer {
 func (c *comparer) gaps(gaps []filewatch.Gap, when string) {
 	for _, g := range gaps {
 		c.blind[g.Volume] = true
-		c.changes = append(c.changes, &Change{Path: g.What, Kind: Unmeasured, Level: filewatch.Verify, Explanation: when + g.Reason})
+		c.changes = append(c.changes, &Change{Path: g.What, Kind: Unmeasured, Level: filewatch.Verify, Explanation: when + g.Reason, Gap: &g})
 	}
 }
 

@@ -69,9 +69,22 @@ type Files struct {
 	Origin     string    `json:"origin,omitempty"` // how the baseline came to be, in words
 	Violations int       `json:"violations"`       // open review items
 	// Unmeasured counts what could not be compared when all files were last read.
-	Unmeasured int       `json:"unmeasured,omitempty"`
-	Events     int64     `json:"events"`
-	LastEvent  time.Time `json:"last_event,omitzero"`
+	Unmeasured int `json:"unmeasured,omitempty"`
+	// Accepted are parts that could not be read and that people accepted as such: they are
+	// not in Unmeasured.
+	Accepted  []AcceptedGap `json:"accepted_gaps,omitempty"`
+	Events    int64         `json:"events"`
+	LastEvent time.Time     `json:"last_event,omitzero"`
+}
+
+// AcceptedGap is a part of a machine that is not measured by somebody's decision.
+type AcceptedGap struct {
+	ID     string    `json:"id"`     // of the review item; rejecting it takes the decision back
+	What   string    `json:"what"`   // a volume, a partition, a directory
+	Reason string    `json:"reason"` // it could not be read
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Why    string    `json:"why"` // it was accepted
 }
 
 // MachineDetail answers GET /v1/hosts/{name}.
@@ -169,9 +182,9 @@ const (
 // that asks to be enrolled.
 type Review struct {
 	ID      string    `json:"id"`
-	Kind    string    `json:"kind"` // "file" or "enrolment"
+	Kind    string    `json:"kind"` // "file", "gap" or "enrolment"
 	Machine string    `json:"machine"`
-	Subject string    `json:"subject"` // path, or the EK digest
+	Subject string    `json:"subject"` // path, what could not be read, or the EK digest
 	Summary string    `json:"summary"`
 	Detail  string    `json:"detail,omitempty"`
 	Level   string    `json:"level,omitempty"`

@@ -38,10 +38,10 @@ func (v *Verifier) assess(m, host *machine, now time.Time) (remote.State, []stri
 	}
 	for _, state := range []remote.State{remote.StateUntrusted, remote.StateRebooting, remote.StateUnknown, remote.StateStale} {
 		if texts := textsOf(reasons, state); len(texts) > 0 {
-			return state, texts
+			return state, append(texts, acceptedWords(m)...)
 		}
 	}
-	return remote.StateTrusted, textsOf(reasons, remote.StateTrusted)
+	return remote.StateTrusted, append(textsOf(reasons, remote.StateTrusted), acceptedWords(m)...)
 }
 
 func textsOf(reasons []reason, state remote.State) []string {

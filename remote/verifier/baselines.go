@@ -322,7 +322,11 @@ func (v *Verifier) adoptBaseline(ctx context.Context, m *machine, captured *base
 		return nil, fmt.Errorf("sign baseline: %w", err)
 	}
 	m.Rotated, m.LogMoved, m.Unjudged, m.RotationCommand, m.RotatedAgain = noTime, false, false, 0, false
-	m.Files.Origin, m.Files.Unmeasured = why, int(captured.Header.Unread)+len(captured.Header.Gaps)
+	gaps, accepted, err := v.takeGaps(ctx, m, captured.Header.Gaps)
+	if err != nil {
+		return nil, err
+	}
+	m.Files.Origin, m.Files.Unmeasured = why, int(captured.Header.Unread)+len(captured.Header.Gaps)-accepted
 	if err := v.keepBaseline(ctx, m, out.Bytes(), int64(captured.Header.Objects)); err != nil {
 		return nil, err
 	}
@@ -334,7 +338,7 @@ func (v *Verifier) adoptBaseline(ctx context.Context, m *machine, captured *base
 	if n := captured.Header.Unread + uint64(len(captured.Header.Gaps)); n > 0 {
 		text += fmt.Sprintf(", %d of which could not be read whole", n)
 	}
-	return append(changes, v.moment(remote.Moment{Machine: m.Name, Kind: "file", Severity: remote.SeverityNotice, Text: text})...), nil
+	return append(append(changes, gaps...), v.moment(remote.Moment{Machine: m.Name, Kind: "file", Severity: remote.SeverityNotice, Text: text})...), nil
 }
 
 // keepBaseline stores a baseline that we signed; the machine names it by its
@@ -382,8 +386,12 @@ func (v *Verifier) compareCapture(ctx context.Context, m *machine, captured *bas
 	if err := t.rescan(report); err != nil {
 		return nil, err
 	}
-	m.Lost, m.Files.Unmeasured = noTime, report.Count(baseline.Unmeasured)
-	changes := t.result()
+	gaps, accepted, err := v.takeGaps(ctx, m, gapsOf(report))
+	if err != nil {
+		return nil, err
+	}
+	m.Lost, m.Files.Unmeasured = noTime, report.Count(baseline.Unmeasured)-accepted
+	changes := append(t.result(), gaps...)
 	if command == 0 || command != m.RotationCommand {
 		return changes, nil // it may have looked before what is suspected
 	}

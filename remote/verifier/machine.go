@@ -58,6 +58,9 @@ type machine struct {
 	RotationAsked   time.Time `json:"rotation_asked,omitzero"`
 	RotatedAgain    bool      `json:"rotated_again,omitempty"`
 	RotationNext    time.Time `json:"rotation_next,omitzero"`
+	// Gaps are what could not be read when the files were last compared: how many of each,
+	// by review item.
+	Gaps map[string]int `json:"gaps,omitempty"`
 	// Verdict is when the scan was fired that Scan tells of.
 	Verdict time.Time `json:"verdict,omitzero"`
 }

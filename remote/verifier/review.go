@@ -17,6 +17,7 @@ import (
 const (
 	reviewFile      = "file"
 	reviewEnrolment = "enrolment"
+	reviewGap       = "gap" // see takeGaps
 
 	reviewOpen     = "open"
 	reviewAccepted = "accepted"
@@ -68,6 +69,7 @@ type reviewEntry struct {
 	Object *baseline.Record `json:"object,omitempty"` // as found; nil when it is gone
 	Text   *baseline.Text   `json:"text,omitempty"`   // of Object, whose JSON leaves it out
 	Event  string           `json:"event,omitempty"`  // the last one
+	Times  int              `json:"times,omitempty"`  // how many of a gap were accepted
 }
 
 func (r reviewEntry) stateWord() string { return r.State }
@@ -128,7 +130,7 @@ func (v *Verifier) decide(ctx context.Context, id, author string, decision remot
 		if err != nil {
 			return err
 		}
-		if d.V.State != reviewOpen {
+		if takenBack := d.V.Kind == reviewGap && d.V.State == reviewAccepted && !decision.Accept; d.V.State != reviewOpen && !takenBack {
 			return apiError(http.StatusConflict, remote.CodeConflict, "the item is already "+d.V.State, "")
 		}
 		d.V.State, d.V.DecidedBy, d.V.DecidedAt, d.V.Reason = reviewRejected, author, v.now(), decision.Reason
@@ -150,6 +152,8 @@ func (v *Verifier) carryOut(ctx context.Context, m *machine, d *doc[reviewEntry]
 	switch {
 	case d.V.Kind == reviewEnrolment:
 		changes, err = v.decideEnrolment(ctx, d.V.ID, author, decision)
+	case d.V.Kind == reviewGap:
+		m.decideGap(d, decision.Accept)
 	case decision.Accept:
 		changes, err = v.acceptFile(ctx, m, &d.V, author, decision.Reason)
 	default:

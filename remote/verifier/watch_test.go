@@ -24,6 +24,7 @@ type watch struct {
 	at     time.Time
 	rules  *filewatch.Rules // of captures
 	logs   []baseline.Log   // that captures look for
+	gaps   []filewatch.Gap  // of captures
 }
 
 func newWatch(t *testing.T, agent *softAgent, target string) *watch {
@@ -59,6 +60,17 @@ func (d disk) Scan(_ context.Context, _ baseline.WantFunc, visit baseline.VisitF
 		}
 	}
 	return nil, nil
+}
+
+// gappy is a disk of which parts cannot be read.
+type gappy struct {
+	disk
+	gaps []filewatch.Gap
+}
+
+func (g gappy) Scan(ctx context.Context, want baseline.WantFunc, visit baseline.VisitFunc) ([]filewatch.Gap, error) {
+	_, err := g.disk.Scan(ctx, want, visit)
+	return g.gaps, err
 }
 
 // event tells of an operation and returns its number.
@@ -112,7 +124,7 @@ func (w *watch) capture(command uint64, files ...*diskFile) {
 	}
 	options := &baseline.CaptureOptions{Rules: w.rules}
 	options.FollowLogs(w.logs)
-	snapshot, err := baseline.Capture(context.Background(), disk(files), options)
+	snapshot, err := baseline.Capture(context.Background(), gappy{disk(files), w.gaps}, options)
 	if err != nil {
 		w.t.Fatal(err)
 	}
