@@ -40,8 +40,8 @@ func reviewCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "also what is decided")
 	flags.register(cmd)
-	cmd.AddCommand(decideCommand("accept", "Accept a change into the signed baseline, or a machine into the fleet"),
-		decideCommand("reject", "Call a change wrong, or refuse a machine"))
+	cmd.AddCommand(decideCommand("accept", "Accept a change into the signed baseline, a part that cannot be read, or a machine into the fleet"),
+		decideCommand("reject", "Call a change wrong, take back that a part cannot be read, or refuse a machine"))
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +41,10 @@ func TestAssess(t *testing.T) {
 		{"scanned long ago", func(m, host *machine) { m.Scan.LastSuccess = now.Add(-3 * time.Hour) }, remote.StateStale},
 		{"a file differs", func(m, host *machine) { m.Files.Violations = 1 }, remote.StateUntrusted},
 		{"events were lost", func(m, host *machine) { m.Lost = now }, remote.StateStale},
+		{"a gap was accepted", func(m, host *machine) { m.Files.Accepted = []remote.AcceptedGap{{What: "partition 2", By: "anna"}} }, remote.StateTrusted},
+		{"another one was not", func(m, host *machine) {
+			m.Files.Accepted, m.Files.Unmeasured = []remote.AcceptedGap{{What: "partition 2", By: "anna"}}, 1
+		}, remote.StateUnknown},
 		{"watch ended", func(m, host *machine) { m.Files.Watched = false }, remote.StateStale},
 		{"no baseline", func(m, host *machine) { m.Files.Baseline = "" }, remote.StateUnknown},
 		{"restarting", func(m, host *machine) { m.RebootingSince = now.Add(-time.Minute) }, remote.StateRebooting},
@@ -58,6 +63,9 @@ func TestAssess(t *testing.T) {
 		}
 		if len(reasons) == 0 {
 			t.Errorf("%s: %s without a reason", test.name, state)
+		}
+		if n := len(m.Files.Accepted); n > 0 && (len(reasons) < 2 || !strings.Contains(reasons[len(reasons)-1], "as anna accepted")) {
+			t.Errorf("%s: %q does not say what was accepted", test.name, reasons)
 		}
 	}
 }
