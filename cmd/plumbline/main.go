@@ -20,8 +20,10 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	root := rootCommand()
 	root.SetArgs(args)
+	out := &results{w: os.Stdout}
+	root.SetOut(out)
 	cmd, err := root.ExecuteContextC(ctx)
-	return report(os.Stderr, cmd.CommandPath(), err)
+	return report(os.Stderr, cmd.CommandPath(), out.told(err))
 }
 
 func rootCommand() *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -33,6 +34,31 @@ func (v *formatValue) Set(s string) error {
 	}
 	v.format = s
 	return nil
+}
+
+// results is standard output. It remembers that a write failed: whatever a command
+// came to, its exit code must not stand for a report that nobody could read.
+type results struct {
+	w   io.Writer
+	err error // of the first write that failed
+}
+
+func (r *results) Write(b []byte) (int, error) {
+	n, err := r.w.Write(b)
+	if err != nil && r.err == nil {
+		r.err = err
+	}
+	return n, err
+}
+
+// told is what a command ended with, or that its results were not written, unless it
+// ended with another error.
+func (r *results) told(err error) error {
+	var exit *exitError
+	if r.err == nil || err != nil && !errors.Is(err, r.err) && !(errors.As(err, &exit) && exit.err == nil) {
+		return err
+	}
+	return fail(exitIO, r.err)
 }
 
 // writeLines prints each of all as one line of JSON.
