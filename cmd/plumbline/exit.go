@@ -91,7 +91,7 @@ func report(w io.Writer, command string, err error) int {
 	var exit *exitError
 	if !errors.As(err, &exit) {
 		// cobra's own complaints: unknown command, missing argument.
-		exit = &exitError{code: exitArgument, err: err, hint: helpHint(command)}
+		exit = &exitError{code: exitArgument, err: errors.New(plainly(err.Error())), hint: helpHint(command)}
 	}
 	if exit.err != nil {
 		fmt.Fprintf(w, "plumbline: %s\n", printableLines(exit.err.Error()))
