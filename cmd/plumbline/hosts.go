@@ -80,6 +80,8 @@ func filesWord(f remote.Files) string {
 		return "-"
 	case f.Unmeasured > 0: // is no pass
 		return fmt.Sprintf("%d not measured", f.Unmeasured)
+	case len(f.Accepted) > 0: // nor is what people accepted as such
+		return fmt.Sprintf("as baseline but for %s", counted(len(f.Accepted), "accepted gap"))
 	}
 	return "as baseline"
 }

@@ -18,6 +18,7 @@ func TestFilesWord(t *testing.T) {
 		{remote.Files{}, "-"},
 		{remote.Files{Baseline: "d"}, "as baseline"},
 		{remote.Files{Baseline: "d", Unmeasured: 2}, "2 not measured"},
+		{remote.Files{Baseline: "d", Accepted: make([]remote.AcceptedGap, 1)}, "as baseline but for 1 accepted gap"},
 		{remote.Files{Baseline: "d", Unmeasured: 2, Violations: 1}, "1 differ"},
 	} {
 		if got := filesWord(c.files); got != c.want {
