@@ -106,3 +106,24 @@ func TestEventOfADiskHasItsWindow(t *testing.T) {
 		}
 	}
 }
+
+// What people accepted as not measured is not shown as compared.
+func TestAcceptedGapsAreTold(t *testing.T) {
+	m := remote.Machine{Name: "vm1", Files: remote.Files{Baseline: "d", Watched: true}}
+	for _, gaps := range []int{0, 1} {
+		m.Files.Accepted = make([]remote.AcceptedGap, gaps)
+		for page, data := range map[string]any{
+			"fleet":   map[string]any{"States": nil, "Counts": nil, "Machines": []remote.Machine{m}},
+			"machine": map[string]any{"M": &remote.MachineDetail{Machine: m}},
+		} {
+			var b strings.Builder
+			err := parsePages()[page].ExecuteTemplate(&b, "content", &view{Data: data, Session: &Session{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text := b.String(); !strings.Contains(text, "as baseline") || strings.Contains(text, "as baseline but for 1 accepted gap<") != (gaps == 1) {
+				t.Errorf("%s, %d gaps:\n%s", page, gaps, text)
+			}
+		}
+	}
+}
