@@ -194,7 +194,12 @@ func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) er
 		return t.judgeFound(f, e, event, seen)
 	case event.Status == filewatch.Ongoing && seen != nil:
 		return t.judgeOngoing(f, event, seen)
-	case event.Status != filewatch.Done || event.Object == nil || settles(event.Op):
+	case event.Object == nil && event.Status == filewatch.Done && removes(event.Op) && event.Path != "":
+		return t.judge(f, event, nil, false)
+	case event.Object == nil:
+		// Nothing follows an event of which not even the object is known.
+		return t.notMeasured(f, "the event does not tell which object it is about")
+	case event.Status != filewatch.Done || settles(event.Op):
 		f.Verdict, f.Detail = remote.VerdictPending, "it is compared once it is on disk"
 	default:
 		return t.judgeNow(f, event)
@@ -221,6 +226,9 @@ func settles(op filewatch.Op) bool {
 	return false
 }
 
+// removes says that an operation takes a name away.
+func removes(op filewatch.Op) bool { return op == filewatch.OpUnlink || op == filewatch.OpRmdir }
+
 // inMemory is what an event tells of an object from the guest's inode in
 // memory: neither its content nor its links.
 const inMemory = filewatch.AttrType | filewatch.AttrSize | filewatch.AttrMode | filewatch.AttrUID | filewatch.AttrGID |
@@ -231,7 +239,7 @@ const onDisk = ^filewatch.AttrNames
 
 // judgeNow compares what is known the moment of the operation.
 func (t *taking) judgeNow(f *remote.FileEvent, event *filewatch.Event) error {
-	if event.Op == filewatch.OpUnlink || event.Op == filewatch.OpRmdir {
+	if removes(event.Op) {
 		return t.judge(f, event, nil, false)
 	}
 	found := &baseline.Observed{Known: inMemory, Record: baseline.Record{Object: *event.Object, Names: []string{event.PathNow()}}}
@@ -261,14 +269,10 @@ func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
 		return nil
 	}
 	if len(e.Object) == 0 || string(e.Object) == "null" {
-		switch {
-		case f.Verdict != remote.VerdictPending:
-		case diskPath(event):
-			return t.notMeasured(f, settled.Verdict.Reason)
-		default:
-			f.Verdict, f.Detail = remote.VerdictUnknown, "it could not be read on disk: "+filewatch.PrintablePath(settled.Verdict.Reason)
+		if f.Verdict != remote.VerdictPending {
+			return nil
 		}
-		return nil
+		return t.notMeasured(f, settled.Verdict.Reason)
 	}
 	found := &baseline.Observed{Known: onDisk}
 	if err := json.Unmarshal(e.Object, &found.Record); err != nil {
