@@ -83,9 +83,9 @@ func agentError(err error) error {
 	case errors.Is(err, tpm.ErrNoTPM):
 		return failHint(exitIO, err, "name a TPM under [tpm] path in the configuration")
 	case errors.Is(err, tpm.ErrAKChanged):
-		return failHint(exitData, err, "if the TPM was replaced or cleared, remove the state directory and enrol again")
+		return failHint(exitData, err, "if the TPM was cleared, remove the state directory and enrol again; another TPM enrols under another name")
 	case errors.Is(err, agent.ErrRefused):
-		return failHint(exitIO, err, "approve the machine at the verifier, or remove the old one of that name")
+		return failHint(exitIO, err, "approve the machine at the verifier, or, if another TPM has its name, give it another")
 	case errors.Is(err, durable.ErrLocked):
 		return failHint(exitIO, err, "an agent with this state directory is already running")
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):

@@ -108,7 +108,7 @@ func (v *Verifier) refuseTakenName(ctx context.Context, req *remote.EnrolRequest
 func nameTaken(m *machine, req *remote.EnrolRequest) error {
 	if m.enrolled() && !standsFor(m, req) {
 		return apiError(http.StatusConflict, remote.CodeConflict,
-			"another TPM is enrolled as "+req.Name, "an operator must remove that machine first")
+			"another TPM is enrolled as "+req.Name, "a name stays with the TPM that enrolled under it: enrol this one under another")
 	}
 	return nil
 }
