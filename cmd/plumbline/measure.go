@@ -69,7 +69,8 @@ A reference (--write-reference after a scan on which every check passes) stands
 in for --kernel on machines with the same kernel and CPU model.
 
 Exit codes: 0 every check passed, 1 a check failed, 40 a check was not measured,
-15 an argument is wrong, 18 the target cannot be read, 24 a dump is damaged.`,
+15 an argument is wrong, 18 the target cannot be read, 24 a dump, a reference or a
+file of observations is damaged.`,
 		Example: `  plumbline measure --vm /run/vm/qmp.sock --kernel /boot/vmlinuz-6.1.0-56-amd64 \
       --modules /lib/modules/6.1.0-56-amd64
   plumbline measure --vm /run/vm/qmp.sock -o json | jq .outcome
