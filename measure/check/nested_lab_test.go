@@ -121,7 +121,7 @@ func acceptsNested(t *testing.T, m *lab.Machine, n *lab.Nested) {
 // operations here: that takes a plugin, which QEMU has under TCG only.
 func refusesWatch(t *testing.T, m *lab.Machine, n *lab.Nested) {
 	t.Helper()
-	result, err := m.Exec(t.Context(), "/opt/plumbline/plumbline", "watch", "--vm", n.QMP)
+	result, err := m.Exec(t.Context(), "/opt/plumbline/plumbline", "watch", "--source", "trap", "--vm", n.QMP)
 	if err != nil {
 		t.Fatal(err)
 	}
