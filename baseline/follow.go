@@ -62,6 +62,7 @@ func CaptureSince(ctx context.Context, src Follower, last *Last, p *Progress, o 
 			}
 			p.wasIn = p.in
 			p.in = slices.DeleteFunc(slices.Clone(p.in), func(id filewatch.ID) bool { return u.void.has(id.Volume, id.Inode) })
+			p.before = len(p.in)
 		}
 	}
 	want := func(obj *filewatch.Object, names []string, same bool, at filewatch.Where) bool {

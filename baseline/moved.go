@@ -37,8 +37,9 @@ type searches struct {
 	sums atomic.Int64
 }
 
-// maxSums bounds sums, which as many files as a guest likes, under the names of as many
-// logs, would make its square: some seconds.
+// maxSums bounds sums, and of the old contents that one of them finds all but the first.
+// As many files as a guest likes, under the names of as many logs, would make them its
+// square: some seconds.
 const maxSums = 10 << 20
 
 func newMovedLogs() movedLogs {
@@ -243,7 +244,7 @@ func (l *movedLog) holds(id filewatch.ID, found []*prefix) {
 	for _, p := range found {
 		ours := l.elsewhere != nil && l.ours[p]
 		switch {
-		case slices.Contains(p.in, id):
+		case p.notes(id):
 		case !ours && p.elsewhere < maxHoldersElsewhere && len(p.in) < maxHolders+maxHoldersElsewhere:
 			p.elsewhere++
 			p.in = append(p.in, id)
@@ -253,6 +254,14 @@ func (l *movedLog) holds(id filewatch.ID, found []*prefix) {
 			p.unsought = true
 		}
 	}
+}
+
+// notes says that an object is noted. A capture reads each once, and notes it for each old
+// content once or, as it is and unpacked, twice in a row: those that it noted are not all
+// looked through, of which a guest may make many for each of many.
+func (p *prefix) notes(id filewatch.ID) bool {
+	n := len(p.in)
+	return n > 0 && p.in[n-1] == id || slices.Contains(p.in[:min(p.before, n)], id)
 }
 
 // held says whether the object held one of the old contents when it was last read,

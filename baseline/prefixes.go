@@ -21,6 +21,7 @@ type prefix struct {
 	// that begin with it; wasIn as was. Guarded by the log's mutex.
 	in, wasIn []filewatch.ID
 	elsewhere int // of in, those that are known to be in another directory
+	before    int // of in, those that an earlier capture noted
 	// unsought: not all was looked into that may have it; guarded as in.
 	unsought bool
 	also     *prefix

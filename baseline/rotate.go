@@ -21,7 +21,7 @@ type rotations struct {
 	// logs are those of logs themselves, by the place that they are at now; again all, by
 	// the objects that begin with what they had.
 	logs  map[logPlace][]rotation
-	again map[filewatch.ID][]rotation
+	again map[filewatch.ID][]*rotation
 	// holders are the objects that begin with old contents; nil until their records
 	// come by.
 	holders map[filewatch.ID]*Record
@@ -34,7 +34,7 @@ type rotations struct {
 }
 
 func newRotations() rotations {
-	return rotations{places: map[string]*Record{}, logs: map[logPlace][]rotation{}, again: map[filewatch.ID][]rotation{}, holders: map[filewatch.ID]*Record{}, lost: map[lostKey]*Record{}}
+	return rotations{places: map[string]*Record{}, logs: map[logPlace][]rotation{}, again: map[filewatch.ID][]*rotation{}, holders: map[filewatch.ID]*Record{}, lost: map[lostKey]*Record{}}
 }
 
 // know takes what the capture found of old contents.
@@ -66,7 +66,7 @@ func (c *comparer) note(found rotation) {
 	}
 	if p := c.prefixes.of(found.old); p != nil {
 		for _, id := range p.in {
-			r.again[id] = append(r.again[id], found)
+			r.again[id] = append(r.again[id], &found)
 		}
 	}
 }
@@ -197,8 +197,8 @@ func (c *comparer) succeeds(new *Record) bool {
 		return (at.dir == r.was.dir || c.grows(new)) && sameProtection(r.old, new)
 	}
 	between := func(r rotation) bool { return at.ext == r.at.ext && at.newer(r.at) && like(r) }
-	again := func(r rotation) bool {
-		return at.place(new.Volume) == r.at.place(r.old.Volume) && at.follows(r.was) && like(r)
+	again := func(r *rotation) bool {
+		return at.place(new.Volume) == r.at.place(r.old.Volume) && at.follows(r.was) && like(*r)
 	}
 	return slices.ContainsFunc(c.rotations.logs[at.place(new.Volume)], between) || slices.ContainsFunc(c.rotations.again[new.ID()], again)
 }

@@ -33,7 +33,8 @@ func (c *comparer) maybeRotated(change *Change) *Change {
 
 // byRotation says that nothing differs in a log but what differs once it was rotated.
 func (c *comparer) byRotation(change *Change) bool {
-	if slices.ContainsFunc(change.Attributes.Names(), func(name string) bool { return !slices.Contains(ofRotation, name) }) {
+	another := change.Attributes.Has("names") && len(change.New.Names) > 1
+	if another || slices.ContainsFunc(change.Attributes.Names(), func(name string) bool { return !slices.Contains(ofRotation, name) }) {
 		return false
 	}
 	if change.Old.Path() == change.New.Path() {

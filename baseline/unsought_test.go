@@ -2,6 +2,7 @@ package baseline
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -118,6 +119,28 @@ func TestWhatIsNotLookedForIsNotMeasured(t *testing.T) {
 	}
 }
 
+// Rotation gives no file another name beside the one it has.
+func TestAnotherNameIsNotByRotation(t *testing.T) {
+	asked, k := rules(t, strings.Replace(logRules, `"growing"`, `"growing", "names"`, 1)), key(t)
+	b := open(t, write(t, snapshot(t, logs(t), &CaptureOptions{Rules: asked}), k), k)
+	now := logs(t)
+	now.put(24, "line 1\n", "/var/log/syslog.4")
+	now.put(14, "", "/var/log/syslog", "/var/log/tail")
+	o := &CaptureOptions{Rules: asked}
+	if err := o.Follow(b); err != nil {
+		t.Fatal(err)
+	}
+	spent(o)
+	report, err := Compare(b, snapshot(t, now, o))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"changed /var/log/syslog [names growing] [content-changed-times-kept log-truncated]", "not-measured /var/log/syslog.4 [] []"}
+	if d := cmp.Diff(want, brief(report)); d != "" {
+		t.Errorf("(want, got):\n%s", d)
+	}
+}
+
 // Where more files have what a log had than are noted, those that are not count as not
 // looked into.
 func TestHoldersThatAreNotNoted(t *testing.T) {
@@ -133,6 +156,48 @@ func TestHoldersThatAreNotNoted(t *testing.T) {
 	}
 	if !p.unsought || len(p.in) != maxHolders {
 		t.Errorf("%d are noted, unsought %v", len(p.in), p.unsought)
+	}
+}
+
+// Of old contents that are equal one digest finds all: that is bounded as digests are, and
+// what is left out is not looked for.
+func TestManyEqualContents(t *testing.T) {
+	const count = 50
+	m := newMovedLogs()
+	for n := range count {
+		m.follow("v", fmt.Sprintf("/var/log/x.%d", n), &prefix{size: 1, want: blake3.Sum256([]byte("x"))})
+	}
+	log := m.logs[logPlace{"v", "/var/log/", "x"}]
+	m.sums.Store(maxSums - 2*count)
+	for i, want := range []int{count, count, 0} {
+		look := log.search("")
+		look.goesOn(blake3.New(), 0, []byte("x"))
+		if len(look.found) != want {
+			t.Errorf("%d files found in file %d, want %d", len(look.found), i, want)
+		}
+		log.holds(filewatch.ID{Inode: uint64(i)}, look.found)
+	}
+	m.settle()
+	log.any(func(w wantedLog) bool {
+		if !w.unsought || len(w.in) != 2 {
+			t.Errorf("unsought %v, in %d", w.unsought, len(w.in))
+		}
+		return false
+	})
+}
+
+// An object is noted once for each old content, whoever noted it.
+func TestHoldersAreNotedOnce(t *testing.T) {
+	m := newMovedLogs()
+	was := []filewatch.ID{{Inode: 1}, {Inode: 2}}
+	p := &prefix{size: 1, in: was}
+	m.follow("v", "/var/log/x", p)
+	log := m.logs[logPlace{"v", "/var/log/", "x"}]
+	for _, inode := range []uint64{1, 3, 3, 2, 4} {
+		log.holds(filewatch.ID{Inode: inode}, []*prefix{p, p})
+	}
+	if d := cmp.Diff(append(slices.Clone(was), filewatch.ID{Inode: 3}, filewatch.ID{Inode: 4}), p.in); d != "" {
+		t.Error(d)
 	}
 }
 
