@@ -126,7 +126,7 @@ func refusesWatch(t *testing.T, m *lab.Machine, n *lab.Nested) {
 		t.Fatal(err)
 	}
 	const unimplemented = 16
-	if result.ExitCode != unimplemented || len(result.Stdout) > 0 || !strings.Contains(string(result.Stderr), "KVM is not covered") {
+	if result.ExitCode != unimplemented || len(result.Stdout) > 0 || !strings.Contains(string(result.Stderr), "without the trap plugin") {
 		t.Errorf("plumbline watch: exit %d: %s%s", result.ExitCode, result.Stdout, result.Stderr)
 	}
 }
