@@ -94,9 +94,10 @@ func (v *Verifier) command(ctx context.Context, agent string, c remote.Command) 
 	counter.V++
 	counter.Time = v.now()
 	c.ID = counter.V
-	key := fmt.Sprintf("%s/%020d", agent, c.ID)
-	return []store.Change{counter.change(), create(inCommands, key, agent, v.now(), c)}, nil
+	return []store.Change{counter.change(), create(inCommands, commandKey(agent, c.ID), agent, v.now(), c)}, nil
 }
+
+func commandKey(agent string, id uint64) string { return fmt.Sprintf("%s/%020d", agent, id) }
 
 // commandID is the number of the command among the changes that make it.
 func commandID(changes []store.Change) uint64 {
@@ -232,8 +233,7 @@ func (v *Verifier) loseRecords(ctx context.Context, agent string) error {
 			if m.MeasuredBy != agent || m.Files.Baseline == "" {
 				return nil, errNothing
 			}
-			m.Lost = v.now()
-			return v.askAboutLoss(ctx, m, "records were lost")
+			return v.lose(ctx, m, "records were lost")
 		})
 		if err != nil {
 			return err

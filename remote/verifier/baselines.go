@@ -253,6 +253,7 @@ func (v *Verifier) takeBaseline(ctx context.Context, r store.Record, b *remote.B
 		var more []store.Change
 		if replace {
 			more, err = v.adoptBaseline(ctx, m, captured, question.words())
+			v.lossTold(m, b.Command)
 		} else {
 			more, err = v.compareCapture(ctx, m, captured, b.Command)
 		}
@@ -349,7 +350,6 @@ func (v *Verifier) keepBaseline(ctx context.Context, m *machine, data []byte, ob
 		return err
 	}
 	m.Files.Baseline, m.Files.BaselineAt, m.Files.Objects = digest.String(), v.now(), objects
-	m.Lost = noTime
 	return nil
 }
 
@@ -390,7 +390,8 @@ func (v *Verifier) compareCapture(ctx context.Context, m *machine, captured *bas
 	if err != nil {
 		return nil, err
 	}
-	m.Lost, m.Files.Unmeasured = noTime, report.Count(baseline.Unmeasured)-accepted
+	m.Files.Unmeasured = report.Count(baseline.Unmeasured) - accepted
+	v.lossTold(m, command)
 	changes := append(t.result(), gaps...)
 	if command == 0 || command != m.RotationCommand {
 		return changes, nil // it may have looked before what is suspected
@@ -465,11 +466,9 @@ func (v *Verifier) acceptFile(ctx context.Context, m *machine, r *reviewEntry, a
 	if err != nil {
 		return nil, fmt.Errorf("accept %s: %w", r.ID, err)
 	}
-	lost := m.Lost
 	if err := v.keepBaseline(ctx, m, out.Bytes(), int64(header.Objects)); err != nil {
 		return nil, err
 	}
-	m.Lost = lost
 	m.Files.Violations = max(0, m.Files.Violations-1)
 	return nil, nil
 }

@@ -42,9 +42,12 @@ type machine struct {
 	BaselineAsked time.Time `json:"baseline_asked,omitzero"`
 	// Lost says since when events are missing and no rescan has made up for it.
 	Lost time.Time `json:"lost,omitzero"`
-	// LostCommand is the last one that asked for that rescan. LostNext is when it is asked
-	// for again, after it failed.
+	// LostCommand asked for that rescan at LostAsked, 0: it is still to be asked for.
+	// LostAgain says that more was lost since. No other rescan is asked for on that account
+	// before LostNext.
 	LostCommand uint64    `json:"lost_command,omitempty"`
+	LostAsked   time.Time `json:"lost_asked,omitzero"`
+	LostAgain   bool      `json:"lost_again,omitempty"`
 	LostNext    time.Time `json:"lost_next,omitzero"`
 	// Rotated is when an event looked like a log's rotation, of which no rescan has told
 	// yet whether it was one (LogMoved), or did not tell all that was done (Unjudged): at
@@ -63,6 +66,8 @@ type machine struct {
 	Gaps map[string]int `json:"gaps,omitempty"`
 	// Verdict is when the scan was fired that Scan tells of.
 	Verdict time.Time `json:"verdict,omitzero"`
+
+	rescan uint64 // the command that asks for one, made by the change that is under way
 }
 
 // begin notes that events come with numbers of a stream from now on.

@@ -6,7 +6,6 @@ import (
 
 	"github.com/plumbline-sec/plumbline/baseline"
 	"github.com/plumbline-sec/plumbline/filewatch"
-	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/store"
 )
 
@@ -53,8 +52,8 @@ func (v *Verifier) askAboutRotation(ctx context.Context, m *machine) ([]store.Ch
 	if m.Unjudged {
 		why = "an event does not tell all that was done"
 	}
-	changes, err := v.askFiles(ctx, m, remote.CommandRescan, "", why)
-	m.RotationCommand = commandID(changes)
+	changes, err := v.askRescan(ctx, m, why)
+	m.RotationCommand = m.rescan
 	return changes, err
 }
 

@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -79,10 +80,10 @@ func (v *Verifier) due(ctx context.Context, m *machine) error {
 	}
 	if v.lossDue(m) {
 		err := v.changeMachine(ctx, m.Name, nil, func(m *machine) ([]store.Change, error) {
-			if !v.lossDue(m) {
-				return nil, errNothing
+			if asked, err := v.lossAsked(ctx, m); asked || err != nil || !v.lossDue(m) {
+				return nil, cmp.Or(err, errNothing)
 			}
-			return v.askAboutLoss(ctx, m, "the rescan that was to make up for lost events failed")
+			return v.askAboutLoss(ctx, m, "no rescan has made up for lost events yet")
 		})
 		if err != nil {
 			return err
