@@ -17,12 +17,14 @@ func (s *Source) resets(ctx context.Context) {
 	const soon, late = 100 * time.Millisecond, 10 * time.Second
 	told := ""
 	for pause := soon; ; pause = min(2*pause, late) {
-		err := s.followResets(ctx, func() { told, pause = "", soon })
+		connected := false
+		err := s.followResets(ctx, func() { told, pause, connected = "", soon, true })
 		if ctx.Err() != nil {
 			return
 		}
-		// That QEMU ended looks tell.
-		if reason := err.Error(); !errors.Is(err, qmp.ErrClosed) && reason != told {
+		// That QEMU ended looks tell; a connection that ends may be the first sign of it.
+		ends := connected && errors.Is(err, qmp.ErrClosed)
+		if reason := err.Error(); !ends && reason != told && s.runs(ctx) {
 			told = reason
 			s.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: "resets of the guest are not told: " + reason})
 		}
@@ -32,6 +34,12 @@ func (s *Source) resets(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// runs says that QEMU is there.
+func (s *Source) runs(ctx context.Context) bool {
+	_, gone := qmp.PeerPID(ctx, s.QMP)
+	return gone == nil
 }
 
 // followResets tells of them as long as a connection lasts.
@@ -56,6 +64,8 @@ func (s *Source) followResets(ctx context.Context, connected func()) error {
 			data.Reason = "unknown"
 		}
 		s.alert(filewatch.Alert{Alert: filewatch.AlertRestart, Reason: fmt.Sprintf("the machine was reset (%s): what its guest had in memory only is gone; of what it wrote to its disks nothing is missed", data.Reason)})
-		s.alert(filewatch.Alert{Alert: filewatch.AlertWatch, Reason: "the disks are looked at as before the reset"})
+		if !s.blind.Load() { // else that is told once they are
+			s.alert(filewatch.Alert{Alert: filewatch.AlertWatch, Reason: "the disks are looked at as before the reset"})
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/filewatch"
@@ -82,6 +83,7 @@ type Source struct {
 	told         map[string]bool // of what could not be read
 	muted        time.Time       // since when that is more than is told
 	trouble      string          // last one told of
+	blind        atomic.Bool     // down, or in trouble
 	volumes      volumes
 }
 
@@ -319,6 +321,7 @@ func (s *Source) notice(ctx context.Context, set *disk.Set) {
 // restarted tells that QEMU is not the one that was looked at.
 func (s *Source) restarted() {
 	s.down = true
+	s.blind.Store(true)
 	s.lose(filewatch.AlertRestart, "QEMU ended: what is written to the disks before it is there again is seen as it is then")
 }
 
@@ -328,11 +331,12 @@ func (s *Source) resumed(at time.Time) {
 		s.alert(filewatch.Alert{Alert: filewatch.AlertWatch, Reason: "the disks are looked at again; what was found is of the time since " + s.since.UTC().Format(time.RFC3339)})
 	}
 	s.down, s.trouble, s.since = false, "", at.UTC()
+	s.blind.Store(false)
 }
 
 // failed tells of a look that came to nothing, once for each reason.
 func (s *Source) failed(ctx context.Context, err error) {
-	if _, gone := qmp.PeerPID(ctx, s.QMP); gone != nil {
+	if !s.runs(ctx) {
 		if !s.down {
 			s.restarted()
 		}
@@ -343,6 +347,7 @@ func (s *Source) failed(ctx context.Context, err error) {
 		return
 	}
 	s.trouble = reason
+	s.blind.Store(true)
 	s.alert(filewatch.Alert{Alert: filewatch.AlertBlind, Reason: reason})
 }
 
@@ -425,7 +430,7 @@ func (s *Source) end() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	var err error
-	if _, gone := qmp.PeerPID(ctx, s.QMP); gone == nil {
+	if s.runs(ctx) {
 		err = s.machine().Untrack(ctx, s.keeper.Track)
 	}
 	return errors.Join(err, s.keeper.Close())
