@@ -114,7 +114,27 @@ func (f *filesOf) ruleOf(event *filewatch.Event, o *filewatch.Object, others ...
 			names = append(names, r.Names...)
 		}
 	}
-	return f.rules.MatchNames(names, o), nil
+	rule := f.rules.MatchNames(names, o)
+	if f.base == nil || !diskPath(event) {
+		return rule, nil
+	}
+	// Whatever has a name of the baseline is held to what the baseline has there: the event
+	// by which that went may say no more than that this one tells.
+	for _, name := range []string{event.Path, event.NewPath} {
+		if name == "" {
+			continue
+		}
+		r, err := f.at(name, nil)
+		if err != nil {
+			return filewatch.Rule{}, err
+		}
+		if r != nil {
+			if held := f.rules.MatchNames(r.Names, &r.Object); held.Level > rule.Level {
+				rule = held
+			}
+		}
+	}
+	return rule, nil
 }
 
 // wanted is the record that an object is held to: the one at its path; else,

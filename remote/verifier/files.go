@@ -186,6 +186,9 @@ func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) er
 	switch {
 	case rule.Level <= filewatch.Record || event.Op == filewatch.OpExec:
 		f.Verdict = remote.VerdictRecorded
+		if diskPath(event) && event.Below > 0 && event.Level > filewatch.Record && t.files.base != nil {
+			return t.unjudged() // what moved along may be held to more than the directory is
+		}
 	case event.Status == filewatch.Denied:
 		f.Verdict, f.Detail = remote.VerdictRecorded, "refused before it happened"
 	case t.files.base == nil:
@@ -269,7 +272,11 @@ func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
 		return nil
 	}
 	if len(e.Object) == 0 || string(e.Object) == "null" {
-		if f.Verdict != remote.VerdictPending {
+		switch {
+		case f.Verdict == remote.VerdictPending:
+		case diskPath(event) && f.Verdict != remote.VerdictRecorded:
+			return t.unjudged() // what it was compared with had another content, or none
+		default:
 			return nil
 		}
 		return t.notMeasured(f, settled.Verdict.Reason)
