@@ -302,10 +302,13 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 			detail("parts of the volume could not be read: it may be there")
 		}
 	}
-	key := ""
+	key, until := "", time.Now().Add(r.source.settling)
 	if waits {
 		key = string(appendKey(nil, is.Volume, is.Inode))
-		if waits = len(r.source.waiting) < maxWaiting && r.source.waitingPaths < maxWaitingPaths; waits {
+		if w := r.source.waiting[key]; w != nil && w.event.Object.Generation == is.Generation {
+			until = w.until // who writes it again and again does not put off that it is judged
+		}
+		if waits = time.Now().Before(until) && len(r.source.waiting) < maxWaiting && r.source.waitingPaths < maxWaitingPaths; waits {
 			e.Status = filewatch.Ongoing
 			detail("its content may be still in the guest's memory")
 		}
@@ -328,7 +331,7 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 		// Not the whole state: it may be large.
 		object := *e.Object
 		object.Xattrs, object.Link = nil, ""
-		w := &waiting{*e, time.Now().Add(r.source.settling)}
+		w := &waiting{*e, until}
 		w.event.Object, w.event.Detail = &object, ""
 		r.source.wait(key, w)
 	}
