@@ -30,7 +30,13 @@ const (
 type waiting struct {
 	event filewatch.Event
 	until time.Time
+	// last is when it is waited for no longer, however often it is written again.
+	last time.Time
 }
+
+// puttingOff is how many times settling a content is waited for that is written again and
+// again: one that is replaced by what it was comes to rest meanwhile.
+const puttingOff = 3
 
 // wait has an object's content waited for.
 func (s *Source) wait(key string, w *waiting) {
@@ -302,13 +308,16 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 			detail("parts of the volume could not be read: it may be there")
 		}
 	}
-	key, until := "", time.Now().Add(r.source.settling)
+	key, now := "", time.Now()
+	until, last := now.Add(r.source.settling), now.Add(puttingOff*r.source.settling)
 	if waits {
 		key = string(appendKey(nil, is.Volume, is.Inode))
 		if w := r.source.waiting[key]; w != nil && w.event.Object.Generation == is.Generation {
-			until = w.until // who writes it again and again does not put off that it is judged
+			if last = w.last; until.After(last) {
+				until = last
+			}
 		}
-		if waits = time.Now().Before(until) && len(r.source.waiting) < maxWaiting && r.source.waitingPaths < maxWaitingPaths; waits {
+		if waits = now.Before(until) && len(r.source.waiting) < maxWaiting && r.source.waitingPaths < maxWaitingPaths; waits {
 			e.Status = filewatch.Ongoing
 			detail("its content may be still in the guest's memory")
 		}
@@ -331,7 +340,7 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 		// Not the whole state: it may be large.
 		object := *e.Object
 		object.Xattrs, object.Link = nil, ""
-		w := &waiting{*e, until}
+		w := &waiting{*e, until, last}
 		w.event.Object, w.event.Detail = &object, ""
 		r.source.wait(key, w)
 	}
