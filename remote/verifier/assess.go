@@ -26,7 +26,7 @@ func (v *Verifier) assess(m, host *machine, now time.Time) (remote.State, []stri
 	var reasons []reason
 	reasons = append(reasons, v.bootReasons(m, now)...)
 	reasons = append(reasons, v.scanReasons(m, host, now)...)
-	reasons = append(reasons, fileReasons(m)...)
+	reasons = append(reasons, fileReasons(m, host, now)...)
 	switch {
 	case m.Off:
 		reasons = append(reasons, reason{remote.StateStale, "the machine is powered off"})
@@ -118,7 +118,11 @@ func (v *Verifier) hostReasons(m, host *machine) []reason {
 	return nil
 }
 
-func fileReasons(m *machine) []reason {
+// watchSilence is how long nothing may be heard of an agent that watches files: it says
+// twice a minute that it is there, and else silence would be a pass.
+const watchSilence = 10 * time.Minute
+
+func fileReasons(m, host *machine, now time.Time) []reason {
 	var out []reason
 	if m.Files.Violations > 0 {
 		out = append(out, reason{remote.StateUntrusted, plural(m.Files.Violations, "file differs", "files differ") + " from the baseline"})
@@ -131,6 +135,13 @@ func fileReasons(m *machine) []reason {
 	}
 	if !m.Rotated.IsZero() && (m.LogMoved || !m.Unjudged) {
 		out = append(out, reason{remote.StateUnknown, "a log was moved aside or cut, and no rescan has told yet whether by its rotation"})
+	}
+	heard := m.LastSeen
+	if host != nil && host.LastSeen.After(heard) {
+		heard = host.LastSeen
+	}
+	if m.Files.Watched && now.Sub(heard) > watchSilence {
+		out = append(out, reason{remote.StateStale, "its files were watched, and nothing was heard of whoever does since " + clock(heard)})
 	}
 	if !m.Lost.IsZero() {
 		out = append(out, reason{remote.StateStale, "file events were lost and no rescan has made up for it"})

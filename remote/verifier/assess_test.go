@@ -16,7 +16,7 @@ func TestAssess(t *testing.T) {
 	}}
 	v := &Verifier{config: config}
 	good := func() *machine {
-		m := &machine{Machine: remote.Machine{Name: "m"}}
+		m := &machine{Machine: remote.Machine{Name: "m", LastSeen: now.Add(-watchSilence)}}
 		m.Boot = remote.Activity{Enabled: true, Outcome: "pass", LastSuccess: now.Add(-time.Minute)}
 		m.Scan = remote.Activity{Enabled: true, Outcome: "pass", LastSuccess: now.Add(-time.Minute)}
 		m.Files = remote.Files{Watched: true, Baseline: "d"}
@@ -46,6 +46,8 @@ func TestAssess(t *testing.T) {
 			m.Files.Accepted, m.Files.Unmeasured = []remote.AcceptedGap{{What: "partition 2", By: "anna"}}, 1
 		}, remote.StateUnknown},
 		{"watch ended", func(m, host *machine) { m.Files.Watched = false }, remote.StateStale},
+		{"its watch is silent", func(m, host *machine) { m.LastSeen = now.Add(-watchSilence - time.Second) }, remote.StateStale},
+		{"its watch was heard of by itself", func(m, host *machine) { m.LastSeen, host.LastSeen = time.Time{}, now.Add(-time.Minute) }, remote.StateTrusted},
 		{"no baseline", func(m, host *machine) { m.Files.Baseline = "" }, remote.StateUnknown},
 		{"restarting", func(m, host *machine) { m.RebootingSince = now.Add(-time.Minute) }, remote.StateRebooting},
 		{"restarting and failed", func(m, host *machine) { m.RebootingSince, m.Boot.Outcome = now.Add(-time.Minute), "fail" }, remote.StateUntrusted},

@@ -49,7 +49,7 @@ func (r *running) doubts(t *testing.T, want bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		told := slices.ContainsFunc(fileReasons(&m.V), func(r reason) bool { return strings.Contains(r.text, "no rescan has told") })
+		told := slices.ContainsFunc(fileReasons(&m.V, nil, r.now()), func(r reason) bool { return strings.Contains(r.text, "no rescan has told") })
 		return told == want && (!told || m.V.State != remote.StateTrusted)
 	})
 }
