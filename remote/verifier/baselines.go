@@ -272,7 +272,11 @@ func (v *Verifier) takeBaseline(ctx context.Context, r store.Record, b *remote.B
 		}
 		var more []store.Change
 		if replace {
-			more, err = v.adoptBaseline(ctx, m, captured, question.words())
+			var at time.Time
+			if d != nil {
+				at = d.Time
+			}
+			more, err = v.adoptBaseline(ctx, m, captured, question.words(), at)
 			v.lossTold(m, b.Command)
 		} else {
 			more, err = v.compareCapture(ctx, m, captured, b.Command)
@@ -330,8 +334,9 @@ func (v *Verifier) takeManifests(ctx context.Context) error {
 	return nil
 }
 
-// adoptBaseline makes a capture the machine's baseline, signed by us.
-func (v *Verifier) adoptBaseline(ctx context.Context, m *machine, captured *baseline.Baseline, why string) ([]store.Change, error) {
+// adoptBaseline makes a capture the machine's baseline, signed by us. It was asked for at
+// asked, zero where nobody did: what differed since may not be in it.
+func (v *Verifier) adoptBaseline(ctx context.Context, m *machine, captured *baseline.Baseline, why string, asked time.Time) ([]store.Change, error) {
 	version := uint64(1)
 	if old, err := v.filesOf(ctx, m); err == nil && old.base != nil {
 		version = old.base.file.Header.Version + 1
@@ -342,7 +347,9 @@ func (v *Verifier) adoptBaseline(ctx context.Context, m *machine, captured *base
 	if _, err := baseline.Reissue(captured, edition, &out, v.signer.key); err != nil {
 		return nil, fmt.Errorf("sign baseline: %w", err)
 	}
-	m.Rotated, m.LogMoved, m.Unjudged, m.RotationCommand, m.RotatedAgain = noTime, false, false, 0, false
+	if asked.IsZero() || !m.Rotated.After(asked) {
+		m.Rotated, m.LogMoved, m.Unjudged, m.RotationCommand, m.RotatedAgain = noTime, false, false, 0, false
+	}
 	gaps, accepted, err := v.takeGaps(ctx, m, captured.Header.Gaps)
 	if err != nil {
 		return nil, err
@@ -351,9 +358,15 @@ func (v *Verifier) adoptBaseline(ctx context.Context, m *machine, captured *base
 	if err := v.keepBaseline(ctx, m, out.Bytes(), int64(captured.Header.Objects)); err != nil {
 		return nil, err
 	}
-	changes, err := v.closeReviews(ctx, m)
+	changes, later, err := v.closeReviews(ctx, m, asked)
 	if err != nil {
 		return nil, err
+	}
+	if later {
+		m.Unjudged = true
+		if m.Rotated.IsZero() {
+			m.Rotated = v.now() // the schedule asks for the rescan
+		}
 	}
 	text := fmt.Sprintf("a baseline of %s was taken: version %d, %s", m.Name, version, plural(int(captured.Header.Objects), "object", "objects"))
 	if n := captured.Header.Unread + uint64(len(captured.Header.Gaps)); n > 0 {
@@ -373,21 +386,22 @@ func (v *Verifier) keepBaseline(ctx context.Context, m *machine, data []byte, ob
 	return nil
 }
 
-// closeReviews ends the open file items of a machine.
-func (v *Verifier) closeReviews(ctx context.Context, m *machine) ([]store.Change, error) {
+// closeReviews ends the open file items of a machine, and says whether one is of what was
+// done after asked.
+func (v *Verifier) closeReviews(ctx context.Context, m *machine, asked time.Time) (changes []store.Change, later bool, err error) {
 	docs, err := list[reviewEntry](ctx, v.store, store.Query{Collection: inReviews, Machine: m.Name, State: reviewOpen})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var changes []store.Change
 	for _, d := range docs {
 		if d.V.Kind == reviewFile {
+			later = later || !asked.IsZero() && d.V.Last.After(asked)
 			d.V.State, d.V.DecidedAt, d.V.Reason = reviewReplaced, v.now(), "a new baseline was taken"
 			changes = append(changes, d.change())
 		}
 	}
 	m.Files.Violations = 0
-	return changes, nil
+	return changes, later, nil
 }
 
 // compareCapture holds a capture, the answer to a command or 0, against the machine's

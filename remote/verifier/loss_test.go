@@ -109,3 +109,23 @@ func TestRescanThatNeverComesIsAskedAgain(t *testing.T) {
 	w.capture(second.ID, env)
 	r.isLost(t, false)
 }
+
+// What is found while a new baseline is under way may not be in it: the item is closed
+// with it, and a rescan tells.
+func TestChangeWhileABaselineIsUnderWay(t *testing.T) {
+	env, evil := file("/usr/bin/env", 2, "elf"), file("/usr/bin/env", 2, "evl")
+	r, w := watched(t, env)
+	if err := r.client.StartBaseline(t.Context(), "vm1"); err != nil {
+		t.Fatal(err)
+	}
+	asked := w.agent.command(remote.CommandBaseline)
+	w.wrote(filewatch.OpWrite, evil)
+	r.violations(t, 1)
+	w.capture(asked.ID, env) // it looked before
+	r.violations(t, 0)
+	r.doubts(t, true)
+	r.tickAfter(t, time.Hour)
+	w.capture(w.agent.command(remote.CommandRescan).ID, evil)
+	r.violations(t, 1)
+	r.doubts(t, false)
+}
