@@ -190,7 +190,7 @@ func TestManyEqualContents(t *testing.T) {
 func TestHoldersAreNotedOnce(t *testing.T) {
 	m := newMovedLogs()
 	was := []filewatch.ID{{Inode: 1}, {Inode: 2}}
-	p := &prefix{size: 1, in: was}
+	p := &prefix{size: 1, in: was, before: len(was)}
 	m.follow("v", "/var/log/x", p)
 	log := m.logs[logPlace{"v", "/var/log/", "x"}]
 	for _, inode := range []uint64{1, 3, 3, 2, 4} {
