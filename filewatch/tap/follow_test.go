@@ -124,3 +124,50 @@ func TestWritingAgainDoesNotPutOff(t *testing.T) {
 		t.Errorf("%d are waited for", len(s.waiting))
 	}
 }
+
+// Nor who puts another such file in its place, made there or brought there.
+func TestAnotherInItsPlaceDoesNotPutOff(t *testing.T) {
+	at := func(inode uint64, path string) *State {
+		return file(named(path), func(s *State) { s.Inode, s.Size, s.Unsettled = inode, 0, true })
+	}
+	over := time.Now().Add(-time.Second)
+	for name, from := range map[string]*State{"made": nil, "brought": at(7, "/dir/b")} {
+		var got []string
+		source := &Source{Next: 1, settling: time.Hour, waiting: map[string]*waiting{}}
+		look := func(pairs ...[2]*State) {
+			r := &report{look: &look{}, source: source, moved: map[string]moved{}, taken: map[string]taken{}, broken: map[string]bool{},
+				emit: func(e *filewatch.Event) error {
+					got = append(got, fmt.Sprintf("%d: %v %s %s", e.Object.Inode, e.Op, e.PathNow(), e.Status))
+					return nil
+				}}
+			r.promises()
+			for _, p := range pairs {
+				if err := r.tell(p[0], p[1]); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		first, second := at(6, "/dir/a"), at(7, "/dir/a")
+		look([2]*State{nil, first})
+		if from != nil {
+			look([2]*State{nil, from})
+		}
+		for _, w := range source.waiting {
+			if w.event.Object.Inode == 6 {
+				w.last = over
+			}
+		}
+		got = nil
+		look([2]*State{first, nil}, [2]*State{from, second})
+		if from != nil { // its event has been told: what follows is due
+			look([2]*State{second, second})
+		}
+		want := map[string][]string{
+			"made":    {"6: unlink /dir/a found", "7: create /dir/a found"},
+			"brought": {"6: unlink /dir/a found", "7: rename /dir/a found", "7: create /dir/a found"},
+		}[name]
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+	}
+}

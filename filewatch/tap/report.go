@@ -68,6 +68,9 @@ type report struct {
 	held  int
 	// full says that there was no room for some of taken.
 	full bool
+	// promised are the paths of contents that were waited for when the look began, and
+	// until when at most: who puts another object there puts off nothing.
+	promised map[string]time.Time
 }
 
 // taken is what a name was given to.
@@ -106,6 +109,7 @@ func (r *report) run() error {
 			return err
 		}
 	}
+	r.promises()
 	waited := map[string]bool{}
 	for key, w := range r.source.waiting {
 		if time.Now().After(w.until) {
@@ -124,6 +128,16 @@ func (r *report) run() error {
 		}
 	}
 	return nil
+}
+
+func (r *report) promises() {
+	r.promised = make(map[string]time.Time, len(r.source.waiting))
+	for _, w := range r.source.waiting {
+		path := w.event.PathNow()
+		if last, ok := r.promised[path]; !ok || w.last.Before(last) {
+			r.promised[path] = w.last
+		}
+	}
 }
 
 // compare is Compare, of volumes that were there before.
@@ -313,9 +327,13 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 	if waits {
 		key = string(appendKey(nil, is.Volume, is.Inode))
 		if w := r.source.waiting[key]; w != nil && w.event.Object.Generation == is.Generation {
-			if last = w.last; until.After(last) {
-				until = last
-			}
+			last = w.last
+		}
+		if promised, ok := r.promised[e.PathNow()]; ok && promised.Before(last) {
+			last = promised
+		}
+		if until.After(last) {
+			until = last
 		}
 		if waits = now.Before(until) && len(r.source.waiting) < maxWaiting && r.source.waitingPaths < maxWaitingPaths; waits {
 			e.Status = filewatch.Ongoing
@@ -336,6 +354,14 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 	if err := r.source.number(e, r.emit); err != nil {
 		return err
 	}
+	if w := r.waitingFor(is); w != nil && o.Op == filewatch.OpRename {
+		if promised, ok := r.promised[o.NewPath]; ok && promised.Before(w.last) {
+			w.last = promised
+			if w.until.After(promised) {
+				w.until = promised
+			}
+		}
+	}
 	if waits {
 		// Not the whole state: it may be large.
 		object := *e.Object
@@ -345,6 +371,14 @@ func (r *report) one(o *Operation, rule filewatch.Rule, is *State) error {
 		r.source.wait(key, w)
 	}
 	return nil
+}
+
+// waitingFor is the event that waits for an object's content, or nil.
+func (r *report) waitingFor(s *State) *waiting {
+	if s == nil {
+		return nil
+	}
+	return r.source.waiting[string(appendKey(nil, s.Volume, s.Inode))]
 }
 
 // contentOp says that an operation leaves a new content.
@@ -369,15 +403,11 @@ func (r *report) hashes(e *filewatch.Event, s *State) {
 
 // settled completes an event whose content was waited for and is what it was.
 func (r *report) settled(s *State) error {
-	if s == nil {
-		return nil
-	}
-	key := string(appendKey(nil, s.Volume, s.Inode))
-	w := r.source.waiting[key]
+	w := r.waitingFor(s)
 	if w == nil {
 		return nil
 	}
-	r.source.drop(key)
+	r.source.drop(string(appendKey(nil, s.Volume, s.Inode)))
 	if s.Generation != w.event.Object.Generation {
 		return r.complete(w, nil, "another object has its inode now")
 	}
