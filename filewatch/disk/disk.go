@@ -170,7 +170,7 @@ func (s *Set) openImage(ctx context.Context, c Chain) error {
 	if err != nil {
 		return fmt.Errorf("size of disk: %w", err)
 	}
-	s.Disks = append(s.Disks, &Disk{&image{f}, c[0].Path, size})
+	s.Disks = append(s.Disks, &Disk{&image{File: f}, c[0].Path, size})
 	return nil
 }
 

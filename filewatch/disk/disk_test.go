@@ -197,3 +197,40 @@ func TestOpenRefuses(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Where data begins is the same whatever was asked before.
+func TestHolesInAnyOrder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	piece := bytes.Repeat([]byte("plumbline"), 1<<20/9)
+	for _, at := range []int64{8 << 20, 24 << 20} {
+		if _, err := f.WriteAt(piece, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(f.Truncate(64<<20), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	set, err := OpenImages(t.Context(), []string{path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	const none = -1
+	next := map[int64]int64{0: 8 << 20, 8 << 20: 8 << 20, 8<<20 + 7: 8<<20 + 7, 9<<20 - 4096: 9<<20 - 4096, 9 << 20: 24 << 20,
+		23 << 20: 24 << 20, 24<<20 + 4096: 24<<20 + 4096, 25 << 20: none, 63 << 20: none}
+	for range 20 {
+		for at, want := range next { // in another order each time
+			got, err := set.Disks[0].NextData(at)
+			if err == io.EOF {
+				got, err = none, nil
+			}
+			if got != want || err != nil {
+				t.Fatalf("data from %d on is at %d, %v; want %d", at, got, err, want)
+			}
+		}
+	}
+}
