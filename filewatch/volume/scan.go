@@ -17,7 +17,8 @@ type ScanOptions struct {
 	// Scattered has contents read many at a time, because they lie all over the
 	// volume and not behind each other.
 	Scattered bool
-	// Batch is how many objects are held and sorted at a time; default 8192.
+	// Batch is how many objects are held and sorted at a time; default 4096. The
+	// first batches are smaller, so that contents are read soon.
 	Batch int
 	// Select says whose content is wanted; default: that of regular files. It
 	// is called from one goroutine, and the names that it had to find are given to
@@ -36,7 +37,8 @@ type VisitFunc func(obj *filewatch.Object, names []string, content *Content, dam
 
 // Scan visits every object once, with the contents in physical order and
 // several at a time: visit is called from Workers goroutines. Memory is bounded
-// by the batches, of which two are alive. The first error of visit ends it.
+// by the batches, of which two are alive: one is visited while the next is
+// gathered. The first error of visit ends it.
 func (v *Volume) Scan(ctx context.Context, o *ScanOptions, visit VisitFunc) error {
 	if v.reader == nil {
 		return v.unreadable()
@@ -57,13 +59,14 @@ func (v *Volume) scan(ctx context.Context, o *ScanOptions, visit VisitFunc, each
 			}
 		})
 	}
+	wg.Go(func() { s.handOut(ctx) })
 	err := each(ctx, func(obj *filewatch.Object, c filewatch.Content, damage error) error {
 		return s.add(ctx, obj, c, damage)
 	})
 	if err == nil {
 		err = s.flush(ctx)
 	}
-	close(s.queue)
+	close(s.batches)
 	wg.Wait()
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -95,8 +98,13 @@ type scan struct {
 	// scattered is as in ScanOptions.
 	scattered bool
 	pending   []scanItem
+	now       int // how many make the present batch
+	batches   chan []placed
 	queue     chan []placed
 }
+
+// firstBatch is how much smaller the first batch is.
+const firstBatch = 8
 
 func newScan(r Reader, o *ScanOptions, visit VisitFunc) *scan {
 	if o == nil {
@@ -107,12 +115,13 @@ func newScan(r Reader, o *ScanOptions, visit VisitFunc) *scan {
 		s.workers = runtime.GOMAXPROCS(0)
 	}
 	if s.batch <= 0 {
-		s.batch = 8192
+		s.batch = 4096
 	}
 	if s.choose == nil {
 		s.choose = func(obj *filewatch.Object) (bool, []string) { return obj.Type == filewatch.TypeFile, nil }
 	}
-	s.queue = make(chan []placed, s.workers)
+	s.now = max(1, s.batch/firstBatch)
+	s.batches, s.queue = make(chan []placed), make(chan []placed, s.workers)
 	return s
 }
 
@@ -127,21 +136,41 @@ func (s *scan) add(ctx context.Context, obj *filewatch.Object, c filewatch.Conte
 		item.read, item.names = s.choose(obj)
 	}
 	s.pending = append(s.pending, item)
-	if len(s.pending) < s.batch {
+	if len(s.pending) < s.now {
 		return nil
 	}
 	return s.flush(ctx)
 }
 
-// flush sorts what is pending by place on the volume and hands it out in runs
-// that lie together, so that each worker reads forward.
+// flush sorts what is pending and gives it on once the batch before is handed out.
 func (s *scan) flush(ctx context.Context) error {
 	items := make([]placed, len(s.pending))
 	for i := range s.pending {
 		items[i] = placed{s.pending[i].place(), &s.pending[i]}
 	}
-	s.pending = make([]scanItem, 0, s.batch)
 	slices.SortFunc(items, func(a, b placed) int { return cmp.Compare(a.at, b.at) })
+	select {
+	case s.batches <- items:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	s.now = min(2*s.now, s.batch)
+	s.pending = make([]scanItem, 0, s.now)
+	return nil
+}
+
+// handOut gives the workers runs of the batches that lie together, so that each
+// reads forward.
+func (s *scan) handOut(ctx context.Context) {
+	defer close(s.queue)
+	for items := range s.batches {
+		if !s.handOutBatch(ctx, items) {
+			return
+		}
+	}
+}
+
+func (s *scan) handOutBatch(ctx context.Context, items []placed) bool {
 	most, enough := 256, int64(4<<20)
 	if s.scattered {
 		enough = windowSize
@@ -156,11 +185,11 @@ func (s *scan) flush(ctx context.Context) error {
 		select {
 		case s.queue <- items[start : i+1]:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return false
 		}
 		start, bytes = i+1, 0
 	}
-	return nil
+	return true
 }
 
 // place is where the content starts; what needs no reading sorts first.
