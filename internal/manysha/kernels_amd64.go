@@ -12,6 +12,11 @@ func blocks2(a, b *state, pa, pb *byte, n int)
 //go:noescape
 func blocks16(w *words, at *[maxLanes]*byte, n int)
 
+// blocks16Lean is blocks16 for processors on which it is [lean] that counts.
+//
+//go:noescape
+func blocks16Lean(w *words, at *[maxLanes]*byte, n int)
+
 func cpuid(leaf, sub uint32) (a, b, c, d uint32)
 
 // Available says whether this processor has what [Many] needs: the SHA
@@ -32,4 +37,12 @@ func width() int {
 		return maxLanes
 	}
 	return 2
+}
+
+// lean says that the fewest instructions are the fastest, not those that wait least for
+// each other: on all of Intel's processors with AVX-512, two of its instructions start
+// in a cycle (CPUID leaf 0: EBX, EDX, ECX).
+func lean() bool {
+	_, b, c, d := cpuid(0, 0)
+	return b == 0x756e6547 && d == 0x49656e69 && c == 0x6c65746e // "Genu", "ineI", "ntel"
 }

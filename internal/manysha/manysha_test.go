@@ -10,16 +10,23 @@ import (
 	"testing"
 )
 
-// widths are the numbers of lanes that this processor can use.
-func widths(t testing.TB) []int {
+// kinds are the ways in which this processor can do it.
+func kinds(t testing.TB) []Many {
 	t.Helper()
 	if !Available() {
 		t.Skip("this processor has no SHA extensions: crypto/sha256 is used instead")
 	}
 	if width() == maxLanes {
-		return []int{2, maxLanes}
+		return []Many{{width: 2}, {width: maxLanes}, {width: maxLanes, lean: true}}
 	}
-	return []int{width()}
+	return []Many{{width: width()}}
+}
+
+func (m *Many) String() string {
+	if m.lean {
+		return fmt.Sprint(m.width, " lean")
+	}
+	return fmt.Sprint(m.width)
 }
 
 // pieces is a source that gives data in pieces of the sizes that size says, in
@@ -54,8 +61,8 @@ var errTorn = errors.New("torn")
 // TestAgainstStandardLibrary hashes messages of every padding and random ones
 // beside streams in random pieces, some of which fail.
 func TestAgainstStandardLibrary(t *testing.T) {
-	for _, width := range widths(t) {
-		t.Run(fmt.Sprint(width), func(t *testing.T) {
+	for _, m := range kinds(t) {
+		t.Run(m.String(), func(t *testing.T) {
 			random := rand.NewChaCha8([32]byte{7})
 			numbers := rand.New(random)
 			blob := make([]byte, 1<<20)
@@ -67,7 +74,7 @@ func TestAgainstStandardLibrary(t *testing.T) {
 			for range 300 {
 				lengths = append(lengths, numbers.IntN(20_000))
 			}
-			m := Many{ready: true, width: width}
+			m.ready = true
 			var streams []*pieces
 			var whole [][]byte
 			for range 3 {
@@ -129,8 +136,8 @@ func FuzzMany(f *testing.F) {
 	f.Add([]byte("abc"), uint16(1), uint8(1))
 	f.Add(bytes.Repeat([]byte{0x80}, 3000), uint16(150), uint8(63))
 	f.Fuzz(func(t *testing.T, data []byte, cut uint16, piece uint8) {
-		for _, width := range widths(t) {
-			m := Many{ready: true, width: width}
+		for _, m := range kinds(t) {
+			m.ready = true
 			var sums []*[Size]byte
 			var whole [][]byte
 			for rest := data; len(rest) > 0; {
@@ -157,10 +164,10 @@ func FuzzMany(f *testing.F) {
 func BenchmarkMany(b *testing.B) {
 	const messages = 64
 	data := make([]byte, 16<<10)
-	for _, width := range widths(b) {
-		b.Run(fmt.Sprint("lanes ", width), func(b *testing.B) {
+	for _, m := range kinds(b) {
+		b.Run("lanes "+m.String(), func(b *testing.B) {
 			b.SetBytes(messages * int64(len(data)))
-			m := Many{ready: true, width: width}
+			m.ready = true
 			var sums [messages][Size]byte
 			for b.Loop() {
 				for i := range sums {
