@@ -2,10 +2,11 @@ package baseline
 
 import "github.com/plumbline-sec/plumbline/internal/manysha"
 
-// Bounds on what waits for its SHA-256 in one worker.
+// Bounds on what waits for its SHA-256 in one worker. It is as much as stays in a
+// core's second cache beside the pieces of the streams.
 const (
 	smallContent = 64 << 10 // what is larger is not kept
-	waitingBytes = 2 << 20
+	waitingBytes = 512 << 10
 	mostWaiting  = 2048
 )
 

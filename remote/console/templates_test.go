@@ -12,7 +12,7 @@ import (
 )
 
 func TestPagesParse(t *testing.T) {
-	if n := len(parsePages()); n != 9 {
+	if n := len(parsePages()); n != 8 {
 		t.Errorf("%d pages", n)
 	}
 }

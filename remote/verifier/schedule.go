@@ -3,7 +3,6 @@ package verifier
 import (
 	"cmp"
 	"context"
-	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -49,15 +48,11 @@ func (v *Verifier) onTick(ctx context.Context) error {
 		return err
 	}
 	for _, d := range docs {
-		if d.V.Retired != nil {
-			continue
-		}
 		v.refresh(&d.V)
-		err := v.due(ctx, &d.V)
-		if err == nil || errors.Is(err, errRetired) {
-			err = v.reassessNow(ctx, d.V.Name)
+		if err := v.due(ctx, &d.V); err != nil {
+			return err
 		}
-		if err != nil && !errors.Is(err, errRetired) {
+		if err := v.reassessNow(ctx, d.V.Name); err != nil {
 			return err
 		}
 	}
