@@ -7,6 +7,7 @@
 package mem
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -57,6 +58,13 @@ type WordReader interface {
 	U64(at Phys) (uint64, error)
 }
 
+// Comparer is a [Reader] that compares memory without copying it.
+type Comparer interface {
+	// EqualPhys reports whether memory at an address is p, with the errors of
+	// ReadPhys.
+	EqualPhys(p []byte, at Phys) (bool, error)
+}
+
 // Extent is a range of physical addresses.
 type Extent struct {
 	Start Phys
@@ -89,4 +97,16 @@ func U64(r Reader, at Phys) (uint64, error) {
 		return 0, err
 	}
 	return binary.LittleEndian.Uint64(b[:]), nil
+}
+
+// Equal reports whether memory at an address is p.
+func Equal(r Reader, p []byte, at Phys) (bool, error) {
+	if c, ok := r.(Comparer); ok {
+		return c.EqualPhys(p, at)
+	}
+	b := make([]byte, len(p))
+	if err := r.ReadPhys(b, at); err != nil {
+		return false, err
+	}
+	return bytes.Equal(b, p), nil
 }

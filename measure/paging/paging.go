@@ -64,7 +64,14 @@ type Space struct {
 	mem    mem.Reader
 	root   mem.Phys
 	levels int
-	cache  map[mem.Virt]Mapping // by 2 MiB, only large pages and tables' results; nil if off
+	cache  *translations // nil if off
+}
+
+// translations are what a space remembers. Most of what is asked for was asked for a
+// moment ago, which is cheaper to find by place than in a map.
+type translations struct {
+	latest [256]Mapping // by the low bits of the number of the page asked for
+	all    map[mem.Virt]Mapping
 }
 
 // NewSpace returns the address space of a CPU in long mode.
@@ -99,7 +106,7 @@ func (s *Space) Memory() mem.Reader { return s.mem }
 // safe for concurrent use.
 func (s *Space) Cached() *Space {
 	c := *s
-	c.cache = make(map[mem.Virt]Mapping)
+	c.cache = &translations{all: make(map[mem.Virt]Mapping)}
 	return &c
 }
 
@@ -108,18 +115,34 @@ const maxCached = 1 << 16
 
 // Translate finds the page that holds at.
 func (s *Space) Translate(at mem.Virt) (Mapping, error) {
-	if s.cache != nil {
-		for _, size := range [...]mem.Virt{0x1000, 0x20_0000, 0x4000_0000} {
-			if m, ok := s.cache[at&^(size-1)]; ok && uint64(at-m.Virt) < m.Size {
-				return m, nil
-			}
+	if s.cache == nil {
+		return s.translate(at)
+	}
+	latest := &s.cache.latest[at/mem.PageSize%mem.Virt(len(s.cache.latest))]
+	if uint64(at-latest.Virt) < latest.Size {
+		return *latest, nil
+	}
+	m, ok := s.cache.find(at)
+	if !ok {
+		var err error
+		if m, err = s.translate(at); err != nil {
+			return m, err
+		}
+		if len(s.cache.all) < maxCached {
+			s.cache.all[m.Virt] = m
 		}
 	}
-	m, err := s.translate(at)
-	if err == nil && s.cache != nil && len(s.cache) < maxCached {
-		s.cache[m.Virt] = m
+	*latest = m
+	return m, nil
+}
+
+func (t *translations) find(at mem.Virt) (Mapping, bool) {
+	for _, size := range [...]mem.Virt{0x1000, 0x20_0000, 0x4000_0000} {
+		if m, ok := t.all[at&^(size-1)]; ok && uint64(at-m.Virt) < m.Size {
+			return m, true
+		}
 	}
-	return m, err
+	return Mapping{}, false
 }
 
 func (s *Space) translate(at mem.Virt) (Mapping, error) {
@@ -207,6 +230,29 @@ func (s *Space) Read(p []byte, at mem.Virt) error {
 		}
 	}
 	return nil
+}
+
+// Equal reports whether memory at an address is p. Where it can not all be read, and
+// what can is p, that is an error.
+func (s *Space) Equal(p []byte, at mem.Virt) (bool, error) {
+	for len(p) > 0 {
+		m, err := s.Translate(at)
+		if err != nil {
+			return false, err
+		}
+		into := uint64(at - m.Virt)
+		n := min(uint64(len(p)), m.Size-into)
+		if same, err := mem.Equal(s.mem, p[:n], m.Phys+mem.Phys(into)); err != nil {
+			return false, fmt.Errorf("read %d bytes at %v (physical %v): %w", n, at, m.Phys+mem.Phys(into), err)
+		} else if !same {
+			return false, nil
+		}
+		p = p[n:]
+		if at += mem.Virt(n); at == 0 && len(p) > 0 {
+			return false, fmt.Errorf("read past the last address: %w", ErrNotCanonical)
+		}
+	}
+	return true, nil
 }
 
 // U64 reads a little-endian 64-bit integer.

@@ -235,6 +235,31 @@ func TestWalkReportsLostTables(t *testing.T) {
 	}
 }
 
+// A cached space finds what one without does, however many addresses share the places
+// in which it looks first.
+func TestCachedTranslatesTheSame(t *testing.T) {
+	tb := newTables()
+	s := kernelLike(tb, 4)
+	more := tb.table()
+	tb.set(mem.Phys(0x10_2000), 10, uint64(more)|present|rw) // 0xffffffff81400000
+	for i := range 512 {
+		tb.set(more, i, uint64(0x80_0000+i*mem.PageSize)|present|rw)
+	}
+	cached := s.Cached()
+	for range 2 {
+		for at := mem.Virt(0xffff_ffff_8100_0000); at < 0xffff_ffff_8160_0000; at += mem.PageSize / 2 {
+			want, err1 := s.Translate(at)
+			got, err2 := cached.Translate(at)
+			if got != want || (err1 == nil) != (err2 == nil) {
+				t.Fatalf("%v: %+v (%v), without a cache %+v (%v)", at, got, err2, want, err1)
+			}
+			if big, err := cached.Phys(0xffff_ffff_4000_0000 + at&0x3fff_ffff); err != nil || big != 0x4000_0000+mem.Phys(at&0x3fff_ffff) {
+				t.Fatalf("1 GiB: %v, %v", big, err)
+			}
+		}
+	}
+}
+
 func TestReadAcrossPages(t *testing.T) {
 	tb := newTables()
 	root, pdpt, pd, pt := tb.table(), tb.table(), tb.table(), tb.table()
@@ -256,6 +281,14 @@ func TestReadAcrossPages(t *testing.T) {
 		}
 		if err := space.Read(make([]byte, 0x2000), 0x1000); err != nil {
 			t.Error(err)
+		}
+		for text, want := range map[string]bool{"abc\x00": true, "": true, "xbc": false, "abx": false} {
+			if same, err := space.Equal([]byte(text), 0x1ffe); same != want || err != nil {
+				t.Errorf("%q: equal %v, %v", text, same, err)
+			}
+		}
+		if same, err := space.Equal(make([]byte, 0x11), 0x2ff0); same || !errors.Is(err, ErrNotPresent) {
+			t.Errorf("past the last page: equal %v, %v", same, err)
 		}
 		if err := space.Read(make([]byte, 0x2001), 0x1000); !errors.Is(err, ErrNotPresent) {
 			t.Errorf("read past the last page: %v", err)

@@ -25,6 +25,7 @@ func Test(t *testing.T, r mem.Reader, opts Options) {
 	t.Run("contents", func(t *testing.T) { testContents(t, r, opts.Bytes) })
 	t.Run("edges", func(t *testing.T) { testEdges(t, r) })
 	t.Run("pieces", func(t *testing.T) { testPieces(t, r) })
+	t.Run("equal", func(t *testing.T) { testEqual(t, r, opts.Bytes) })
 	t.Run("touched", func(t *testing.T) { testTouched(t, r) })
 	t.Run("concurrent", func(t *testing.T) { testConcurrent(t, r) })
 }
@@ -180,6 +181,44 @@ func untouched(extents, touched []mem.Extent) []mem.Phys {
 		}
 	}
 	return out
+}
+
+// testEqual compares what is there with itself, with what differs in one byte, first and
+// last, and where there is nothing, or less than was asked for.
+func testEqual(t *testing.T, r mem.Reader, contents map[mem.Phys][]byte) {
+	for at, b := range contents {
+		if same, err := mem.Equal(r, b, at); !same || err != nil {
+			t.Errorf("at %v: equal %v, %v", at, same, err)
+		}
+		for _, i := range []int{0, len(b) - 1} {
+			other := bytes.Clone(b)
+			other[i]++
+			if same, err := mem.Equal(r, other, at); same || err != nil {
+				t.Errorf("at %v, other in byte %d: equal %v, %v", at, i, same, err)
+			}
+		}
+	}
+	extents := r.Extents()
+	for i, e := range extents {
+		last := make([]byte, 16)
+		if err := r.ReadPhys(last, e.End()-16); err != nil {
+			t.Fatal(err)
+		}
+		if same, err := mem.Equal(r, last, e.End()-16); !same || err != nil {
+			t.Errorf("last bytes of %v: equal %v, %v", e, same, err)
+		}
+		if i+1 < len(extents) && e.End()+16 > extents[i+1].Start {
+			continue
+		}
+		for _, n := range []int{16, 32} {
+			if same, err := mem.Equal(r, append(last, last...)[:n], e.End()+16-mem.Phys(n)); same || !errors.Is(err, mem.ErrNotMapped) {
+				t.Errorf("%d bytes up to behind %v: equal %v, %v", n, e.End(), same, err)
+			}
+		}
+	}
+	if same, err := mem.Equal(r, nil, extents[0].Start); !same || err != nil {
+		t.Errorf("nothing: equal %v, %v", same, err)
+	}
 }
 
 func testConcurrent(t *testing.T, r mem.Reader) {

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -235,6 +236,23 @@ func (p *part) read(b []byte, into uint64) error {
 		err = io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+// EqualPhys implements [mem.Comparer].
+func (r *RAM) EqualPhys(p []byte, at mem.Phys) (bool, error) {
+	if part := r.find(at); part != nil {
+		into := uint64(at - part.Start)
+		if uint64(len(p)) <= part.Size-into {
+			if same, done, err := part.window.equal(p, into); done || err != nil {
+				return same, err
+			}
+		}
+	}
+	b := make([]byte, len(p))
+	if err := r.ReadPhys(b, at); err != nil {
+		return false, err
+	}
+	return bytes.Equal(b, p), nil
 }
 
 // U64 implements [mem.WordReader].

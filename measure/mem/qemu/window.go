@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -27,15 +28,33 @@ type window struct {
 // read fills p and returns true, or false if the file does not hold all of it.
 // Both p and where it is read from lie within the window.
 func (w *window) read(p []byte, into uint64) (bool, error) {
-	if w == nil || len(p) == 0 {
+	if !w.holdsAll(into, len(p)) {
 		return false, nil
 	}
-	for page := into / mem.PageSize; page <= (into+uint64(len(p))-1)/mem.PageSize; page++ {
+	return true, w.copy(p, into)
+}
+
+// equal compares p with what lies there, or is not done if the file does not hold all
+// of that.
+func (w *window) equal(p []byte, into uint64) (same, done bool, err error) {
+	if !w.holdsAll(into, len(p)) {
+		return false, false, nil
+	}
+	defer catch(debug.SetPanicOnFault(true), &err)
+	return bytes.Equal(p, w.data[into:][:len(p)]), true, nil
+}
+
+// holdsAll reports whether the file holds all pages of n bytes, of one at least.
+func (w *window) holdsAll(into uint64, n int) bool {
+	if w == nil || n == 0 {
+		return false
+	}
+	for page := into / mem.PageSize; page <= (into+uint64(n)-1)/mem.PageSize; page++ {
 		if !w.holds(page) {
-			return false, nil
+			return false
 		}
 	}
-	return true, w.copy(p, into)
+	return true
 }
 
 // u64 reads a little-endian word that lies in one page.

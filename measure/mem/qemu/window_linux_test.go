@@ -62,6 +62,13 @@ func TestWindowReadsWhatTheFileHolds(t *testing.T) {
 			if err != nil || ok != held[i] || ok && !bytes.Equal(got, page(i)) {
 				t.Errorf("page %d: read %v, want %v (%v)", i, ok, held[i], err)
 			}
+			for _, other := range []byte{0, 1} {
+				got = page(i)
+				got[mem.PageSize-1] += other
+				if same, done, err := w.equal(got, uint64(i)*mem.PageSize); err != nil || done != held[i] || same != (done && other == 0) {
+					t.Errorf("page %d: compared %v, equal %v (%v)", i, done, same, err)
+				}
+			}
 			if _, ok, err := w.u64(uint64(i)*mem.PageSize + 8); ok != held[i] || err != nil {
 				t.Errorf("word of page %d: read %v, want %v (%v)", i, ok, held[i], err)
 			}
@@ -103,6 +110,9 @@ func TestWindowSurvivesTruncation(t *testing.T) {
 	}
 	if _, _, err := w.u64(7 * mem.PageSize); err == nil {
 		t.Error("reading a word past the file's end gave no error")
+	}
+	if same, _, err := w.equal(make([]byte, mem.PageSize), 7*mem.PageSize); same || err == nil {
+		t.Errorf("comparing past the file's end: %v, %v", same, err)
 	}
 }
 
