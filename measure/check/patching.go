@@ -198,16 +198,19 @@ func (c *collector) gone(function mem.Virt) bool {
 	if err != nil {
 		return errors.Is(err, paging.ErrNotPresent)
 	}
-	return mapping.Flags&paging.NoExecute != 0 || c.trapsAt(function)
+	return mapping.Flags&paging.NoExecute != 0 || c.trapsAt(function, mapping)
 }
 
-// trapsAt reports whether the page of an address holds nothing but INT3.
-func (c *collector) trapsAt(at mem.Virt) bool {
-	var page [mem.PageSize]byte
-	if c.profile.Space.Read(page[:1], at) != nil || !traps(page[:1]) {
+// trapsAt reports whether the page of an address, which is mapped like that, holds
+// nothing but INT3.
+func (c *collector) trapsAt(at mem.Virt, mapping paging.Mapping) bool {
+	memory, phys := c.profile.Space.Memory(), mapping.Phys+mem.Phys(at-mapping.Virt)
+	first := make([]byte, 1)
+	if memory.ReadPhys(first, phys) != nil || !traps(first) {
 		return false // most are code
 	}
-	return c.profile.Space.Read(page[:], at&^(mem.PageSize-1)) == nil && traps(page[:])
+	page := make([]byte, mem.PageSize)
+	return memory.ReadPhys(page, phys&^(mem.PageSize-1)) == nil && traps(page)
 }
 
 // keysOf reads a table of struct static_call_site (two 32-bit distances, the

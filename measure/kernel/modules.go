@@ -123,6 +123,7 @@ func (p *Profile) Modules() ([]LoadedModule, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list modules: %w", err)
 	}
+	p = p.cached()
 	entries, listErr := List(p.Space, head, maxModules)
 	var modules []LoadedModule
 	sections := 0
@@ -137,6 +138,13 @@ func (p *Profile) Modules() ([]LoadedModule, error) {
 		modules = append(modules, *m)
 	}
 	return modules, listErr
+}
+
+// cached is a profile that remembers translations, for as long as one list takes.
+func (p *Profile) cached() *Profile {
+	c := *p
+	c.Space = p.Space.Cached()
+	return &c
 }
 
 // moduleLayout holds offsets in struct module.
