@@ -34,10 +34,23 @@ func collectInit(c *collector) (any, measure.Coverage, error) {
 	if !ok1 || !ok2 || from < c.profile.Base {
 		return nil, measure.Coverage{}, fmt.Errorf("%w: no _sinittext or _einittext", kernel.ErrNoSymbols)
 	}
-	text, err := c.readRegion("init text", from, to, func(p []byte, at mem.Virt) error {
-		return c.space.Memory().ReadPhys(p, c.profile.Phys+mem.Phys(at-c.profile.Base))
-	})
+	text, err := c.readRegion("init text", from, to, behindImage{c})
 	return initData{text}, text.coverage(), err
+}
+
+// behindImage is what lies behind the kernel's first page, mapped or not.
+type behindImage struct{ *collector }
+
+func (b behindImage) phys(at mem.Virt) mem.Phys { return b.profile.Phys + mem.Phys(at-b.profile.Base) }
+
+// Read implements [source].
+func (b behindImage) Read(p []byte, at mem.Virt) error {
+	return b.space.Memory().ReadPhys(p, b.phys(at))
+}
+
+// Equal implements [source].
+func (b behindImage) Equal(p []byte, at mem.Virt) (bool, error) {
+	return mem.Equal(b.space.Memory(), p, b.phys(at))
 }
 
 func judgeInit(j *judging, raw json.RawMessage, out *measure.Check) error {

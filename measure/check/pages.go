@@ -90,6 +90,9 @@ func (r *region) digest(i int) (Digest, bool) {
 	return d, d != Digest{}
 }
 
+// set sets page i's digest.
+func (r *region) set(i int, d Digest) { copy(r.Digests[i*len(d):], d[:]) }
+
 // page returns page i's address.
 func (r *region) page(i int) mem.Virt { return mem.Virt(r.Start) + mem.Virt(i)*mem.PageSize }
 
@@ -110,28 +113,43 @@ func (r *region) held(i int) bool {
 	return ok
 }
 
+// source is memory by virtual address.
+type source interface {
+	// Read fills p from at. It reads all of p or fails.
+	Read(p []byte, at mem.Virt) error
+	// Equal reports whether memory at an address is p, with the errors of Read.
+	Equal(p []byte, at mem.Virt) (bool, error)
+}
+
 // region reads the pages that hold [start, end), records their digests and
 // keeps their bytes for the scan. A page that is not mapped has no digest; it
 // is for the judging half to say whether it should have been.
 func (c *collector) region(name string, start, end mem.Virt) (region, error) {
-	return c.readRegion(name, start, end, c.space.Read)
+	return c.readRegion(name, start, end, c.space)
 }
 
-func (c *collector) readRegion(name string, start, end mem.Virt, read func([]byte, mem.Virt) error) (region, error) {
+func (c *collector) readRegion(name string, start, end mem.Virt, from source) (region, error) {
+	return c.readKept(name, start, end, from, c.earlier())
+}
+
+// readKept reads a region of which earlier scans may have kept the pages, and keeps
+// them for later ones.
+func (c *collector) readKept(name string, start, end mem.Virt, from source, earlier *earlier) (region, error) {
 	first := start &^ (mem.PageSize - 1)
 	n := (uint64(end-first) + mem.PageSize - 1) / mem.PageSize
 	if end < start || n > maxRegion {
 		return region{}, fmt.Errorf("%s [%v, %v): %w", name, start, end, errRegion)
 	}
 	r := region{Name: name, Start: address(first), Digests: make([]byte, n*uint64(len(Digest{})))}
-	bytes := make([]byte, n*mem.PageSize)
-	for from := 0; from < r.pages(); from += hashedAtOnce {
+	before := earlier.of(&r)
+	for i := 0; i < r.pages(); i += hashedAtOnce {
 		if err := c.ctx.Err(); err != nil {
 			return region{}, err
 		}
-		c.readPages(&r, bytes, from, min(from+hashedAtOnce, r.pages()), read)
+		c.readPages(&r, before, i, min(i+hashedAtOnce, r.pages()), from)
 		c.breathe()
 	}
+	earlier.keep(&r, c.pages)
 	return r, nil
 }
 
@@ -139,19 +157,50 @@ func (c *collector) readRegion(name string, start, end mem.Virt, read func([]byt
 // processor's second-level cache holds.
 const hashedAtOnce = 64
 
-// readPages reads and hashes pages from to to of a region.
-func (c *collector) readPages(r *region, bytes []byte, from, to int, read func([]byte, mem.Virt) error) {
+// otherAtOnce is of how many pages, of hashedAtOnce, it is cheaper to have each in a
+// piece of memory of its own than to read all anew. More would also have pages that
+// stay as they are hold on to the memory of many that did not.
+const otherAtOnce = 4
+
+// readPages reads pages from to to of a region, and hashes those that are not what
+// they were.
+func (c *collector) readPages(r *region, before []keptPage, from, to int, source source) {
+	var others []int
+	for i := from; i < to && before != nil && len(others) <= otherAtOnce; i++ {
+		if before[i].bytes == nil {
+			others = append(others, i)
+		} else if same, err := source.Equal(before[i].bytes, r.page(i)); !same || err != nil {
+			others = append(others, i)
+		} else {
+			r.set(i, before[i].digest)
+			c.pages[before[i].digest] = before[i].bytes
+		}
+	}
+	if before == nil || len(others) > otherAtOnce {
+		clear(r.Digests[from*len(Digest{}) : to*len(Digest{})])
+		c.readAnew(r, from, to, source)
+		return
+	}
+	for _, i := range others {
+		c.readAnew(r, i, i+1, source)
+	}
+}
+
+// readAnew reads and hashes pages from to to of a region.
+func (c *collector) readAnew(r *region, from, to int, source source) {
+	bytes := make([]byte, (to-from)*mem.PageSize)
 	for i := from; i < to; {
-		run := readRun(bytes[i*mem.PageSize:to*mem.PageSize], r.page(i), read)
+		at := (i - from) * mem.PageSize
+		run := readRun(bytes[at:], r.page(i), source.Read)
 		if run == 0 {
 			i++
 			continue
 		}
-		pagehash.Sum(r.Digests[i*len(Digest{}):(i+run)*len(Digest{})], bytes[i*mem.PageSize:(i+run)*mem.PageSize])
+		pagehash.Sum(r.Digests[i*len(Digest{}):(i+run)*len(Digest{})], bytes[at:at+run*mem.PageSize])
 		for range run {
 			d, _ := r.digest(i)
-			c.pages[d] = bytes[i*mem.PageSize : (i+1)*mem.PageSize : (i+1)*mem.PageSize]
-			i++
+			c.pages[d] = bytes[at : at+mem.PageSize : at+mem.PageSize]
+			i, at = i+1, at+mem.PageSize
 		}
 	}
 }

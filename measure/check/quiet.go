@@ -1,11 +1,9 @@
 package check
 
 import (
-	"bytes"
 	"errors"
 	"time"
 
-	"github.com/plumbline-sec/plumbline/internal/pagehash"
 	"github.com/plumbline-sec/plumbline/measure/mem"
 )
 
@@ -38,7 +36,7 @@ const (
 // can be had, and all of it again if some was held.
 func (c *collector) textRegion(name string, start, end mem.Virt) (region, error) {
 	q := c.quiet()
-	r, err := c.readRegion(name, start, end, q.read)
+	r, err := c.readRegion(name, start, end, q)
 	if err := errors.Join(err, q.err); err != nil {
 		return r, err
 	}
@@ -60,25 +58,24 @@ func (c *collector) textRegion(name string, start, end mem.Virt) (region, error)
 func (c *collector) refresh(r *region) (same bool, err error) {
 	q := c.quiet()
 	defer func() { r.Held = q.held }()
-	page := make([]byte, mem.PageSize)
 	same = true
 	for i := range r.pages() {
 		if i%hashedAtOnce == 0 {
 			c.breathe()
 		}
-		err := q.read(page, r.page(i))
+		d, ok := r.digest(i)
+		if ok {
+			if equal, err := q.Equal(c.pages[d], r.page(i)); equal && err == nil {
+				continue
+			}
+		}
+		r.set(i, Digest{})
+		c.readAnew(r, i, i+1, q)
+		if _, now := r.digest(i); ok || now {
+			same = false
+		}
 		if q.err != nil {
 			return false, q.err
-		}
-		d, ok := r.digest(i)
-		if ok == (err == nil) && (!ok || bytes.Equal(c.pages[d], page)) {
-			continue
-		}
-		same = false
-		into := r.Digests[i*len(Digest{}) : (i+1)*len(Digest{})]
-		if clear(into); err == nil {
-			pagehash.Sum(into, page)
-			c.pages[Digest(into)], page = page, make([]byte, mem.PageSize)
 		}
 	}
 	return same, nil
@@ -113,15 +110,29 @@ func (q *quiet) free() bool {
 	return true
 }
 
-func (q *quiet) read(p []byte, at mem.Virt) error {
+// Read implements [source].
+func (q *quiet) Read(p []byte, at mem.Virt) error {
+	return q.look(at, func() error { return q.space.Read(p, at) })
+}
+
+// Equal implements [source].
+func (q *quiet) Equal(p []byte, at mem.Virt) (equal bool, err error) {
+	err = q.look(at, func() (err error) { equal, err = q.space.Equal(p, at); return err })
+	return equal, err
+}
+
+// look looks at a page.
+func (q *quiet) look(at mem.Virt, look func() error) error {
 	for q.err == nil {
 		before := q.free()
-		err := q.space.Read(p, at)
+		err := look()
 		if q.free() && before {
 			return err
 		}
 		if q.err == nil && (q.still || q.forLocks.over()) {
-			q.held = append(q.held, address(at))
+			if n := len(q.held); n == 0 || q.held[n-1] != address(at) {
+				q.held = append(q.held, address(at))
+			}
 			return err
 		}
 		q.err = errors.Join(q.err, q.forLocks.wait(q.ctx, patchingPause))

@@ -55,7 +55,7 @@ func readsLocked(t *testing.T, from, until time.Duration, checks, times int) (he
 			twin := c.twin()
 			for range times {
 				q := quiet{collector: twin, locks: []mem.Virt{base + mem.Virt(lockAt)}}
-				err := q.read(make([]byte, mem.PageSize), base+0x2000)
+				err := q.Read(make([]byte, mem.PageSize), base+0x2000)
 				mu.Lock()
 				if held = append(held, len(q.held) > 0); err != nil {
 					t.Error(err)

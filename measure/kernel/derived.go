@@ -10,8 +10,8 @@ type derived struct {
 }
 
 // Derived returns what build makes, which is called once for each key and
-// kernel. What it returns must not depend on memory that may change, and must
-// be safe for concurrent use. Keys are of a type of the caller's own. A profile
+// kernel. What it returns must be right whatever the kernel's memory is by then, and
+// safe for concurrent use. Keys are of a type of the caller's own. A profile
 // that was not read from memory keeps nothing.
 func (p *Profile) Derived(key any, build func() any) any {
 	if p.derived == nil {
