@@ -59,6 +59,9 @@ type frames struct {
 	rest  map[visit]bool // of pages with objects of too many
 	limit int            // pages; those of an honest machine are what it reads, and some that pointers lead to
 	full  bool           // there were more pages
+	// recent are frames by the low bits of their pages' numbers: what is asked for next
+	// is often what was asked for just before.
+	recent [64]*frame
 }
 
 func newFrames() *frames {
@@ -67,6 +70,7 @@ func newFrames() *frames {
 
 func (f *frames) clear() {
 	clear(f.slots)
+	clear(f.recent[:])
 	clear(f.rest)
 	f.all.clear()
 	f.more.clear()
@@ -88,8 +92,13 @@ func (f *frames) slot(number uint64) **frame {
 // frame returns the frame of the page that holds an address.
 func (f *frames) frame(at uint64) *frame {
 	number := at / mem.PageSize
+	recent := &f.recent[number%uint64(len(f.recent))]
+	if *recent != nil && (*recent).number == number {
+		return *recent
+	}
 	slot := f.slot(number)
 	if *slot != nil {
+		*recent = *slot
 		return *slot
 	}
 	if f.all.used == f.limit {

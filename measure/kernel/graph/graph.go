@@ -148,11 +148,11 @@ func newSchema(p *kernel.Profile) *Schema {
 
 // found returns targets in order.
 func (w *walker) found(targets map[uint64]*target) []Pointer {
-	var out []Pointer
-	for value, t := range targets {
+	out := make([]Pointer, 0, len(targets))
+	for _, value := range slices.Sorted(maps.Keys(targets)) {
+		t := targets[value]
 		out = append(out, Pointer{Value: value, Count: t.count, At: t.at, Low: t.low, High: t.high, Path: w.path(t.node, t.field.name)})
 	}
-	slices.SortFunc(out, func(a, b Pointer) int { return cmp.Compare(a.Value, b.Value) })
 	return out
 }
 
