@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 
+	jsonv2 "github.com/go-json-experiment/json"
+
 	"github.com/plumbline-sec/plumbline/measure"
 	"github.com/plumbline-sec/plumbline/measure/kernel"
 )
@@ -80,6 +82,9 @@ type judging struct {
 	modulesDigest     Digest // made by layout
 	environmentDigest Digest // made by environment
 	textOnce          *textData
+
+	sharedOnce   sync.Once
+	sharedDigest Digest // made by shared
 }
 
 // Judge turns observations into a report. It is a pure function of its
@@ -226,9 +231,10 @@ func (j *judging) accept(key PageKey) {
 	}
 }
 
-// decode reads the data of an observation.
+// decode reads the data of an observation. It is hostile and there is much of it: names
+// that are there twice, and text that is not UTF-8, are refused.
 func decode(data json.RawMessage, into any) error {
-	if err := json.Unmarshal(data, into); err != nil {
+	if err := jsonv2.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("observation is malformed: %w", err)
 	}
 	return nil

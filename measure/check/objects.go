@@ -34,7 +34,7 @@ func objectsCheck() check {
 
 // objectsData are the facts of linux.objects.
 type objectsData struct {
-	Targets []targetFact `json:"targets"` // ascending
+	Targets targetFacts `json:"targets"` // ascending
 	// Programs are addresses of the code of BPF programs. That of classic BPF
 	// has no symbol: it is somewhere in Packs.
 	Programs []targetFact `json:"programs,omitempty"`

@@ -24,7 +24,7 @@ func withObjects(t testing.TB, change func(*objectsData)) *measure.Observations 
 		}
 	}
 	data := objectsData{
-		Targets: []targetFact{
+		Targets: targetFacts{
 			{Path: "super_blocks[0].s_op->statfs", At: 0xff00_0000_0000_1000, Value: modules.Kernel.Start, Start: true, Count: 3},
 			{Path: "file_systems->kill_sb", At: 0xff00_0000_0000_2000, Value: text, Start: true, Count: 1},
 			{Path: "prog_idr[0].aux->ops->run", At: 0xff00_0000_0000_3000, Value: 0xffff_ffff_c0ff_e000, Count: 1},

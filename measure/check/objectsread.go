@@ -240,7 +240,7 @@ func (o *objectsReader) facts() {
 	}
 	d.Changed -= min(d.Changed, len(confirmed)+d.Freed+len(d.Going))
 	for _, s := range confirmed {
-		into := &d.Targets
+		into := (*[]targetFact)(&d.Targets)
 		switch {
 		case s.Table:
 			into = &d.Tables
@@ -254,7 +254,7 @@ func (o *objectsReader) facts() {
 		}
 		*into = append(*into, o.target(graph.Pointer{Value: s.Value, At: s.At, Path: s.Path, Count: 1}))
 	}
-	for _, into := range []*[]targetFact{&d.Targets, &d.Programs} {
+	for _, into := range []*[]targetFact{(*[]targetFact)(&d.Targets), &d.Programs} {
 		slices.SortFunc(*into, func(a, b targetFact) int { return cmp.Compare(a.Value, b.Value) })
 	}
 	for _, one := range r.Caches {

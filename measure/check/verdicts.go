@@ -55,13 +55,24 @@ func (j *judging) verdictKey(name string, item *measure.Observation) Digest {
 		panic(err) // numbers and strings
 	}
 	add(about)
-	for _, shared := range sharedItems {
-		if item := j.obs.Item(shared); item != nil {
-			add([]byte(shared))
-			add(item.Data)
-		}
-	}
+	shared := j.shared()
+	add(shared[:])
 	return DigestOf(b)
+}
+
+// shared stands for the facts of sharedItems, and for which of them there are.
+func (j *judging) shared() Digest {
+	j.sharedOnce.Do(func() {
+		var b []byte
+		for _, name := range sharedItems {
+			if item := j.obs.Item(name); item != nil {
+				b = binary.LittleEndian.AppendUint64(append(b, name...), uint64(len(item.Data)))
+				b = append(b, item.Data...)
+			}
+		}
+		j.sharedDigest = DigestOf(b)
+	})
+	return j.sharedDigest
 }
 
 // verdict fills in what was judged of the same, if it was.
