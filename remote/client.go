@@ -47,6 +47,32 @@ func (c *Client) Machine(ctx context.Context, name string) (*MachineDetail, erro
 	return &reply, nil
 }
 
+// Retired lists the machines that were taken out of service (GET /v1/retired), newest
+// first.
+func (c *Client) Retired(ctx context.Context) ([]Machine, error) {
+	var reply struct {
+		Retired []Machine `json:"retired"`
+	}
+	err := c.c.json(ctx, http.MethodGet, "/v1/retired", nil, &reply)
+	return reply.Retired, err
+}
+
+// Retire takes a machine out of service: its history stays readable under the ID that
+// is returned.
+func (c *Client) Retire(ctx context.Context, name, reason string) (*Retirement, error) {
+	var reply Retirement
+	if err := c.c.json(ctx, http.MethodPost, "/v1/hosts/"+url.PathEscape(name)+"/retire", &Justified{Reason: reason}, &reply); err != nil {
+		return nil, err
+	}
+	return &reply, nil
+}
+
+// Readmit takes the name of a retired machine back into service, as that of one of
+// which nothing is known yet.
+func (c *Client) Readmit(ctx context.Context, name, reason string) error {
+	return c.c.json(ctx, http.MethodPost, "/v1/hosts/"+url.PathEscape(name)+"/readmit", &Justified{Reason: reason}, nil)
+}
+
 // StartScan fires a scan of the machine through its BMC and returns it as
 // fired; ask for it with Scan.
 func (c *Client) StartScan(ctx context.Context, name string) (*ScanEntry, error) {

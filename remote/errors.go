@@ -7,6 +7,7 @@ const (
 	CodeBadRequest  = "bad-request"  // 400: the request cannot be understood
 	CodeUnauth      = "unauthorized" // 401: no login, token or known client certificate
 	CodeForbidden   = "forbidden"    // 403: known, and not allowed
+	CodeRetired     = "retired"      // 403: of a machine that was taken out of service
 	CodeNotFound    = "not-found"    // 404
 	CodeConflict    = "conflict"     // 409: contradicts what is stored
 	CodeTooLarge    = "too-large"    // 413: past a limit of this package

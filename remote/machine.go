@@ -37,6 +37,26 @@ type Machine struct {
 	Boot       Activity  `json:"boot"`
 	Scan       Activity  `json:"scan"`
 	Files      Files     `json:"files"`
+	// Retired is nil for a machine in service. Of a retired one Name is Retired.ID, and
+	// all else is as it was when it was retired.
+	Retired *Retirement `json:"retired,omitempty"`
+}
+
+// Retirement says that a machine was taken out of service, and by whom.
+type Retirement struct {
+	ID     string    `json:"id"`   // its record is kept under it: Name, "~" and digits
+	Name   string    `json:"name"` // that it had, and that another may have now
+	At     time.Time `json:"at"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	// ReplacedBy is the EK digest of the TPM that was accepted in its place by the same
+	// decision.
+	ReplacedBy string `json:"replaced_by,omitempty"`
+}
+
+// Justified is the body of a request that takes a machine out of service, or back.
+type Justified struct {
+	Reason string `json:"reason"` // required; kept with the decision
 }
 
 // Enrolment says how a machine's TPM was accepted.
@@ -95,6 +115,8 @@ type MachineDetail struct {
 	Events    []FileEvent `json:"events"`              // newest first
 	Review    []Review    `json:"review"`              // open ones
 	Timeline  []Moment    `json:"timeline"`            // newest first
+	// Former are the machines that had the name before and were retired, newest first.
+	Former []Retirement `json:"former,omitempty"`
 }
 
 // Appraisal is the verdict on one attestation. Result is attest.Result.
@@ -178,11 +200,11 @@ const (
 	VerdictRecorded  = "recorded"  // its level asks for no comparison
 )
 
-// Review is one thing that waits for a person: a changed file, or a machine
-// that asks to be enrolled.
+// Review is one thing that waits for a person: a changed file, a machine that asks to
+// be enrolled, or one that asks for the name of another.
 type Review struct {
 	ID      string    `json:"id"`
-	Kind    string    `json:"kind"` // "file", "gap" or "enrolment"
+	Kind    string    `json:"kind"` // "file", "gap", "enrolment" or "replacement"
 	Machine string    `json:"machine"`
 	Subject string    `json:"subject"` // path, what could not be read, or the EK digest
 	Summary string    `json:"summary"`
@@ -192,7 +214,8 @@ type Review struct {
 	First   time.Time `json:"first"`
 	Last    time.Time `json:"last"`
 	// State is open, accepted, rejected, restored (the object is again as in
-	// the baseline) or replaced (by a new baseline).
+	// the baseline), replaced (by a new baseline, or a new request) or retired (its
+	// machine was).
 	State string `json:"state"`
 	// Rejected says that a person called the change wrong. A file's item stays
 	// open, and the machine untrusted, until the file is restored.
@@ -226,7 +249,7 @@ type Moment struct {
 	ID       string    `json:"id"`
 	Time     time.Time `json:"time"`
 	Machine  string    `json:"machine,omitempty"`
-	Kind     string    `json:"kind"` // enrolment, boot, scan, file, state, loss, agent, review
+	Kind     string    `json:"kind"` // enrolment, retirement, boot, scan, file, state, loss, agent, review
 	Severity Severity  `json:"severity"`
 	Text     string    `json:"text"`
 	Ref      string    `json:"ref,omitempty"` // id of the scan, appraisal or event

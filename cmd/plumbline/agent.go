@@ -12,6 +12,7 @@ import (
 
 	"github.com/plumbline-sec/plumbline/attest/tpm"
 	"github.com/plumbline-sec/plumbline/internal/durable"
+	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/agent"
 )
 
@@ -75,6 +76,7 @@ func printReady(w io.Writer, r agent.Ready) {
 
 // agentError gives an error of the agent its exit code and hint.
 func agentError(err error) error {
+	var known *remote.Error
 	switch {
 	case err == nil:
 		return nil
@@ -83,9 +85,11 @@ func agentError(err error) error {
 	case errors.Is(err, tpm.ErrNoTPM):
 		return failHint(exitIO, err, "name a TPM under [tpm] path in the configuration")
 	case errors.Is(err, tpm.ErrAKChanged):
-		return failHint(exitData, err, "if the TPM was cleared, remove the state directory and enrol again; another TPM enrols under another name")
+		return failHint(exitData, err, "if the TPM was cleared or replaced, remove ak.json and agent.crt from the state directory and start again: of another TPM an administrator is asked")
 	case errors.Is(err, agent.ErrRefused):
-		return failHint(exitIO, err, "approve the machine at the verifier, or, if another TPM has its name, give it another")
+		return failHint(exitIO, err, "an administrator decided so; start again to ask again")
+	case errors.As(err, &known):
+		return failHint(exitIO, err, known.Hint)
 	case errors.Is(err, durable.ErrLocked):
 		return failHint(exitIO, err, "an agent with this state directory is already running")
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):

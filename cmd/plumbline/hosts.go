@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -15,14 +16,18 @@ import (
 
 func hostsCommand() *cobra.Command {
 	var flags askFlags
+	var retired bool
 	cmd := &cobra.Command{
 		Use:   "hosts [NAME]",
 		Short: "List the machines that the verifier knows, and what it holds of them",
 		Long: `Hosts lists every machine with its state and why. With a name it shows that
 machine: its boot in words, its last scans, its file events, what waits for a
-decision.`,
+decision. A machine that was retired is shown as it was then, under its name or,
+if another machine has that by now, under the ID that --retired lists.`,
 		Example: `  plumbline hosts
   plumbline hosts vm1
+  plumbline hosts retire vm1 --reason "decommissioned, change 4711"
+  plumbline hosts --retired
   plumbline hosts -o ndjson | jq -r 'select(.state != "trusted") | .name'`,
 		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -31,11 +36,21 @@ decision.`,
 				return err
 			}
 			if len(args) == 1 {
+				if retired {
+					return failHint(exitArgument, errors.New("--retired takes no NAME"), "a retired machine is shown as any other: plumbline hosts NAME")
+				}
 				m, err := client.Machine(cmd.Context(), args[0])
 				if err != nil {
 					return askError(err)
 				}
 				return printMachine(cmd, m, *flags.output)
+			}
+			if retired {
+				machines, err := client.Retired(cmd.Context())
+				if err != nil {
+					return askError(err)
+				}
+				return printAll(cmd, *flags.output, machines, func() error { return writeRetired(cmd.OutOrStdout(), machines) })
 			}
 			machines, err := client.Machines(cmd.Context())
 			if err != nil {
@@ -44,7 +59,9 @@ decision.`,
 			return printAll(cmd, *flags.output, machines, func() error { return writeMachines(cmd.OutOrStdout(), machines) })
 		},
 	}
+	cmd.Flags().BoolVar(&retired, "retired", false, "list the machines that were retired, newest first")
 	flags.register(cmd)
+	cmd.AddCommand(retireCommand(), readmitCommand())
 	return cmd
 }
 
@@ -102,9 +119,16 @@ func printMachine(cmd *cobra.Command, m *remote.MachineDetail, format string) er
 		}
 		return enc.Encode(m)
 	}
-	fmt.Fprintf(out, "%s is %s since %s\n", m.Name, m.State, when(m.Since))
+	if gone := m.Retired; gone != nil {
+		fmt.Fprintf(out, "%s was retired at %s by %s: %s\nit was %s since %s\n", m.Name, when(gone.At), printable(gone.By), printable(gone.Reason), m.State, when(m.Since))
+	} else {
+		fmt.Fprintf(out, "%s is %s since %s\n", m.Name, m.State, when(m.Since))
+	}
 	for _, r := range m.Reasons {
 		fmt.Fprintf(out, "  %s\n", printable(r))
+	}
+	for _, f := range m.Former {
+		fmt.Fprintf(out, "  before, %s had the name, retired at %s by %s: %s\n", f.ID, when(f.At), printable(f.By), printable(f.Reason))
 	}
 	if m.Appraisal != nil {
 		fmt.Fprintf(out, "\nBoot: %s at %s\n", m.Appraisal.Outcome, when(m.Appraisal.At))

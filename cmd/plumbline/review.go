@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -40,7 +39,7 @@ func reviewCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "also what is decided")
 	flags.register(cmd)
-	cmd.AddCommand(decideCommand("accept", "Accept a change into the signed baseline, a part that cannot be read, or a machine into the fleet"),
+	cmd.AddCommand(decideCommand("accept", "Accept a change into the signed baseline, a part that cannot be read, a machine into the fleet, or one in place of another"),
 		decideCommand("reject", "Call a change wrong, take back that a part cannot be read, or refuse a machine"))
 	return cmd
 }
@@ -54,10 +53,7 @@ func decideCommand(word, short string) *cobra.Command {
 		Example: fmt.Sprintf("  plumbline review %s 5f1c2d9a00b1c2d3 --reason \"change 4711\"", word),
 		Args:    arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if reason == "" {
-				return fail(exitArgument, errors.New("a decision needs a --reason, which is kept with it"))
-			}
-			client, err := flags.client()
+			client, err := justified(&flags, reason)
 			if err != nil {
 				return err
 			}
@@ -72,7 +68,7 @@ func decideCommand(word, short string) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why, as `TEXT`; kept with the decision")
+	reasonFlag(cmd, &reason)
 	flags.register(cmd)
 	return cmd
 }

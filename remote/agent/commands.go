@@ -31,6 +31,11 @@ func (a *Agent) obey(ctx context.Context, client *remote.AgentClient) {
 	for ctx.Err() == nil {
 		commands, err := client.Commands(ctx, o.acknowledged(), commandWait)
 		if err != nil {
+			if ctx.Err() == nil && refusedAsRetired(err) {
+				a.log.Error(retiredMessage, "error", err, "next_try", retiredPause)
+				sleep(ctx, retiredPause)
+				continue
+			}
 			if ctx.Err() == nil {
 				a.log.Warn("no commands from the verifier", "error", err, "next_try", wait)
 			}

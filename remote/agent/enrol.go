@@ -24,6 +24,20 @@ import (
 // ErrRefused: the verifier will not have this machine.
 var ErrRefused = errors.New("the verifier refused the enrolment")
 
+// retiredMessage is what an agent logs whose machine was retired: that its evidence stays
+// where it is has another cause than that the verifier does not know it.
+const retiredMessage = "this machine was retired at the verifier, which takes nothing from it any more"
+
+// retiredPause is how long such an agent waits before it asks again: nothing becomes
+// otherwise while it runs with the certificate that it has.
+const retiredPause = time.Hour
+
+// refusedAsRetired says that a verifier refused a machine because it was retired.
+func refusedAsRetired(err error) bool {
+	var known *remote.Error
+	return errors.As(err, &known) && known.Code == remote.CodeRetired
+}
+
 // credentials are the agent's TLS key and the certificate that the verifier gave
 // it after the TPM had proven itself.
 type credentials struct {

@@ -78,6 +78,9 @@ func (o *outbox) run(ctx context.Context, client *remote.AgentClient) {
 		grown := o.spool.Grown()
 		sent, err := o.deliver(ctx, client)
 		switch {
+		case err != nil && ctx.Err() == nil && refusedAsRetired(err):
+			o.log.Error(retiredMessage, "pending", o.spool.Pending(), "error", err, "next_try", retiredPause)
+			sleep(ctx, retiredPause)
 		case err != nil && ctx.Err() == nil:
 			o.log.Warn("evidence stays in the spool", "pending", o.spool.Pending(), "error", err, "next_try", wait)
 			// Jitter keeps a fleet from returning all at once after an outage.

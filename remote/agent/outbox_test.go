@@ -28,6 +28,7 @@ import (
 type receiver struct {
 	mu     sync.Mutex
 	away   bool
+	refuse *remote.Error // what every request is answered, if any
 	seqs   []uint64
 	bodies [][]byte
 	need   []remote.Digest
@@ -53,6 +54,11 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	defer r.mu.Unlock()
 	if r.away {
 		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	if r.refuse != nil {
+		w.WriteHeader(r.refuse.Status)
+		json.NewEncoder(w).Encode(remote.ErrorReply{Error: *r.refuse})
 		return
 	}
 	data, _ := io.ReadAll(req.Body)
@@ -81,6 +87,75 @@ func newOutbox(t *testing.T, dir string) *outbox {
 	return &outbox{
 		spool: spool, bodies: newBodyCache(), log: slog.New(slog.DiscardHandler),
 		backoff: time.Millisecond, maxBackoff: 5 * time.Millisecond,
+	}
+}
+
+// logged is what agents log.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logged) has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.text.String(), text)
+}
+
+// until waits for a text.
+func (l *logged) until(t *testing.T, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !l.has(text); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the log never had %q", text)
+		}
+	}
+}
+
+// An agent whose machine was retired says so, unlike one that is not known, and keeps what
+// it has.
+func TestRetiredIsToldFromUnknown(t *testing.T) {
+	for _, c := range []struct {
+		answer    *remote.Error
+		says, not string
+	}{
+		{&remote.Error{Status: http.StatusForbidden, Code: remote.CodeRetired, Message: "m"}, retiredMessage, "evidence stays in the spool"},
+		{&remote.Error{Status: http.StatusUnauthorized, Code: remote.CodeUnauth, Message: "m"}, "evidence stays in the spool", retiredMessage},
+	} {
+		r, client := newReceiver(t)
+		r.refuse = c.answer
+		o := newOutbox(t, filepath.Join(t.TempDir(), "spool"))
+		var outbox, commands logged
+		o.log = slog.New(slog.NewTextHandler(&outbox, nil))
+		if err := put(o, remote.KindStatus, remote.Status{}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		a := &Agent{log: slog.New(slog.NewTextHandler(&commands, nil))}
+		var running sync.WaitGroup
+		running.Go(func() { o.run(ctx, client) })
+		running.Go(func() { a.obey(ctx, client) })
+		if outbox.until(t, c.says); outbox.has(c.not) {
+			t.Errorf("%s is told as %q too", c.answer.Code, c.not)
+		}
+		says := c.says
+		if says != retiredMessage {
+			says = "no commands from the verifier"
+		}
+		if commands.until(t, says); commands.has(c.not) {
+			t.Errorf("%s is told as %q too", c.answer.Code, c.not)
+		}
+		stop()
+		running.Wait()
+		if o.spool.Pending() != 1 {
+			t.Errorf("%d records pending", o.spool.Pending())
+		}
 	}
 }
 

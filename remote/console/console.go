@@ -37,6 +37,9 @@ type Backend interface {
 	Timeline(ctx context.Context, machine string, limit int) ([]remote.Moment, error)
 	Overview(ctx context.Context) (Overview, error)
 
+	Retired(ctx context.Context) ([]remote.Machine, error)
+	Retire(ctx context.Context, name, who, reason string) (*remote.Retirement, error)
+	Readmit(ctx context.Context, name, who, reason string) error
 	StartScan(ctx context.Context, name, who string) (*remote.ScanEntry, error)
 	StartAttestation(ctx context.Context, name, who string) error
 	StartBaseline(ctx context.Context, name, who string) error
@@ -90,6 +93,7 @@ func New(b Backend) http.Handler {
 	mux.Handle("POST /logout", c.action(c.logout))
 	mux.Handle("GET /{$}", c.page(c.fleet))
 	mux.Handle("GET /machines/{name}", c.page(c.machine))
+	mux.Handle("GET /retired", c.page(c.retired))
 	mux.Handle("GET /scans/{id}", c.page(c.scan))
 	mux.Handle("GET /boots/{id}", c.page(c.boot))
 	mux.Handle("GET /events", c.page(c.events))
@@ -176,7 +180,7 @@ func (c *console) show(w http.ResponseWriter, r *http.Request, status int, sessi
 func section(path string) string {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch first {
-	case "", "machines", "scans", "boots":
+	case "", "machines", "retired", "scans", "boots":
 		return "fleet"
 	}
 	return first

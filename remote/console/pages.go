@@ -28,6 +28,10 @@ func (c *console) fleet(r *http.Request, _ *Session) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
+	retired, err := c.Retired(r.Context())
+	if err != nil {
+		return nil, err
+	}
 	slices.SortStableFunc(machines, func(a, b remote.Machine) int {
 		return cmp.Compare(slices.Index(states, a.State), slices.Index(states, b.State))
 	})
@@ -36,8 +40,14 @@ func (c *console) fleet(r *http.Request, _ *Session) (*view, error) {
 		counts[m.State]++
 	}
 	return &view{Template: "fleet", Title: "Fleet", Data: map[string]any{
-		"Machines": machines, "Timeline": moments, "Counts": counts, "States": states,
+		"Machines": machines, "Timeline": moments, "Counts": counts, "States": states, "Retired": len(retired),
 	}}, nil
+}
+
+// retired lists the machines that were taken out of service.
+func (c *console) retired(r *http.Request, _ *Session) (*view, error) {
+	machines, err := c.Retired(r.Context())
+	return &view{Template: "retired", Title: "Retired machines", Data: machines}, err
 }
 
 // states in the order they matter.
@@ -162,6 +172,11 @@ func (c *console) start(_ http.ResponseWriter, r *http.Request, s *Session) (str
 		return next, c.StartAttestation(r.Context(), name, s.User)
 	case "baseline":
 		return next, c.StartBaseline(r.Context(), name, s.User)
+	case "retire":
+		_, err := c.Retire(r.Context(), name, s.User, r.PostFormValue("reason"))
+		return next, err
+	case "readmit":
+		return next, c.Readmit(r.Context(), name, s.User, r.PostFormValue("reason"))
 	}
 	return "", errNoPage
 }

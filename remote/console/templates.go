@@ -16,7 +16,7 @@ import (
 // parts. They are ours, so an error is a bug that the first test sees.
 func parsePages() map[string]*template.Template {
 	pages := make(map[string]*template.Template)
-	for _, name := range []string{"login", "error", "fleet", "machine", "scan", "boot", "events", "review"} {
+	for _, name := range []string{"login", "error", "fleet", "retired", "machine", "scan", "boot", "events", "review"} {
 		t := template.New(name).Funcs(functions)
 		pages[name] = template.Must(t.ParseFS(files, "templates/layout.html", "templates/parts.html", "templates/"+name+".html"))
 	}

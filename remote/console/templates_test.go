@@ -12,7 +12,7 @@ import (
 )
 
 func TestPagesParse(t *testing.T) {
-	if n := len(parsePages()); n != 8 {
+	if n := len(parsePages()); n != 9 {
 		t.Errorf("%d pages", n)
 	}
 }

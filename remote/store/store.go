@@ -89,6 +89,9 @@ type Document struct {
 type Change struct {
 	Document
 	Delete bool
+	// From, if set, is a machine whose documents in Collection all become those of
+	// Machine. They keep their versions, and nothing else of the change is used.
+	From string
 }
 
 // Query selects documents of one collection, newest first by (Time, Key).

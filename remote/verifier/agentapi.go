@@ -42,10 +42,16 @@ func (v *Verifier) handleCommands(_ http.ResponseWriter, r *http.Request) (any, 
 	defer cancel()
 	var open []remote.Command
 	err = v.hub.until(ctx, concerns(inCommands, agent.Name), func() (bool, error) {
-		open, err = v.openCommands(r.Context(), agent.Name)
-		return len(open) > 0, err
+		if open, err = v.openCommands(r.Context(), agent.Name); err != nil || len(open) == 0 {
+			return false, err
+		}
+		_, err = v.agentOf(r) // what is asked of the name may be for another by now
+		return true, err
 	})
-	return remote.Commands{Commands: open}, err
+	if err != nil {
+		return nil, err
+	}
+	return remote.Commands{Commands: open}, nil
 }
 
 // concerns selects the changes of a machine's documents in a collection.
@@ -126,7 +132,7 @@ func (v *Verifier) handleRecords(w http.ResponseWriter, r *http.Request) (any, e
 		return nil, err
 	}
 	stream := store.Stream{Agent: agent.Name, Spool: req.Spool}
-	receipt, err := v.store.Append(r.Context(), stream, v.now(), req.Records)
+	receipt, err := v.takeIn(r, stream, req.Records)
 	if errors.Is(err, store.ErrOrder) {
 		return nil, apiError(http.StatusConflict, remote.CodeSequence, err.Error(), "")
 	}
@@ -139,7 +145,7 @@ func (v *Verifier) handleRecords(w http.ResponseWriter, r *http.Request) (any, e
 	}
 	// What is stored is not told anew: who hangs up now must not keep a loss from
 	// being told. A verifier that dies here tells it when the records come again.
-	if err := v.noteReceipt(context.WithoutCancel(r.Context()), agent, stream, receipt); err != nil {
+	if err := v.noteReceipt(context.WithoutCancel(r.Context()), agent, stream, receipt); err != nil && !errors.Is(err, errRetired) {
 		return nil, err
 	}
 	v.fast.poke()
@@ -149,6 +155,17 @@ func (v *Verifier) handleRecords(w http.ResponseWriter, r *http.Request) (any, e
 		return nil, err
 	}
 	return remote.RecordsReply{Acked: receipt.Acked, Need: need}, nil
+}
+
+// takeIn stores records of the agent that r shows a certificate of. It asks for that again,
+// since what was sent may have taken minutes to arrive.
+func (v *Verifier) takeIn(r *http.Request, stream store.Stream, records []remote.Record) (store.Receipt, error) {
+	v.turnover.RLock()
+	defer v.turnover.RUnlock()
+	if _, err := v.agentOf(r); err != nil {
+		return store.Receipt{}, err
+	}
+	return v.store.Append(r.Context(), stream, v.now(), records)
 }
 
 func checkRecords(req *remote.RecordsRequest) error {
@@ -235,7 +252,7 @@ func (v *Verifier) loseRecords(ctx context.Context, agent string) error {
 			}
 			return v.lose(ctx, m, "records were lost")
 		})
-		if err != nil {
+		if err != nil && !errors.Is(err, errRetired) {
 			return err
 		}
 	}

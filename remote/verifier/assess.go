@@ -27,6 +27,9 @@ func (v *Verifier) assess(m, host *machine, now time.Time) (remote.State, []stri
 	reasons = append(reasons, v.bootReasons(m, now)...)
 	reasons = append(reasons, v.scanReasons(m, host, now)...)
 	reasons = append(reasons, fileReasons(m, host, now)...)
+	if host != nil && host.Retired != nil {
+		reasons = append(reasons, reason{remote.StateStale, host.Name + ", which measures it, was retired"})
+	}
 	switch {
 	case m.Off:
 		reasons = append(reasons, reason{remote.StateStale, "the machine is powered off"})

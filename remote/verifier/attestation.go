@@ -50,7 +50,7 @@ func (v *Verifier) takeAttestation(ctx context.Context, r store.Record, a *remot
 	if err := v.store.PutBodies(ctx, map[remote.Digest][]byte{digest: a.Evidence}); err != nil {
 		return err
 	}
-	return v.changeMachine(ctx, a.Target, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
+	return v.changeBy(ctx, r, a.Target, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
 		used, err := v.useNonce(ctx, a.Nonce, m.Name, forAttestation, r.Received)
 		if err != nil {
 			return nil, err

@@ -139,7 +139,7 @@ func (v *Verifier) takeBaseline(ctx context.Context, r store.Record, b *remote.B
 	case !isNotFound(err):
 		return err
 	}
-	return v.changeMachine(ctx, b.Target, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
+	return v.changeBy(ctx, r, b.Target, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
 		m.LastSeen = r.Received
 		replace := m.Files.Baseline == "" || question.Kind == remote.CommandBaseline && question.Machine == m.Name
 		var changes []store.Change
@@ -321,7 +321,7 @@ func (t *taking) rescan(report *baseline.Report) error {
 		if c.Old != nil {
 			subject = c.Old.Path()
 		}
-		seen[reviewID(t.m.Name, subject)] = true
+		seen[reviewID(t.m.tag(), subject)] = true
 		if c.Counts() {
 			failed++
 		}

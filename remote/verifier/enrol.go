@@ -33,6 +33,8 @@ type enrolment struct {
 	Expires time.Time           `json:"expires"`
 	Proven  bool                `json:"proven"`  // activation has succeeded
 	Refused string              `json:"refused"` // an operator's reason
+	// Replaces is the EK digest of the TPM whose name this one asks for: a person decides.
+	Replaces string `json:"replaces,omitempty"`
 	// Approval is set once someone or something has accepted the TPM.
 	Approval remote.Enrolment `json:"approval,omitzero"`
 	// Certificate is what was issued, so that a lost answer can be repeated.
@@ -56,7 +58,7 @@ func (v *Verifier) handleEnrol(w http.ResponseWriter, r *http.Request) (any, err
 		return nil, badRequest(err)
 	}
 	ctx := r.Context()
-	if err := v.refuseTakenName(ctx, &e.Request); err != nil {
+	if err := v.refuseTakenName(ctx, &e); err != nil {
 		return nil, err
 	}
 	open, err := v.store.List(ctx, store.Query{Collection: inEnrolments, Limit: maxChallenges, Bare: true})
@@ -95,20 +97,24 @@ func checkEnrolRequest(req *remote.EnrolRequest) error {
 	return nil
 }
 
-// refuseTakenName keeps a stranger's TPM from taking an enrolled name.
-func (v *Verifier) refuseTakenName(ctx context.Context, req *remote.EnrolRequest) error {
-	m, err := v.loadMachine(ctx, req.Name)
+// refuseTakenName refuses a TPM that asks for the name of another, unless it is one that
+// could replace it: it is asked to prove itself then, and a person decides.
+func (v *Verifier) refuseTakenName(ctx context.Context, e *enrolment) error {
+	m, err := v.loadMachine(ctx, e.Request.Name)
 	if err != nil {
 		return err
 	}
-	return nameTaken(&m.V, req)
+	if approval, _ := v.approve(e); approval != nil || v.config.Enrolment.approves(ApproveOperator) {
+		return nil
+	}
+	return nameTaken(&m.V, &e.Request)
 }
 
 // nameTaken is the error for a name that another TPM stands for.
 func nameTaken(m *machine, req *remote.EnrolRequest) error {
 	if m.enrolled() && !standsFor(m, req) {
 		return apiError(http.StatusConflict, remote.CodeConflict,
-			"another TPM is enrolled as "+req.Name, "a name stays with the TPM that enrolled under it: enrol this one under another")
+			"another TPM is enrolled as "+req.Name, "retire that machine first, or enrol this one under another name")
 	}
 	return nil
 }
@@ -180,27 +186,55 @@ func (v *Verifier) settle(ctx context.Context, e *doc[enrolment]) (*remote.Enrol
 		return &remote.EnrolResult{State: remote.EnrolRefused, Reason: e.V.Refused}, nil
 	case len(e.V.Certificate) > 0:
 		return v.enrolled(e.V.Certificate), nil
+	case e.V.Replaces != "" && e.V.Approval.Approval == "":
+		return waitsToReplace(e), nil
 	case e.V.Approval.Approval == "":
-		approval, why := v.approve(&e.V)
-		_, other, err := v.otherName(ctx, &e.V)
+		m, err := v.loadMachine(ctx, e.V.Request.Name)
 		if err != nil {
 			return nil, err
 		}
-		if other != "" {
-			approval, why = nil, "this TPM is enrolled as "+other
+		approval, code, why, err := v.approveAlone(ctx, &m.V, &e.V)
+		if err != nil {
+			return nil, err
 		}
-		if approval == nil {
-			approval = v.approvedBefore(ctx, &e.V)
-		}
-		if approval == nil && v.config.Enrolment.approves(ApproveOperator) {
+		operator := v.config.Enrolment.approves(ApproveOperator)
+		taken := nameTaken(&m.V, &e.V.Request)
+		switch {
+		case taken != nil && (approval != nil || operator):
+			return v.askReplacement(ctx, &m.V, e, why)
+		case approval == nil && operator:
 			return v.askOperator(ctx, e, why)
-		}
-		if approval == nil {
-			return nil, apiError(http.StatusForbidden, remote.CodeForbidden, "this TPM is not accepted: "+why, "")
+		case approval == nil:
+			return nil, apiError(http.StatusForbidden, code, "this TPM is not accepted: "+why, "")
 		}
 		e.V.Approval = *approval
 	}
 	return v.issue(ctx, e)
+}
+
+// approveAlone looks whether the TPM is accepted without a person, for the name that it
+// asks for, which m has; otherwise why says what stands against it, and code how.
+func (v *Verifier) approveAlone(ctx context.Context, m *machine, e *enrolment) (approval *remote.Enrolment, code, why string, err error) {
+	_, other, err := v.otherName(ctx, e)
+	if err != nil {
+		return nil, "", "", err
+	}
+	gone, err := v.refusedEK(ctx, m, &e.Request)
+	if err != nil {
+		return nil, "", "", err
+	}
+	switch {
+	case gone != nil:
+		return nil, remote.CodeRetired, wasRetired(gone), nil
+	case other != "":
+		why = "this TPM is enrolled as " + other
+	default:
+		approval, why = v.approve(e)
+	}
+	if approval == nil {
+		approval = v.approvedBefore(ctx, e)
+	}
+	return approval, remote.CodeForbidden, why, nil
 }
 
 // approve looks whether the TPM is accepted without a person; otherwise why
@@ -248,54 +282,85 @@ func (v *Verifier) askOperator(ctx context.Context, e *doc[enrolment], why strin
 	if e.V.Proven {
 		return waiting, nil
 	}
-	e.V.Proven, e.V.Expires = true, v.now().Add(approvalLife)
-	digest := e.V.identity().Fingerprint().String()
-	review := remote.Review{
-		ID: e.Key, Kind: reviewEnrolment, Machine: e.V.Request.Name, Subject: digest, Count: 1,
+	item := remote.Review{Kind: reviewEnrolment,
 		Summary: fmt.Sprintf("%s asks to be enrolled as a %s", e.V.Request.Name, e.V.Request.Role),
 		Detail:  "The TPM proved that it holds both keys. Compare the EK digest with the machine's own before you accept: " + why + ".",
-		First:   v.now(), Last: v.now(), State: reviewOpen,
 	}
-	changes := []store.Change{e.change(), create(inReviews, review.ID, review.Machine, v.now(), reviewEntry{Review: review})}
-	changes = append(changes, v.moment(remote.Moment{Machine: review.Machine, Kind: "enrolment",
-		Severity: remote.SeverityNotice, Text: review.Summary + " and waits for approval", Ref: review.ID})...)
-	return waiting, v.apply(ctx, nil, changes...)
+	return waiting, v.apply(ctx, nil, v.askPerson(e, item, remote.SeverityNotice)...)
+}
+
+// askPerson makes the changes that put a proven enrolment before a person.
+func (v *Verifier) askPerson(e *doc[enrolment], item remote.Review, severity remote.Severity) []store.Change {
+	e.V.Proven, e.V.Expires = true, v.now().Add(approvalLife)
+	item.ID, item.Machine, item.Subject, item.Count = e.Key, e.V.Request.Name, e.V.identity().Fingerprint().String(), 1
+	item.First, item.Last, item.State = v.now(), v.now(), reviewOpen
+	changes := []store.Change{e.change(), create(inReviews, item.ID, item.Machine, v.now(), reviewEntry{Review: item})}
+	return append(changes, v.moment(remote.Moment{Machine: item.Machine, Kind: "enrolment",
+		Severity: severity, Text: item.Summary + " and waits for approval", Ref: item.ID})...)
 }
 
 // issue gives the agent its certificate and stores the machine's keys.
 func (v *Verifier) issue(ctx context.Context, e *doc[enrolment]) (*remote.EnrolResult, error) {
-	cert, err := v.authority.agentCertificate(e.V.Request.Name, e.V.Request.CSR)
-	if err != nil {
-		return nil, badRequest(err)
+	if err := v.certify(e); err != nil {
+		return nil, err
 	}
-	e.V.Certificate = cert.Raw
-	e.V.Expires = v.now().Add(challengeLife)
-	approval := e.V.Approval
-	approval.At, approval.Serial = v.now(), serial(cert)
-	err = v.changeMachine(ctx, e.V.Request.Name, nil, func(m *machine) ([]store.Change, error) {
-		// Decided with the commit: of two that enrol at once, one is refused.
-		if err := nameTaken(m, &e.V.Request); err != nil {
-			return nil, err
-		}
-		claim, other, err := v.otherName(ctx, &e.V)
-		if err != nil {
-			return nil, err
-		}
-		if other != "" && approval.Approval != string(ApproveOperator) {
-			return nil, apiError(http.StatusForbidden, remote.CodeForbidden, "this TPM is enrolled as "+other, "an operator may approve a second name")
-		}
-		claim.V, claim.Machine, claim.Time = m.Name, m.Name, v.now()
-		m.Role, m.Enrolment = e.V.Request.Role, approval
-		m.EKPublic, m.AKPublic = e.V.Request.EKPublic, e.V.Request.AKPublic
-		v.refresh(m)
-		changes := []store.Change{e.change(), claim.change()}
-		return append(changes, v.moment(remote.Moment{Machine: m.Name, Kind: "enrolment", Severity: remote.SeverityNotice,
-			Text: fmt.Sprintf("%s enrolled, approved by %s: %s", m.Name, approvalWords(approval), approval.Detail)})...), nil
+	err := v.changeName(ctx, e.V.Request.Name, nil, func(m *machine) ([]store.Change, error) {
+		return v.admit(ctx, m, e)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return v.enrolled(cert.Raw), nil
+	return v.enrolled(e.V.Certificate), nil
+}
+
+// certify makes the certificate of an enrolment that was approved.
+func (v *Verifier) certify(e *doc[enrolment]) error {
+	cert, err := v.authority.agentCertificate(e.V.Request.Name, e.V.Request.CSR)
+	if err != nil {
+		return badRequest(err)
+	}
+	e.V.Certificate = cert.Raw
+	e.V.Expires = v.now().Add(challengeLife)
+	e.V.Approval.At, e.V.Approval.Serial = v.now(), serial(cert)
+	return nil
+}
+
+// admit has m stand for the TPM of an enrolment. It decides with the commit: of two that
+// enrol at once, one is refused.
+func (v *Verifier) admit(ctx context.Context, m *machine, e *doc[enrolment]) ([]store.Change, error) {
+	if err := nameTaken(m, &e.V.Request); err != nil {
+		return nil, err
+	}
+	claim, other, err := v.otherName(ctx, &e.V)
+	if err != nil {
+		return nil, err
+	}
+	gone, err := v.refusedEK(ctx, m, &e.V.Request)
+	if err != nil {
+		return nil, err
+	}
+	approval := e.V.Approval
+	if approval.Approval != string(ApproveOperator) {
+		switch {
+		case other != "":
+			return nil, apiError(http.StatusForbidden, remote.CodeForbidden, "this TPM is enrolled as "+other, "an operator may approve a second name")
+		case gone != nil:
+			return nil, apiError(http.StatusForbidden, remote.CodeRetired, wasRetired(gone), "an operator may approve it again")
+		}
+	}
+	if m.Retired != nil {
+		m.serve(v.now())
+	}
+	claim.V, claim.Machine, claim.Time = m.Name, m.Name, v.now()
+	m.Role, m.Enrolment = e.V.Request.Role, approval
+	m.EKPublic, m.AKPublic = e.V.Request.EKPublic, e.V.Request.AKPublic
+	v.refresh(m)
+	changes := []store.Change{e.change(), claim.change()}
+	if gone != nil {
+		changes = append(changes, remove(inRefusedEKs, claim.Key))
+	}
+	return append(changes, v.moment(remote.Moment{Machine: m.Name, Kind: "enrolment", Severity: remote.SeverityNotice,
+		Text: fmt.Sprintf("%s enrolled, approved by %s: %s", m.Name, approvalWords(approval), approval.Detail)})...), nil
 }
 
 func approvalWords(e remote.Enrolment) string {
@@ -316,10 +381,7 @@ func serial(cert *x509.Certificate) string { return hex.EncodeToString(cert.Seri
 
 // decideEnrolment carries out an operator's decision.
 func (v *Verifier) decideEnrolment(ctx context.Context, id, author string, d remote.Decision) ([]store.Change, error) {
-	e, err := load[enrolment](ctx, v.store, inEnrolments, id)
-	if isNotFound(err) || err == nil && v.now().After(e.V.Expires) {
-		return nil, apiError(http.StatusConflict, remote.CodeConflict, "the enrolment has expired", "let the agent ask again")
-	}
+	e, err := v.asking(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -330,6 +392,15 @@ func (v *Verifier) decideEnrolment(ctx context.Context, id, author string, d rem
 		e.V.Refused = "refused by an operator: " + d.Reason
 	}
 	return []store.Change{e.change()}, nil
+}
+
+// asking is an enrolment that a person is asked about.
+func (v *Verifier) asking(ctx context.Context, id string) (*doc[enrolment], error) {
+	e, err := load[enrolment](ctx, v.store, inEnrolments, id)
+	if isNotFound(err) || err == nil && v.now().After(e.V.Expires) {
+		return nil, apiError(http.StatusConflict, remote.CodeConflict, "the enrolment has expired", "let the agent ask again")
+	}
+	return e, err
 }
 
 // expireEnrolments forgets attempts that were never finished.
@@ -363,7 +434,7 @@ func (v *Verifier) agentOf(r *http.Request) (*machine, error) {
 	}
 	m, err := load[machine](r.Context(), v.store, inMachines, cert.Subject.CommonName)
 	if isNotFound(err) || err == nil && m.V.Enrolment.Serial != serial(cert) {
-		return nil, apiError(http.StatusUnauthorized, remote.CodeUnauth, "the client certificate was withdrawn or replaced", "enrol again")
+		return nil, v.certificateRefused(r.Context(), cert.Subject.CommonName, serial(cert))
 	}
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@
 package verifier
 
 import (
+	"crypto/ecdsa"
 	"crypto/tls"
 	"fmt"
 	"net/http"
@@ -51,6 +52,21 @@ func (n *newcomer) request(name string) *remote.EnrolRequest {
 	return &remote.EnrolRequest{Name: name, Role: remote.RoleHost, EKCertificates: n.id.EKCertificates, EKPublic: n.id.EK, AKPublic: n.id.AK, CSR: csr}
 }
 
+// enrolled is the client of a newcomer with the certificate that it got for a key.
+func (n *newcomer) enrolled(result *remote.EnrolResult, key *ecdsa.PrivateKey) *remote.AgentClient {
+	n.t.Helper()
+	certs, err := remote.ParseCertificates(result.Certificate)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	client, err := remote.NewAgentClient(remote.AgentOptions{Address: n.r.serving.Address, Trust: remote.Trust{CA: result.CA},
+		Certificate: &tls.Certificate{Certificate: [][]byte{certs[0].Raw}, PrivateKey: key}})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return client
+}
+
 // prove asks, activates and answers.
 func (n *newcomer) prove(req *remote.EnrolRequest) (id string, secret []byte, result *remote.EnrolResult, err error) {
 	n.t.Helper()
@@ -77,16 +93,7 @@ func TestEnrolment(t *testing.T) {
 	if err != nil || result.State != remote.EnrolDone {
 		t.Fatalf("enrolled: %+v, %v", result, err)
 	}
-	certs, err := remote.ParseCertificates(result.Certificate)
-	if err != nil {
-		t.Fatal(err)
-	}
-	agent, err := remote.NewAgentClient(remote.AgentOptions{Address: r.serving.Address, Trust: remote.Trust{CA: result.CA},
-		Certificate: &tls.Certificate{Certificate: [][]byte{certs[0].Raw}, PrivateKey: key}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := agent.Commands(t.Context(), 0, 0); err != nil {
+	if _, err := n.enrolled(result, key).Commands(t.Context(), 0, 0); err != nil {
 		t.Errorf("with the certificate: %v", err)
 	}
 	m := r.machine(t, "host1")
@@ -210,16 +217,7 @@ func TestAttestationByTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	certs, err := remote.ParseCertificates(result.Certificate)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := remote.NewAgentClient(remote.AgentOptions{Address: r.serving.Address, Trust: r.trust(t),
-		Certificate: &tls.Certificate{Certificate: [][]byte{certs[0].Raw}, PrivateKey: key}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &softAgent{AgentClient: client, t: t, name: "host1", spool: "s"}
+	a := &softAgent{AgentClient: n.enrolled(result, key), t: t, name: "host1", spool: "s"}
 	a.send(remote.KindStatus, remote.Status{State: remote.AgentStarted})
 	command := a.command(remote.CommandAttest)
 	evidence, err := n.device.Collect(n.ak, tpm.CollectOptions{Nonce: command.Nonce[:]})

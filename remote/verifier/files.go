@@ -75,7 +75,7 @@ func (v *Verifier) takeEvents(ctx context.Context, run []store.Record) error {
 	for i, r := range run {
 		ids[i] = r.ID
 	}
-	return v.changeMachine(ctx, first.Target, ids, func(m *machine) ([]store.Change, error) {
+	return v.changeBy(ctx, run[0], first.Target, ids, func(m *machine) ([]store.Change, error) {
 		files, err := v.filesOf(ctx, m)
 		if err != nil {
 			return nil, err
@@ -120,11 +120,15 @@ func (t *taking) take(r store.Record) error {
 func (t *taking) sequence(e *remote.Event) (fresh bool, err error) {
 	m := t.m
 	if m.Stream != e.Stream {
-		if m.Stream != "" {
+		first := m.Stream == ""
+		if !first {
 			t.note("loss", remote.SeverityWarning, "", "%s", watchAnew(m))
 			err = t.lose(lostAnew)
 		}
 		m.begin(e.Stream)
+		if first && !m.Began.IsZero() && e.Sequence > 0 {
+			m.Sequence = e.Sequence - 1 // those before were about a machine that was retired
+		}
 	}
 	switch {
 	case err != nil:
@@ -171,7 +175,7 @@ func (t *taking) add(e *remote.Event, event *filewatch.Event, r store.Record) er
 		return err
 	}
 	f := &remote.FileEvent{
-		ID: eventID(t.m.Name, e.Stream, e.Sequence), Machine: t.m.Name, Sequence: e.Sequence,
+		ID: eventID(t.m.tag(), e.Stream, e.Sequence), Machine: t.m.Name, Sequence: e.Sequence,
 		Time: event.Time, Since: event.Since, Received: r.Received, Op: event.Op.String(),
 		Path: filewatch.PrintablePath(event.Path), NewPath: filewatch.PrintablePath(event.NewPath),
 		Actor: actorWords(&event.Actor), Level: rule.Level.String(), Event: e.Event,
@@ -257,7 +261,7 @@ func (t *taking) judgeNow(f *remote.FileEvent, event *filewatch.Event) error {
 
 // complete judges an earlier event with the object as it was found on disk.
 func (t *taking) complete(e *remote.Event, settled *filewatch.Event) error {
-	f, err := t.event(eventID(t.m.Name, e.Stream, e.Follows))
+	f, err := t.event(eventID(t.m.tag(), e.Stream, e.Follows))
 	if f == nil || err != nil {
 		return err // an event that was lost is known to be
 	}
@@ -446,15 +450,15 @@ func (t *taking) note(kind string, s remote.Severity, ref, format string, args .
 const sequenceDigits = 16
 
 // eventID sorts by number within a stream.
-func eventID(machine, stream string, sequence uint64) string {
-	return fmt.Sprintf("%s.%s.%0*x", machine, stream, sequenceDigits, sequence)
+func eventID(tag, stream string, sequence uint64) string {
+	return fmt.Sprintf("%s.%s.%0*x", tag, stream, sequenceDigits, sequence)
 }
 
 // reviewID is the same for every event about one object of one machine. It is
 // long enough that a guest, which chooses its paths, finds no two with the same:
 // the second would hide behind the first.
-func reviewID(machine, path string) string {
-	sum := sha256.Sum256([]byte(machine + "\x00" + path))
+func reviewID(tag, path string) string {
+	sum := sha256.Sum256([]byte(tag + "\x00" + path))
 	return hex.EncodeToString(sum[:16])
 }
 

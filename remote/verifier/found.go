@@ -19,7 +19,7 @@ func (t *taking) seenOf(e *remote.Event) *baseline.Record {
 	}
 	r := new(baseline.Record)
 	if err := json.Unmarshal(e.Object, r); err != nil {
-		t.note("file", remote.SeverityAlert, eventID(t.m.Name, e.Stream, e.Sequence), "the object behind a file event of %s was refused: %v", t.m.Name, err)
+		t.note("file", remote.SeverityAlert, eventID(t.m.tag(), e.Stream, e.Sequence), "the object behind a file event of %s was refused: %v", t.m.Name, err)
 		return nil
 	}
 	return r

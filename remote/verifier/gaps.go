@@ -26,8 +26,8 @@ const (
 	maxGapText = 4096
 )
 
-func gapID(machine string, g *filewatch.Gap) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "gap\x00%s\x00%s\x00%s\x00%s", machine, g.Volume, g.What, g.Reason))
+func gapID(tag string, g *filewatch.Gap) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "gap\x00%s\x00%s\x00%s\x00%s", tag, g.Volume, g.What, g.Reason))
 	return hex.EncodeToString(sum[:16])
 }
 
@@ -47,7 +47,7 @@ func (v *Verifier) takeGaps(ctx context.Context, m *machine, gaps []filewatch.Ga
 	m.Gaps, m.Files.Accepted = map[string]int{}, nil
 	for i := range gaps {
 		g := &gaps[i]
-		id := gapID(m.Name, g)
+		id := gapID(m.tag(), g)
 		if len(g.Volume)+len(g.What)+len(g.Reason) <= maxGapText && (m.Gaps[id] > 0 || len(m.Gaps) < maxGaps) {
 			m.Gaps[id]++
 		}
@@ -65,7 +65,7 @@ func (v *Verifier) takeGaps(ctx context.Context, m *machine, gaps []filewatch.Ga
 	seen := map[string]bool{}
 	for i := range gaps {
 		g := &gaps[i]
-		id := gapID(m.Name, g)
+		id := gapID(m.tag(), g)
 		if m.Gaps[id] == 0 || seen[id] {
 			continue
 		}

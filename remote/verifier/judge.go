@@ -54,7 +54,7 @@ func (v *Verifier) takeScan(ctx context.Context, r store.Record, s *remote.Scan)
 		return err
 	}
 	if restarted {
-		if err := v.hostRestarted(ctx, agent.Key); err != nil {
+		if err := v.hostRestarted(ctx, agent.Key); err != nil && !errors.Is(err, errRetired) {
 			return err
 		}
 	}
@@ -123,7 +123,7 @@ func (v *Verifier) takeUnmeasured(ctx context.Context, r store.Record, s *remote
 
 // useReport uses up the nonce of a report and changes the scan that it answers.
 func (v *Verifier) useReport(ctx context.Context, r store.Record, s *remote.Scan, decide func(*scanEntry, *machine) ([]store.Change, error)) error {
-	return v.changeMachine(ctx, s.Target, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
+	return v.changeBy(ctx, r, s.Target, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
 		used, err := v.useNonce(ctx, s.Nonce, m.Name, forScan, r.Received)
 		if err != nil {
 			return nil, err
@@ -189,7 +189,9 @@ func (v *Verifier) judgeScan(ctx context.Context, id string) error {
 		v.closeScan(ctx, id, remote.ScanFailed, "it cannot be judged: "+err.Error())
 		return nil
 	}
-	if err := v.storeVerdict(ctx, id, report); err != nil {
+	if err := v.storeVerdict(ctx, id, report); errors.Is(err, errRetired) {
+		return nil // meanwhile, and the scan was ended with it
+	} else if err != nil {
 		return err
 	}
 	return accepted.save(ctx)

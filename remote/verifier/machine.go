@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,6 +68,14 @@ type machine struct {
 	// Verdict is when the scan was fired that Scan tells of.
 	Verdict time.Time `json:"verdict,omitzero"`
 
+	// Began is when the name began to stand for this machine and no longer for one that
+	// was retired, and Prior the ID of that one: zero and empty if there was none. While
+	// Retired is set the name stands for nobody.
+	Began time.Time `json:"began,omitzero"`
+	Prior string    `json:"prior,omitempty"`
+	// Dropped says that somebody reported about the machine after it was retired.
+	Dropped bool `json:"dropped,omitempty"`
+
 	rescan uint64 // the command that asks for one, made by the change that is under way
 }
 
@@ -80,6 +89,12 @@ func (m *machine) toldLost(first, last uint64) bool {
 	return m.LostFirst > 0 && m.LostFirst <= first && last <= m.LostLast
 }
 
+// tag tells the machine from those that had its name before, in keys of what is stored
+// of it.
+func (m *machine) tag() string {
+	return cmp.Or(m.Prior, m.Name)
+}
+
 // enrolled says whether a TPM stands for the machine.
 func (m *machine) enrolled() bool { return len(m.AKPublic) > 0 }
 
@@ -90,16 +105,21 @@ func (v *Verifier) loadMachine(ctx context.Context, name string) (*doc[machine],
 		return nil, err
 	}
 	if d.Version == 0 {
-		h := v.config.host(name)
 		d.Machine = name // of the document
 		d.Time = v.now()
-		d.V.Machine = remote.Machine{Name: name, Role: remote.RoleGuest, MeasuredBy: h.MeasuredBy, State: remote.StateUnknown, Since: v.now()}
-		if v.measuresOthers(name) {
-			d.V.Role = remote.RoleHost
-		}
+		d.V = v.newMachine(name)
 	}
 	v.refresh(&d.V)
 	return d, nil
+}
+
+// newMachine is a machine that nobody has heard of.
+func (v *Verifier) newMachine(name string) machine {
+	m := machine{Machine: remote.Machine{Name: name, Role: remote.RoleGuest, MeasuredBy: v.config.host(name).MeasuredBy, State: remote.StateUnknown, Since: v.now()}}
+	if v.measuresOthers(name) {
+		m.Role = remote.RoleHost
+	}
+	return m
 }
 
 // measuresOthers says whether any configured target is measured by name.
@@ -133,8 +153,20 @@ var errNothing = errors.New("nothing to change")
 
 // changeMachine reads a machine, lets decide change it and say what else to
 // write, and applies it all with processed in one commit; then it tells the
-// stream. decide runs again when another writer was faster.
+// stream. decide runs again when another writer was faster. A retired machine is
+// errRetired: nothing changes it.
 func (v *Verifier) changeMachine(ctx context.Context, name string, processed []int64, decide func(*machine) ([]store.Change, error)) error {
+	return v.changeName(ctx, name, processed, func(m *machine) ([]store.Change, error) {
+		if m.Retired != nil {
+			return nil, retiredError(name)
+		}
+		return decide(m)
+	})
+}
+
+// changeName is changeMachine of a name, which may stand for nobody: its machine was
+// retired.
+func (v *Verifier) changeName(ctx context.Context, name string, processed []int64, decide func(*machine) ([]store.Change, error)) error {
 	err := again(func() error {
 		d, err := v.loadMachine(ctx, name)
 		if err != nil {
@@ -159,6 +191,9 @@ func (v *Verifier) changeMachine(ctx context.Context, name string, processed []i
 
 // reassess derives the machine's state and, when it changed, says so.
 func (v *Verifier) reassess(ctx context.Context, m *machine) ([]store.Change, error) {
+	if m.Retired != nil {
+		return nil, nil
+	}
 	var host *machine
 	if m.MeasuredBy != "" {
 		d, err := v.loadMachine(ctx, m.MeasuredBy)

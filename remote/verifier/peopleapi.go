@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -33,7 +34,7 @@ func (v *Verifier) person(handle func(r *http.Request, who string) (any, error))
 	})
 }
 
-// Machines lists the fleet by name.
+// Machines lists the fleet by name: the machines in service.
 func (v *Verifier) Machines(ctx context.Context) ([]remote.Machine, error) {
 	docs, err := list[machine](ctx, v.store, store.Query{Collection: inMachines})
 	if err != nil {
@@ -41,6 +42,9 @@ func (v *Verifier) Machines(ctx context.Context) ([]remote.Machine, error) {
 	}
 	out := make([]remote.Machine, 0, len(docs))
 	for _, d := range docs {
+		if d.V.Retired != nil {
+			continue
+		}
 		v.refresh(&d.V)
 		out = append(out, d.V.Machine)
 	}
@@ -48,14 +52,26 @@ func (v *Verifier) Machines(ctx context.Context) ([]remote.Machine, error) {
 	return out, nil
 }
 
-// Machine returns one machine with its recent history.
+// Machine returns one machine with its recent history, by its name or, if it was
+// retired, by its ID.
 func (v *Verifier) Machine(ctx context.Context, name string) (*remote.MachineDetail, error) {
-	d, err := v.known(ctx, name)
+	d, err := v.record(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	v.refresh(&d.V)
-	out := &remote.MachineDetail{Machine: d.V.Machine}
+	name = d.V.Name
+	out := &remote.MachineDetail{}
+	if d.V.Retired == nil {
+		v.refresh(&d.V)
+		former, err := v.former(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range former {
+			out.Former = append(out.Former, *f.V.Retired)
+		}
+	}
+	out.Machine = d.V.Machine
 	if out.Boot.ID != "" {
 		if out.Appraisal, err = v.Appraisal(ctx, out.Boot.ID); err != nil {
 			return nil, err
@@ -67,6 +83,7 @@ func (v *Verifier) Machine(ctx context.Context, name string) (*remote.MachineDet
 	}
 	out.Scans = make([]remote.ScanEntry, 0, len(scans))
 	for _, s := range scans {
+		s.V.Machine = cmp.Or(s.Document.Machine, s.V.Machine)
 		out.Scans = append(out.Scans, s.V.ScanEntry)
 	}
 	if out.Events, err = v.Events(ctx, remote.EventQuery{Machine: name, Limit: recentEvents}); err != nil {
@@ -88,19 +105,23 @@ func (v *Verifier) Appraisal(ctx context.Context, id string) (*remote.Appraisal,
 	if err != nil {
 		return nil, err
 	}
+	d.V.Machine = cmp.Or(d.Document.Machine, d.V.Machine)
 	return &d.V, nil
 }
 
 // Timeline lists what happened, newest first; machine "" for the whole fleet.
 func (v *Verifier) Timeline(ctx context.Context, machine string, limit int) ([]remote.Moment, error) {
 	docs, err := list[remote.Moment](ctx, v.store, store.Query{Collection: inMoments, Machine: machine, Limit: limit})
+	for _, d := range docs {
+		d.V.Machine = cmp.Or(d.Document.Machine, d.V.Machine) // which may have been retired since
+	}
 	return values(docs), err
 }
 
 // Events lists file events, newest first. A machine or a level that there is not is an
 // error: an empty list would say that nothing happened.
 func (v *Verifier) Events(ctx context.Context, q remote.EventQuery) ([]remote.FileEvent, error) {
-	if err := v.checkEventQuery(ctx, q); err != nil {
+	if err := v.checkEventQuery(ctx, &q); err != nil {
 		return nil, err
 	}
 	limit := q.Limit
@@ -117,6 +138,7 @@ func (v *Verifier) Events(ctx context.Context, q remote.EventQuery) ([]remote.Fi
 		}
 		for _, d := range docs {
 			if before = d.Key; (q.Level == "" || d.V.Level == q.Level) && len(out) < limit {
+				d.V.Machine = cmp.Or(d.Document.Machine, d.V.Machine)
 				out = append(out, d.V)
 			}
 		}
@@ -127,7 +149,7 @@ func (v *Verifier) Events(ctx context.Context, q remote.EventQuery) ([]remote.Fi
 	return out, nil
 }
 
-func (v *Verifier) checkEventQuery(ctx context.Context, q remote.EventQuery) error {
+func (v *Verifier) checkEventQuery(ctx context.Context, q *remote.EventQuery) error {
 	if q.Level != "" {
 		if err := new(filewatch.Level).UnmarshalText([]byte(q.Level)); err != nil {
 			return badRequest(err)
@@ -136,8 +158,12 @@ func (v *Verifier) checkEventQuery(ctx context.Context, q remote.EventQuery) err
 	if q.Machine == "" {
 		return nil
 	}
-	_, err := v.known(ctx, q.Machine)
-	return err
+	d, err := v.record(ctx, q.Machine)
+	if err != nil {
+		return err
+	}
+	q.Machine = d.V.Name
+	return nil
 }
 
 // Reviews lists what waits for a person, newest first.
@@ -153,6 +179,7 @@ func (v *Verifier) reviews(ctx context.Context, machine, state string) ([]remote
 	}
 	out := make([]remote.Review, 0, len(docs))
 	for _, d := range docs {
+		d.V.Machine = cmp.Or(d.Document.Machine, d.V.Machine)
 		out = append(out, d.V.Review)
 	}
 	return out, nil
@@ -172,6 +199,7 @@ func (v *Verifier) Scan(ctx context.Context, id string) (*remote.ScanEntry, erro
 	if err != nil {
 		return nil, err
 	}
+	d.V.Machine = cmp.Or(d.Document.Machine, d.V.Machine)
 	return &d.V.ScanEntry, nil
 }
 
@@ -214,9 +242,13 @@ func (v *Verifier) StartBaseline(ctx context.Context, name, who string) error {
 func (v *Verifier) known(ctx context.Context, name string) (*doc[machine], error) {
 	d, err := load[machine](ctx, v.store, inMachines, name)
 	if isNotFound(err) {
-		return nil, apiError(http.StatusNotFound, remote.CodeNotFound, "machine "+name+" is not known", "see plumbline hosts")
+		return nil, unknownMachine(name)
 	}
 	return d, err
+}
+
+func unknownMachine(name string) error {
+	return apiError(http.StatusNotFound, remote.CodeNotFound, "machine "+name+" is not known", "see plumbline hosts")
 }
 
 func (v *Verifier) getMachines(r *http.Request, _ string) (any, error) {
@@ -226,6 +258,27 @@ func (v *Verifier) getMachines(r *http.Request, _ string) (any, error) {
 
 func (v *Verifier) getMachine(r *http.Request, _ string) (any, error) {
 	return v.Machine(r.Context(), r.PathValue("name"))
+}
+
+func (v *Verifier) getRetired(r *http.Request, _ string) (any, error) {
+	machines, err := v.Retired(r.Context())
+	return map[string]any{"retired": machines}, err
+}
+
+func (v *Verifier) postRetire(r *http.Request, who string) (any, error) {
+	var j remote.Justified
+	if err := readJSON(nil, r, maxLoginBytes, &j); err != nil {
+		return nil, err
+	}
+	return v.Retire(r.Context(), r.PathValue("name"), who, j.Reason)
+}
+
+func (v *Verifier) postReadmit(r *http.Request, who string) (any, error) {
+	var j remote.Justified
+	if err := readJSON(nil, r, maxLoginBytes, &j); err != nil {
+		return nil, err
+	}
+	return nil, v.Readmit(r.Context(), r.PathValue("name"), who, j.Reason)
 }
 
 func (v *Verifier) postScan(r *http.Request, who string) (any, error) {

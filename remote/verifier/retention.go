@@ -59,7 +59,7 @@ func (v *Verifier) forgetOld(ctx context.Context) error {
 // behind open review items.
 func (v *Verifier) neededDocuments(ctx context.Context) (map[string]bool, error) {
 	needed := make(map[string]bool)
-	machines, err := list[machine](ctx, v.store, store.Query{Collection: inMachines})
+	machines, err := v.everyMachine(ctx)
 	if err != nil {
 		return nil, err
 	}

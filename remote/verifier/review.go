@@ -2,9 +2,9 @@ package verifier
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/plumbline-sec/plumbline/baseline"
@@ -18,6 +18,8 @@ const (
 	reviewFile      = "file"
 	reviewEnrolment = "enrolment"
 	reviewGap       = "gap" // see takeGaps
+	// reviewReplacement is a TPM that asks for the name of another, see askOperator.
+	reviewReplacement = "replacement"
 
 	reviewOpen     = "open"
 	reviewAccepted = "accepted"
@@ -36,7 +38,7 @@ func (t *taking) review(subject string, f *remote.FileEvent, change *baseline.Ch
 	counts := change != nil && change.Counts()
 	switch {
 	case counts && !open:
-		d.V = fileReview(t.m.Name, subject, t.v.now())
+		d.V = fileReview(t.m, subject, t.v.now())
 		t.m.Files.Violations++
 		t.note("file", remote.SeverityAlert, f.ID, "%s on %s: %s (%s by %s)", filewatch.PrintablePath(subject), t.m.Name,
 			change.Explanation, f.Op, f.Actor)
@@ -74,9 +76,9 @@ type reviewEntry struct {
 
 func (r reviewEntry) stateWord() string { return r.State }
 
-func fileReview(machine, subject string, now time.Time) reviewEntry {
+func fileReview(m *machine, subject string, now time.Time) reviewEntry {
 	return reviewEntry{Path: []byte(subject), Review: remote.Review{
-		ID: reviewID(machine, subject), Kind: reviewFile, Machine: machine, Subject: filewatch.PrintablePath(subject),
+		ID: reviewID(m.tag(), subject), Kind: reviewFile, Machine: m.Name, Subject: filewatch.PrintablePath(subject),
 		First: now, Last: now, State: reviewOpen,
 	}}
 }
@@ -104,7 +106,7 @@ func (r *reviewEntry) found() *baseline.Record {
 }
 
 func (t *taking) reviewOf(subject string) (*doc[reviewEntry], error) {
-	id := reviewID(t.m.Name, subject)
+	id := reviewID(t.m.tag(), subject)
 	if d := t.reviews[id]; d != nil {
 		return d, nil
 	}
@@ -119,7 +121,7 @@ func (t *taking) reviewOf(subject string) (*doc[reviewEntry], error) {
 // decide carries out a person's decision on a review item.
 func (v *Verifier) decide(ctx context.Context, id, author string, decision remote.Decision) (*remote.Review, error) {
 	if decision.Reason == "" {
-		return nil, badRequest(errors.New("a decision needs a reason"))
+		return nil, errNoReason
 	}
 	var out remote.Review
 	err := again(func() error {
@@ -133,11 +135,20 @@ func (v *Verifier) decide(ctx context.Context, id, author string, decision remot
 		if takenBack := d.V.Kind == reviewGap && d.V.State == reviewAccepted && !decision.Accept; d.V.State != reviewOpen && !takenBack {
 			return apiError(http.StatusConflict, remote.CodeConflict, "the item is already "+d.V.State, "")
 		}
+		if strings.Contains(d.Machine, identityMark) {
+			return retiredError(d.V.Machine)
+		}
 		d.V.State, d.V.DecidedBy, d.V.DecidedAt, d.V.Reason = reviewRejected, author, v.now(), decision.Reason
 		if decision.Accept {
 			d.V.State = reviewAccepted
 		}
-		err = v.changeMachine(ctx, d.V.Machine, nil, func(m *machine) ([]store.Change, error) {
+		change := v.changeMachine
+		if d.V.Kind == reviewEnrolment || d.V.Kind == reviewReplacement {
+			change = v.changeName // the name may stand for nobody
+			v.turnover.Lock()
+			defer v.turnover.Unlock()
+		}
+		err = change(ctx, d.V.Machine, nil, func(m *machine) ([]store.Change, error) {
 			return v.carryOut(ctx, m, d, author, decision)
 		})
 		out = d.V.Review
@@ -152,6 +163,8 @@ func (v *Verifier) carryOut(ctx context.Context, m *machine, d *doc[reviewEntry]
 	switch {
 	case d.V.Kind == reviewEnrolment:
 		changes, err = v.decideEnrolment(ctx, d.V.ID, author, decision)
+	case d.V.Kind == reviewReplacement:
+		changes, err = v.decideReplacement(ctx, m, d.V.ID, author, decision)
 	case d.V.Kind == reviewGap:
 		m.decideGap(d, decision.Accept)
 	case decision.Accept:

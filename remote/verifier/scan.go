@@ -68,6 +68,18 @@ func (v *Verifier) startScan(ctx context.Context, name, cause string) (*remote.S
 	if h.BMC == nil || v.trigger == nil {
 		return nil, fmt.Errorf("%s: %w", name, errNoBMC)
 	}
+	for _, needed := range []string{name, h.MeasuredBy} {
+		if needed == "" {
+			continue
+		}
+		m, err := v.loadMachine(ctx, needed)
+		if err != nil {
+			return nil, err
+		}
+		if m.V.Retired != nil {
+			return nil, retiredError(needed)
+		}
+	}
 	size := remote.NonceSize
 	if h.BMC.Record {
 		size = wire.SELNonceSize
@@ -99,7 +111,9 @@ func (v *Verifier) fire(ctx context.Context, id string) {
 		return
 	}
 	h := v.config.host(s.V.Machine)
-	if err := v.markFired(ctx, id, v.now().Add(h.scanTimeout())); err != nil {
+	if err := v.markFired(ctx, id, v.now().Add(h.scanTimeout())); errors.Is(err, errRetired) {
+		return
+	} else if err != nil {
 		v.log.Error("fire scan", "scan", id, "error", err)
 		return
 	}
@@ -129,6 +143,9 @@ func (v *Verifier) markFired(ctx context.Context, id string, expires time.Time) 
 		m, err := v.loadMachine(ctx, s.V.Machine)
 		if err != nil {
 			return err
+		}
+		if m.V.Retired != nil || s.V.Done() {
+			return errRetired // while it was queued
 		}
 		h := v.config.host(s.V.Machine)
 		m.V.Scan.LastAttempt = v.now()
@@ -178,7 +195,7 @@ func (v *Verifier) closeScan(ctx context.Context, id string, state remote.ScanSt
 				Text: fmt.Sprintf("a scan of %s brought no verdict: %s", m.Name, why), Ref: id})...), nil
 		})
 	})
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errRetired) {
 		v.log.Error("close scan", "scan", id, "error", err)
 	}
 }

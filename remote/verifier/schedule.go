@@ -3,6 +3,7 @@ package verifier
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -48,11 +49,15 @@ func (v *Verifier) onTick(ctx context.Context) error {
 		return err
 	}
 	for _, d := range docs {
-		v.refresh(&d.V)
-		if err := v.due(ctx, &d.V); err != nil {
-			return err
+		if d.V.Retired != nil {
+			continue
 		}
-		if err := v.reassessNow(ctx, d.V.Name); err != nil {
+		v.refresh(&d.V)
+		err := v.due(ctx, &d.V)
+		if err == nil || errors.Is(err, errRetired) {
+			err = v.reassessNow(ctx, d.V.Name)
+		}
+		if err != nil && !errors.Is(err, errRetired) {
 			return err
 		}
 	}

@@ -17,7 +17,7 @@ func (v *Verifier) takeStatus(ctx context.Context, r store.Record, s *remote.Sta
 	if err := v.targetOf(ctx, r, name); err != nil {
 		return err
 	}
-	return v.changeMachine(ctx, name, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
+	return v.changeBy(ctx, r, name, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
 		m.LastSeen = r.Received
 		note := func(severity remote.Severity, kind, text string) []store.Change {
 			return v.moment(remote.Moment{Machine: m.Name, Kind: kind, Severity: severity, Text: text, Time: r.Received})

@@ -69,7 +69,7 @@ func (v *Verifier) forgetUploads(ctx context.Context, before time.Time) error {
 // not over, and the manifests that are waited for.
 func (v *Verifier) namedBodies(ctx context.Context) (map[remote.Digest]bool, error) {
 	named := make(map[remote.Digest]bool)
-	machines, err := list[machine](ctx, v.store, store.Query{Collection: inMachines})
+	machines, err := v.everyMachine(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -63,6 +63,9 @@ type Verifier struct {
 	tries      tries
 	firing     firing
 	bulk       bulk
+	// turnover is held by who takes a name from a machine, and shared by who takes in
+	// records of it: so that none is taken in after that on its certificate of before.
+	turnover   sync.RWMutex
 	background sync.WaitGroup
 	life       context.Context // of what goes on in the background; ended by work
 	end        context.CancelFunc
@@ -212,7 +215,7 @@ func (v *Verifier) work(ctx context.Context) {
 // is still missing.
 func (v *Verifier) introduce(ctx context.Context) error {
 	for _, h := range v.config.Hosts {
-		if err := v.changeMachine(ctx, h.Name, nil, func(*machine) ([]store.Change, error) { return nil, nil }); err != nil {
+		if err := v.changeMachine(ctx, h.Name, nil, func(*machine) ([]store.Change, error) { return nil, nil }); err != nil && !errors.Is(err, errRetired) {
 			return err
 		}
 	}

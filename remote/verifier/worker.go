@@ -102,6 +102,9 @@ const maxTries = 8
 // written to the store: while that is what fails, they stay.
 func (v *Verifier) takeOrGiveUp(ctx context.Context, run []store.Record, take func(context.Context, store.Record) error) error {
 	err := v.guard(func() error { return take(ctx, run[0]) })
+	if errors.Is(err, errRetired) {
+		err = v.dropRecords(ctx, run, err)
+	}
 	if !v.tries.spent(run[0].ID, err) || ctx.Err() != nil {
 		return err
 	}
@@ -213,13 +216,19 @@ func (v *Verifier) targetOf(ctx context.Context, r store.Record, name string) er
 	if err != nil {
 		return err
 	}
+	if err := inService(r, &agent.V); err != nil {
+		return err
+	}
 	target, err := v.loadMachine(ctx, name)
 	if err != nil {
 		return err
 	}
+	if err := inService(r, &target.V); err != nil {
+		return errors.Join(err, v.noteDropped(ctx, agent.Key, &target.V))
+	}
 	if err := mayReport(&agent.V, &target.V); err == nil {
 		return nil
-	} else if target.V.MeasuredBy != "" || agent.V.Role != remote.RoleHost || v.config.host(name).MeasuredBy != "" {
+	} else if agent.V.Role != remote.RoleHost || v.config.host(name).MeasuredBy != "" {
 		return &badRecordError{err}
 	}
 	return v.adopt(ctx, agent.Key, name)
@@ -228,10 +237,18 @@ func (v *Verifier) targetOf(ctx context.Context, r store.Record, name string) er
 // adopt lets the first host that reports about a target nobody configured be
 // the one that measures it, and says so. A machine with a TPM of its own, and one
 // that the configuration has, is nobody's to adopt: measured_by says who reports
-// about it.
+// about it. So is one whose host was retired.
 func (v *Verifier) adopt(ctx context.Context, host, target string) error {
 	return v.changeMachine(ctx, target, nil, func(m *machine) ([]store.Change, error) {
-		if m.MeasuredBy != "" && m.MeasuredBy != host || m.enrolled() || v.config.known(target) != "" || v.measuresOthers(target) {
+		free := m.MeasuredBy == "" || m.MeasuredBy == host
+		if !free {
+			before, err := v.loadMachine(ctx, m.MeasuredBy)
+			if err != nil {
+				return nil, err
+			}
+			free = before.V.Retired != nil
+		}
+		if !free || m.enrolled() || v.config.known(target) != "" || v.measuresOthers(target) {
 			return nil, &badRecordError{fmt.Errorf("%s %w: %s", host, errNotItsTarget, target)}
 		}
 		m.MeasuredBy = host

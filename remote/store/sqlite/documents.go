@@ -32,6 +32,9 @@ func apply(tx *sql.Tx, c *store.Change) error {
 	var err error
 	at := c.Time.UnixNano()
 	switch {
+	case c.From != "":
+		_, err = tx.Exec("UPDATE documents SET machine = ? WHERE collection = ? AND machine = ?", c.Machine, c.Collection, c.From)
+		return err
 	case c.Delete && c.Version == store.Any:
 		_, err = tx.Exec("DELETE FROM documents WHERE collection = ? AND key = ?", c.Collection, c.Key)
 		return err

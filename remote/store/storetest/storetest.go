@@ -39,6 +39,7 @@ func Run(t *testing.T, create func(t *testing.T) (open func() store.Store)) {
 		{"OneWinnerOfManyWriters", oneWinnerOfManyWriters},
 		{"ListNewestFirst", listNewestFirst},
 		{"ListByState", listByState},
+		{"MoveToAnotherMachine", moveToAnotherMachine},
 		{"Bodies", bodies},
 		{"SurvivesReopening", survivesReopening},
 		{"CancelledCallChangesNothing", cancelledCall},
@@ -413,6 +414,40 @@ func listByState(t *testing.T, open func() store.Store) {
 	got, err := s.Get(t.Context(), "c", "e")
 	wantError(t, "get", err, nil)
 	want(t, "state", got.State, "done")
+}
+
+// What a machine has in one collection becomes another's, in the order of the changes
+// around it.
+func moveToAnotherMachine(t *testing.T, open func() store.Store) {
+	s := open()
+	defer s.Close()
+	ctx := t.Context()
+	if err := s.Apply(ctx, nil, change("scan", "a", "m1", 0), change("scan", "b", "m1", 0), change("scan", "c", "m2", 0), change("event", "a", "m1", 0)); err != nil {
+		t.Fatal(err)
+	}
+	move := store.Change{Document: store.Document{Collection: "scan", Machine: "m3"}, From: "m1"}
+	if err := s.Apply(ctx, nil, move, change("scan", "b", "m1", 1), change("scan", "d", "m1", 0)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		collection, machine string
+		want                []string
+	}{{"scan", "m1", []string{"d", "b"}}, {"scan", "m2", []string{"c"}}, {"scan", "m3", []string{"a"}}, {"event", "m1", []string{"a"}}} {
+		docs, err := s.List(ctx, store.Query{Collection: c.collection, Machine: c.machine})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var keys []string
+		for _, d := range docs {
+			keys = append(keys, d.Key)
+		}
+		want(t, c.collection+" of "+c.machine, keys, c.want)
+	}
+	moved, err := s.Get(ctx, "scan", "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, "version of what was moved", moved.Version, int64(1))
 }
 
 func bodies(t *testing.T, open func() store.Store) {
