@@ -289,6 +289,27 @@ func TestTwoMachinesSideBySide(t *testing.T) {
 	first.ShellT(t, "true")
 }
 
+// A machine within the machine that does not come up leaves nothing behind that would keep
+// the next one from starting. What stands for QEMU here fails at once, or ends later.
+func TestFailedNestedLeavesNothing(t *testing.T) {
+	m := sharedMachine(t)
+	const program = "/opt/plumbline/nested/lib/ld-linux-x86-64.so.2"
+	m.ShellT(t, "mkdir -p $(dirname "+program+")")
+	defer m.ShellT(t, "rm -r /opt/plumbline/nested")
+	for script, want := range map[string]string{
+		"echo no such kernel; exit 1": "no such kernel",
+		"echo booting > " + nestedDir + "/serial; echo 999999 > " + nestedDir + "/pid": "the nested machine ended",
+	} {
+		m.ShellT(t, "printf '#!/bin/sh\\n%s\\n' '"+script+"' > "+program+" && chmod 755 "+program)
+		for range 2 {
+			if _, err := m.StartNested(t.Context(), NestedOptions{Kernel: "none", CPUs: 1}); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", script, err, want)
+			}
+			m.ShellT(t, "test ! -e "+nestedDir)
+		}
+	}
+}
+
 func TestFailedStartLeavesNothing(t *testing.T) {
 	for name, options := range map[string]Options{
 		"QEMU refuses":      {Plugin: "/no/such/plugin.so"},

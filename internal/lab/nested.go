@@ -137,25 +137,40 @@ func (m *Machine) StartNested(ctx context.Context, o NestedOptions) (*Nested, er
 		machine += ",memory-backend=ram"
 	}
 	command = append(command, "-machine", machine)
-	if _, err := m.Shell(ctx, "mkdir "+nestedDir+" && cd /opt/plumbline/nested && "+shellQuote(command)); err != nil {
+	if _, err := m.Shell(ctx, "mkdir "+nestedDir); err != nil {
 		return nil, err
 	}
+	_, err := m.Shell(ctx, "cd /opt/plumbline/nested && "+shellQuote(command))
+	if err == nil {
+		err = n.wait(ctx)
+	}
+	if err != nil {
+		// Not by ctx, which may be why: what is left keeps the next one from starting.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		return nil, errors.Join(err, n.Close(ctx))
+	}
+	return n, nil
+}
+
+// wait returns once the nested machine's user mode is up.
+func (n *Nested) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
 	for {
 		log, err := n.Console(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if strings.Contains(log, nestedMarker) {
-			return n, nil
+			return nil
 		}
-		if _, err := m.Shell(ctx, "kill -0 $(cat "+nestedDir+"/pid)"); err != nil {
-			return nil, fmt.Errorf("the nested machine ended: %w\n%s", err, tail(log, 30))
+		if _, err := n.machine.Shell(ctx, "kill -0 $(cat "+nestedDir+"/pid)"); err != nil {
+			return fmt.Errorf("the nested machine ended: %w\n%s", err, tail(log, 30))
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for the nested machine: %w\n%s", ctx.Err(), tail(log, 30))
+			return fmt.Errorf("wait for the nested machine: %w\n%s", ctx.Err(), tail(log, 30))
 		case <-time.After(2 * time.Second):
 		}
 	}
