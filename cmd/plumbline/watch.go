@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -147,6 +148,9 @@ func (f *watchFlags) valid() error {
 		return fail(exitArgument, fmt.Errorf("--source %q: want trap, disk or auto", f.source))
 	case f.source == sourceTrap && f.resets != "":
 		return failHint(exitArgument, errors.New("--resets goes with --source disk: the plugin sees resets by itself"), "leave it out")
+	case f.resets != "" && sameFile(f.resets, f.qmp):
+		return failHint(exitArgument, errors.New("--resets is the socket of --vm, which a watch of the disks has to let go of"),
+			"give QEMU another monitor for it: a second -qmp")
 	case f.every < 10*time.Millisecond || f.every > time.Hour:
 		return fail(exitArgument, fmt.Errorf("--every %v: want 10ms to 1h", f.every))
 	case f.source == sourceDisk && f.enforce:
@@ -156,6 +160,18 @@ func (f *watchFlags) valid() error {
 		return failHint(exitArgument, errors.New("--disk goes with --source trap: the disk path is watched in QEMU, all disks of it"), "leave it out")
 	}
 	return nil
+}
+
+// sameFile says that two paths lead to one file, or would if it were there.
+func sameFile(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	if errA == nil && errB == nil {
+		return os.SameFile(infoA, infoB)
+	}
+	absA, errA := filepath.Abs(a)
+	absB, errB := filepath.Abs(b)
+	return errA == nil && errB == nil && absA == absB
 }
 
 // choose settles what auto means: the plugin where QEMU has it, or where only the
