@@ -246,10 +246,15 @@ func (a *Agent) farewell(client *remote.AgentClient) {
 // status stores a remark; one that cannot be stored is only logged, because
 // there is no one else to tell.
 func (a *Agent) status(s remote.Status) {
-	s.Version, s.BootID = a.version, bootID()
-	if err := put(a.outbox, remote.KindStatus, s); err != nil {
+	if err := a.tell(s); err != nil {
 		a.log.Error("status lost", "state", s.State, "error", err)
 	}
+}
+
+// tell stores a remark.
+func (a *Agent) tell(s remote.Status) error {
+	s.Version, s.BootID = a.version, bootID()
+	return put(a.outbox, remote.KindStatus, s)
 }
 
 // bootID changes with each boot of this machine (proc(5), random/boot_id).

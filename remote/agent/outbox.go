@@ -44,7 +44,7 @@ var errTooLarge = fmt.Errorf("record is larger than the %d bytes that a verifier
 // are is up to the target as well: they leave a quarter of the spool to scans and
 // attestations.
 func put[T any](o *outbox, kind remote.Kind, bodies ...T) error {
-	if free, limit := o.spool.Room(); kind == remote.KindEvent && free < limit/4 {
+	if kind == remote.KindEvent && !o.takesEvents() {
 		return fmt.Errorf("spool %s record: %w", kind, durable.ErrFull)
 	}
 	payloads := make([][]byte, len(bodies))
@@ -65,6 +65,12 @@ func put[T any](o *outbox, kind remote.Kind, bodies ...T) error {
 		return fmt.Errorf("spool %s record: %w", kind, err)
 	}
 	return nil
+}
+
+// takesEvents says whether there is room for file events.
+func (o *outbox) takesEvents() bool {
+	free, limit := o.spool.Room()
+	return free >= limit/4
 }
 
 // run delivers until ctx ends.

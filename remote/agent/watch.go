@@ -175,11 +175,24 @@ func (s *stream) sendSeen(e *filewatch.Event, seen vm.Sight) error {
 }
 
 // spoolEvents stores what arrives, many with one fsync when they come fast. A
-// spool that cannot take them loses them visibly: their numbers never come.
+// spool that cannot take them loses them visibly: their numbers never come, and since
+// nobody may come after them, it is told at once.
 func (t *target) spoolEvents(events <-chan remote.Event) error {
 	var failed error
-	for e := range events {
-		batch := []remote.Event{e}
+	lost := loss{target: t}
+	defer lost.tell()
+	for {
+		var batch []remote.Event
+		select {
+		case <-lost.due():
+			lost.tell()
+			continue
+		case e, ok := <-events:
+			if !ok {
+				return failed
+			}
+			batch = append(batch, e)
+		}
 		for more := true; more && len(batch) < eventBatch; {
 			select {
 			case next, ok := <-events:
@@ -190,12 +203,56 @@ func (t *target) spoolEvents(events <-chan remote.Event) error {
 				more = false
 			}
 		}
+		if t.agent.outbox.takesEvents() {
+			lost.tell() // before what follows it
+		}
 		if err := put(t.agent.outbox, remote.KindEvent, batch...); err != nil {
 			t.agent.log.Error("events lost", "target", t.config.Name, "events", len(batch), "error", err)
 			failed = err
+			lost.add(batch[0].Sequence, batch[len(batch)-1].Sequence)
 		}
 	}
-	return failed
+}
+
+// lossEvery is how often it is told that events go on being lost: what tells it takes room
+// that is left to scans.
+const lossEvery = time.Minute
+
+// loss is the events of a watch that were lost and of which the verifier was not told.
+type loss struct {
+	target      *target
+	first, last uint64 // their numbers, 0 for none
+	told        time.Time
+}
+
+func (l *loss) add(first, last uint64) {
+	if l.first == 0 {
+		l.first = first
+	}
+	l.last = last
+}
+
+// due is when the verifier is to be told: of the first ones at once.
+func (l *loss) due() <-chan time.Time {
+	if l.first == 0 {
+		return nil
+	}
+	return time.After(time.Until(l.told.Add(lossEvery)))
+}
+
+// tell tells the verifier. What cannot be told is told later.
+func (l *loss) tell() {
+	if l.first == 0 {
+		return
+	}
+	l.told = time.Now()
+	err := l.target.agent.tell(remote.Status{State: remote.WatchNotice, Target: l.target.config.Name, First: l.first, Lost: l.last - l.first + 1,
+		Detail: filewatch.AlertGap + ": the agent's spool did not take them"})
+	if err != nil {
+		l.target.agent.log.Error("lost events cannot be told", "target", l.target.config.Name, "error", err)
+		return
+	}
+	l.first = 0
 }
 
 // watchAlert passes on what the watch says about itself.

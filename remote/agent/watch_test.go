@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/plumbline-sec/plumbline/filewatch"
 	"github.com/plumbline-sec/plumbline/filewatch/disk/disktest"
 	"github.com/plumbline-sec/plumbline/filewatch/volume/volumetest"
+	"github.com/plumbline-sec/plumbline/internal/durable"
 	"github.com/plumbline-sec/plumbline/remote"
 	"github.com/plumbline-sec/plumbline/remote/agent/vm"
 )
@@ -279,5 +281,52 @@ func TestAgentBoundsWhatGoesWithAnEvent(t *testing.T) {
 		if e.Verdict.Outcome != want || (len(sent.Object) > 0) != (want == filewatch.NotJudged) || sent.Absent != "" {
 			t.Errorf("%d bytes of names: verdict %+v, an object of %d bytes, absent %q", size, e.Verdict, len(sent.Object), sent.Absent)
 		}
+	}
+}
+
+// A spool that gives up file events to leave room for scans has it told as a loss: the
+// first at once, the others with what is heard next of the watch. Nothing may follow them
+// whose number would show it.
+func TestEventsThatTheSpoolDoesNotTakeAreTold(t *testing.T) {
+	w := &watching{t: t}
+	spool, err := durable.OpenSpool(t.TempDir(), durable.SpoolOptions{MaxBytes: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	log := slog.New(slog.DiscardHandler)
+	w.target = &target{agent: &Agent{log: log, outbox: &outbox{spool: spool, bodies: newBodyCache(), log: log}}, config: TargetConfig{Name: "vm1"}}
+	events, ended := make(chan remote.Event), make(chan error, 1)
+	go func() { ended <- w.spoolEvents(events) }()
+	last := uint64(0)
+	next := func() {
+		last++
+		events <- remote.Event{Target: "vm1", Stream: "s", Sequence: last, Event: json.RawMessage(`"` + strings.Repeat("a", 1000) + `"`)}
+	}
+	for w.agent.outbox.takesEvents() {
+		next()
+	}
+	next()
+	w.told(func(s remote.Status) bool { return s.State == remote.WatchNotice && s.Lost > 0 })
+	for range 100 {
+		next()
+	}
+	close(events)
+	if err := <-ended; !errors.Is(err, durable.ErrFull) {
+		t.Errorf("the watch ends with %v", err)
+	}
+	kept, status := w.spooled()
+	expected := uint64(len(kept)) + 1
+	if len(status) < 2 || len(status) > 10 {
+		t.Fatalf("told %d times: %+v", len(status), status)
+	}
+	for _, s := range status {
+		if s.State != remote.WatchNotice || s.Target != "vm1" || s.First != expected {
+			t.Errorf("told %+v, want numbers from %d on", s, expected)
+		}
+		expected = s.First + s.Lost
+	}
+	if expected != last+1 {
+		t.Errorf("told of numbers up to %d, there were %d", expected-1, last)
 	}
 }
