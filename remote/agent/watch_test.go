@@ -184,12 +184,19 @@ func TestAgentWatchesDisks(t *testing.T) {
 		return manifest(t, path)
 	}
 	capture()
+	// A look that begins in the midst of what debugfs did would see half of it.
+	change := func(command string) {
+		t.Helper()
+		w.monitor.Lock()
+		defer w.monitor.Unlock()
+		d.run(command)
+	}
 
 	content := filepath.Join(t.TempDir(), "content")
 	if err := os.WriteFile(content, []byte("new content"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d.run("write " + content + " /d0/new")
+	change("write " + content + " /d0/new")
 	sent, e := w.event(1)
 	if e.Op != filewatch.OpCreate || e.Path != "/d0/new" || e.Source != "tap" || e.Actor.Unknown == "" || e.Since.IsZero() || sent.Absent != "" {
 		t.Errorf("event %+v, absent %q, with an object of %d bytes", e, sent.Absent, len(sent.Object))
@@ -203,7 +210,7 @@ func TestAgentWatchesDisks(t *testing.T) {
 	}
 
 	after := capture()
-	d.run("rm /d3/f3")
+	change("rm /d3/f3")
 	if sent, e := w.event(2); e.Op != filewatch.OpUnlink || e.Path != "/d3/f3" || sent.Absent != remote.AbsentGone || len(sent.Object) > 0 {
 		t.Errorf("event %+v, absent %q, with an object of %d bytes", e, sent.Absent, len(sent.Object))
 	}
