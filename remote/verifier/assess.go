@@ -77,8 +77,8 @@ func (v *Verifier) bootReasons(m *machine, now time.Time) []reason {
 }
 
 func (v *Verifier) scanReasons(m, host *machine, now time.Time) []reason {
-	if !m.Scan.Enabled {
-		return nil
+	if !m.Scan.Enabled || host != nil && host.Retired != nil && m.Scan.Outcome == remote.OutcomePass {
+		return nil // of a retired host assess says so
 	}
 	var out []reason
 	switch m.Scan.Outcome {
@@ -89,7 +89,11 @@ func (v *Verifier) scanReasons(m, host *machine, now time.Time) []reason {
 	case "":
 		out = append(out, reason{remote.StateUnknown, "it has not been scanned yet"})
 	}
-	if m.Scan.Outcome == remote.OutcomePass {
+	switch {
+	case m.Scan.Outcome != remote.OutcomePass:
+	case host != nil && host.isOther(m.Scanner):
+		out = append(out, reason{remote.StateUnknown, "its last scan was by another machine than the one that measures it"})
+	default:
 		out = append(out, v.scanAge(m, now))
 	}
 	if host != nil {
@@ -145,6 +149,9 @@ func fileReasons(m, host *machine, now time.Time) []reason {
 	}
 	if m.Files.Watched && now.Sub(heard) > watchSilence {
 		out = append(out, reason{remote.StateStale, "its files were watched, and nothing was heard of whoever does since " + clock(heard)})
+	}
+	if m.Files.Watched && host != nil && host.isOther(m.Watcher) {
+		out = append(out, reason{remote.StateStale, "its files were watched by another machine than the one that measures it"})
 	}
 	if !m.Lost.IsZero() {
 		out = append(out, reason{remote.StateStale, "file events were lost and no rescan has made up for it"})

@@ -55,6 +55,13 @@ func TestAssess(t *testing.T) {
 		{"powered off", func(m, host *machine) { m.Off = true }, remote.StateStale},
 		{"measured by a host that failed", func(m, host *machine) { host.Boot.Outcome = "fail" }, remote.StateUntrusted},
 		{"measured by a host not appraised", func(m, host *machine) { host.State = remote.StateUnknown }, remote.StateTrusted},
+		{"last scanned by a host that was retired and replaced", func(m, host *machine) { m.Scanner, host.Prior = "h", "h~1" }, remote.StateUnknown},
+		{"the same, noted by an earlier version", func(m, host *machine) { m.Files.Watched, m.Files.Baseline, host.Prior = false, "", "h~1" }, remote.StateUnknown},
+		{"last scanned by another host", func(m, host *machine) { m.Scanner = "h2" }, remote.StateUnknown},
+		{"scanned and watched by the replacement", func(m, host *machine) { m.Scanner, m.Watcher, host.Prior = "h~1", "h~1", "h~1" }, remote.StateTrusted},
+		{"watched by a host that was replaced", func(m, host *machine) { m.Scanner, host.Prior = "h~1", "h~1" }, remote.StateStale},
+		{"measured by a retired host", func(m, host *machine) { host.Retired, host.Prior = &remote.Retirement{}, "h~1" }, remote.StateStale},
+		{"failed, and measured by a retired host", func(m, host *machine) { host.Retired, m.Scan.Outcome = &remote.Retirement{}, "fail" }, remote.StateUntrusted},
 		{"the same where that is asked for", func(m, host *machine) { m.Name, host.State = "strict", remote.StateUnknown }, remote.StateUnknown},
 	} {
 		m, host := good(), &machine{Machine: remote.Machine{Name: "h", State: remote.StateTrusted}}

@@ -114,7 +114,7 @@ func (a asked) words() string {
 // when a person asked for one, or when there is none yet; otherwise it is
 // compared with the baseline.
 func (v *Verifier) takeBaseline(ctx context.Context, r store.Record, b *remote.Baseline) error {
-	if err := v.targetOf(ctx, r, b.Target); err != nil {
+	if _, err := v.targetOf(ctx, r, b.Target); err != nil {
 		return err
 	}
 	data, err := v.store.Body(ctx, b.Manifest)

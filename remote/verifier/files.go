@@ -54,11 +54,12 @@ type taking struct {
 // takeEvents judges a run of file events.
 func (v *Verifier) takeEvents(ctx context.Context, run []store.Record) error {
 	var first remote.Event
+	var agent *doc[machine]
 	err := json.Unmarshal(run[0].Record.Body, &first)
 	if err != nil {
 		err = &badRecordError{fmt.Errorf("body of the event record: %w", err)}
 	} else {
-		err = v.targetOf(ctx, run[0], first.Target)
+		agent, err = v.targetOf(ctx, run[0], first.Target)
 	}
 	if bad, ok := asBadRecord(err); ok {
 		for _, r := range run {
@@ -80,6 +81,7 @@ func (v *Verifier) takeEvents(ctx context.Context, run []store.Record) error {
 		if err != nil {
 			return nil, err
 		}
+		m.Watcher = agent.V.tag()
 		t := &taking{v: v, ctx: ctx, m: m, files: files, events: make(map[string]*remote.FileEvent), reviews: make(map[string]*doc[reviewEntry])}
 		for _, r := range run {
 			if err := t.take(r); err != nil {

@@ -20,10 +20,7 @@ const maxRounds = 4
 // by the enrolled TPM of the machine that measures, and has it judged. A report
 // that is not believed changes nothing: the scan goes on waiting.
 func (v *Verifier) takeScan(ctx context.Context, r store.Record, s *remote.Scan) error {
-	if err := v.targetOf(ctx, r, s.Target); err != nil {
-		return err
-	}
-	agent, err := v.loadMachine(ctx, r.Stream.Agent)
+	agent, err := v.targetOf(ctx, r, s.Target)
 	if err != nil {
 		return err
 	}
@@ -46,7 +43,7 @@ func (v *Verifier) takeScan(ctx context.Context, r store.Record, s *remote.Scan)
 	err = v.useReport(ctx, r, s, func(e *scanEntry, m *machine) ([]store.Change, error) {
 		e.State, e.ReportedAt, e.Body = remote.ScanWaiting, r.Received, body
 		e.MeasuredBy, e.HostState, e.HostBoot = agent.V.Name, agent.V.State, hostBoot(&agent.V, restarted)
-		e.Restart = restarted
+		e.Restart, e.Host = restarted, agent.V.tag()
 		m.RebootingSince, m.Off = noTime, false
 		return nil, nil
 	})
@@ -239,7 +236,7 @@ func (v *Verifier) storeVerdict(ctx context.Context, id string, report *measure.
 			if s.V.FiredAt.Before(m.Verdict) {
 				return []store.Change{s.change()}, nil // a newer scan was judged first
 			}
-			m.Verdict = s.V.FiredAt
+			m.Verdict, m.Scanner = s.V.FiredAt, s.V.Host
 			asBefore := m.Scan.Outcome == remote.OutcomePass && s.V.Outcome == remote.OutcomePass && s.V.Cause == scheduled
 			m.Scan.ID, m.Scan.Outcome, m.Scan.LastSuccess, m.Scan.Error = id, s.V.Outcome, s.V.ReportedAt, ""
 			m.LastSeen = s.V.ReportedAt

@@ -65,8 +65,11 @@ type machine struct {
 	// Gaps are what could not be read when the files were last compared: how many of each,
 	// by review item.
 	Gaps map[string]int `json:"gaps,omitempty"`
-	// Verdict is when the scan was fired that Scan tells of.
+	// Verdict is when the scan was fired that Scan tells of, and Scanner the tag of the host
+	// that took it. Watcher is the tag of the host that was last heard to watch the files.
 	Verdict time.Time `json:"verdict,omitzero"`
+	Scanner string    `json:"scanner,omitempty"`
+	Watcher string    `json:"watcher,omitempty"`
 
 	// Began is when the name began to stand for this machine and no longer for one that
 	// was retired, and Prior the ID of that one: zero and empty if there was none. While
@@ -94,6 +97,10 @@ func (m *machine) toldLost(first, last uint64) bool {
 func (m *machine) tag() string {
 	return cmp.Or(m.Prior, m.Name)
 }
+
+// isOther says that a tag that was noted of a host is not that of this one. What an
+// earlier version did not note is taken for one of the first that had the name.
+func (m *machine) isOther(tag string) bool { return cmp.Or(tag, m.Name) != m.tag() }
 
 // enrolled says whether a TPM stands for the machine.
 func (m *machine) enrolled() bool { return len(m.AKPublic) > 0 }

@@ -125,6 +125,7 @@ func (v *Verifier) keepFiles(ctx context.Context, m, old *machine) ([]store.Chan
 	}
 	m.Files = remote.Files{Watched: old.Files.Watched, Baseline: old.Files.Baseline, Objects: old.Files.Objects,
 		BaselineAt: old.Files.BaselineAt, Origin: old.Files.Origin}
+	m.Watcher = old.Watcher
 	m.Stream, m.Sequence, m.LostFirst, m.LostLast = old.Stream, old.Sequence, old.LostFirst, old.LostLast
 	return v.lose(ctx, m, "the machine was replaced")
 }

@@ -207,3 +207,38 @@ func TestReplacementIsHeldToTheBaseline(t *testing.T) {
 		}
 	}
 }
+
+// What the host of before measured does not count for the one that replaced it.
+func TestReplacedHostMeasuresAnew(t *testing.T) {
+	r := start(t, twoMachines)
+	host := r.enrol(t, "host1", remote.RoleHost)
+	r.judged(t, 1, func(n remote.Nonce) { host.send(remote.KindScan, host.scan("vm1", n, item("pass"))) })
+	w := newWatch(t, host, "vm1")
+	w.capture(0, file("/etc/motd", 1, "hello"))
+	w.event(filewatch.OpExec, file("/etc/motd", 1, "hello"))
+	eventually(t, "that vm1 is trusted", func() bool { return r.machine(t, "vm1").State == remote.StateTrusted })
+	r.replacement(t, "tpm 2")
+	if _, err := r.client.Decide(t.Context(), r.open(t).ID, remote.Decision{Accept: true, Reason: "new main board"}); err != nil {
+		t.Fatal(err)
+	}
+	next := r.enrol(t, "host1", remote.RoleHost)
+	next.spool = "spool2"
+	next.send(remote.KindStatus, remote.Status{State: remote.AgentRunning})
+	eventually(t, "the heartbeat", func() bool { return !r.machine(t, "host1").LastSeen.IsZero() })
+	become := func(state remote.State, why string) {
+		t.Helper()
+		if err := r.onTick(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if m := r.machine(t, "vm1"); m.State != state || !strings.Contains(strings.Join(m.Reasons, "\n"), why) {
+			t.Errorf("vm1 is %s: %q, want %s, %s", m.State, m.Reasons, state, why)
+		}
+	}
+	become(remote.StateUnknown, "its last scan was by another machine")
+	r.judged(t, 2, func(n remote.Nonce) { next.send(remote.KindScan, next.scan("vm1", n, item("pass"))) })
+	become(remote.StateStale, "its files were watched by another machine")
+	next.send(remote.KindStatus, remote.Status{State: remote.WatchStarted, Target: "vm1", Detail: "anew"})
+	w = newWatch(t, next, "vm1")
+	w.capture(next.command(remote.CommandRescan).ID, file("/etc/motd", 1, "hello"))
+	eventually(t, "that vm1 is trusted", func() bool { return r.machine(t, "vm1").State == remote.StateTrusted })
+}

@@ -21,6 +21,7 @@ type scanEntry struct {
 	Need    []remote.Digest `json:"need,omitempty"`
 	Command uint64          `json:"command,omitempty"` // that asked for Need
 	Asked   int             `json:"asked,omitempty"`
+	Host    string          `json:"host,omitempty"`    // tag of the host that took it
 	Restart bool            `json:"restart,omitempty"` // the host's quote shows a boot that was not appraised
 }
 

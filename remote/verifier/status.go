@@ -14,7 +14,8 @@ func (v *Verifier) takeStatus(ctx context.Context, r store.Record, s *remote.Sta
 	if name == "" {
 		name = r.Stream.Agent
 	}
-	if err := v.targetOf(ctx, r, name); err != nil {
+	agent, err := v.targetOf(ctx, r, name)
+	if err != nil {
 		return err
 	}
 	return v.changeBy(ctx, r, name, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
@@ -39,6 +40,7 @@ func (v *Verifier) takeStatus(ctx context.Context, r store.Record, s *remote.Sta
 			m.RebootingSince, m.Off = noTime, true
 			return note(remote.SeverityNotice, "boot", m.Name+" was powered off"), nil
 		case remote.WatchStarted:
+			m.Watcher = agent.V.tag()
 			return v.watchStarted(ctx, m, s, note)
 		case remote.WatchInterrupted:
 			m.Files.Watched = false

@@ -207,31 +207,32 @@ func (v *Verifier) refuseRecord(ctx context.Context, r store.Record, bad *badRec
 	return v.apply(ctx, []int64{r.ID}, changes...)
 }
 
-// targetOf checks that the agent that sent r may report about name.
-func (v *Verifier) targetOf(ctx context.Context, r store.Record, name string) error {
+// targetOf checks that the agent that sent r may report about name, and gives the agent's
+// machine.
+func (v *Verifier) targetOf(ctx context.Context, r store.Record, name string) (*doc[machine], error) {
 	if err := remote.CheckName(name); err != nil {
-		return &badRecordError{fmt.Errorf("target: %w", err)}
+		return nil, &badRecordError{fmt.Errorf("target: %w", err)}
 	}
 	agent, err := v.loadMachine(ctx, r.Stream.Agent)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := inService(r, &agent.V); err != nil {
-		return err
+		return nil, err
 	}
 	target, err := v.loadMachine(ctx, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := inService(r, &target.V); err != nil {
-		return errors.Join(err, v.noteDropped(ctx, agent.Key, &target.V))
+		return nil, errors.Join(err, v.noteDropped(ctx, agent.Key, &target.V))
 	}
 	if err := mayReport(&agent.V, &target.V); err == nil {
-		return nil
+		return agent, nil
 	} else if agent.V.Role != remote.RoleHost || v.config.host(name).MeasuredBy != "" {
-		return &badRecordError{err}
+		return nil, &badRecordError{err}
 	}
-	return v.adopt(ctx, agent.Key, name)
+	return agent, v.adopt(ctx, agent.Key, name)
 }
 
 // adopt lets the first host that reports about a target nobody configured be
