@@ -1,6 +1,7 @@
 package check
 
 import (
+	"container/list"
 	"sync"
 
 	"github.com/plumbline-sec/plumbline/measure/mem"
@@ -12,9 +13,9 @@ import (
 // kept, and only saves work.
 type earlier struct {
 	mu      sync.Mutex
-	regions map[earlierKey]*earlierRegion
+	regions map[earlierKey]*list.Element // in latest
+	latest  list.List                    // of earlierRegion, the one that was asked for last first
 	pages   int
-	tick    uint64
 }
 
 type earlierKey struct {
@@ -24,23 +25,26 @@ type earlierKey struct {
 }
 
 type earlierRegion struct {
+	key   earlierKey
 	pages []keptPage
-	used  uint64 // tick
 }
 
-// keptPage has no bytes if it could not be read. Nobody changes the bytes.
+// keptPage has no bytes if it could not be read. Nobody changes the bytes. They lie in
+// memory that pages of the same region's same piece (hashedAtOnce) were read into, and
+// no others: what is held for a page that stays is bounded by that.
 type keptPage struct {
 	digest Digest
 	bytes  []byte
 }
 
-// maxEarlier bounds what is kept of one kernel, in pages: 64 MiB. The text, tables and
-// data of one with its modules take about 30.
+// maxEarlier bounds what is kept of one kernel, in pages: 64 MiB, and as much again at
+// most by what changed in pieces of which some pages stay (otherAtOnce). The text,
+// tables and data of one with its modules take about 30.
 const maxEarlier = 64 << 20 / mem.PageSize
 
 type earlierOf struct{}
 
-func newEarlier() *earlier { return &earlier{regions: make(map[earlierKey]*earlierRegion)} }
+func newEarlier() *earlier { return &earlier{regions: make(map[earlierKey]*list.Element)} }
 
 // earlier is nil for a Xen, and new where the profile is not kept.
 func (c *collector) earlier() *earlier {
@@ -63,44 +67,31 @@ func (e *earlier) of(r *region) []keptPage {
 	if kept == nil {
 		return nil
 	}
-	e.tick++
-	kept.used = e.tick
-	return kept.pages
+	e.latest.MoveToFront(kept)
+	return kept.Value.(earlierRegion).pages
 }
 
 // keep keeps the pages of a region in place of those it had, and of those regions that
 // nobody asked for for longest.
-func (e *earlier) keep(r *region, from Pages) {
-	if e == nil || r.pages() > maxEarlier {
+func (e *earlier) keep(r *region, pages []keptPage) {
+	if e == nil || len(pages) == 0 || len(pages) > maxEarlier {
 		return
-	}
-	pages := make([]keptPage, r.pages())
-	for i := range pages {
-		if d, ok := r.digest(i); ok {
-			pages[i] = keptPage{d, from[d]}
-		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.drop(keyOf(r))
-	for e.pages+len(pages) > maxEarlier {
-		var oldest earlierKey
-		last := ^uint64(0)
-		for key, kept := range e.regions {
-			if kept.used < last {
-				oldest, last = key, kept.used
-			}
-		}
-		e.drop(oldest)
+	key := keyOf(r)
+	if kept := e.regions[key]; kept != nil {
+		e.drop(kept)
 	}
-	e.tick++
-	e.regions[keyOf(r)] = &earlierRegion{pages, e.tick}
+	for e.pages+len(pages) > maxEarlier {
+		e.drop(e.latest.Back())
+	}
+	e.regions[key] = e.latest.PushFront(earlierRegion{key, pages})
 	e.pages += len(pages)
 }
 
-func (e *earlier) drop(key earlierKey) {
-	if kept := e.regions[key]; kept != nil {
-		e.pages -= len(kept.pages)
-		delete(e.regions, key)
-	}
+func (e *earlier) drop(kept *list.Element) {
+	r := e.latest.Remove(kept).(earlierRegion)
+	e.pages -= len(r.pages)
+	delete(e.regions, r.key)
 }

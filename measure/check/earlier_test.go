@@ -112,7 +112,39 @@ func TestPagesOfEarlierScansHoldNoOthers(t *testing.T) {
 	if after := heap(); after > before+2*pages*mem.PageSize {
 		t.Errorf("%d bytes more are held for %d", after-before, pages*mem.PageSize)
 	}
+	// Each time, a page that stays takes the contents of one in another piece, of which
+	// all pages change.
+	for round := range hashedAtOnce {
+		m.WriteU64(mem.Phys(round*mem.PageSize), uint64(round+1)<<56)
+		for i := hashedAtOnce; i < pages; i++ {
+			m.WriteU64(mem.Phys(i*mem.PageSize), uint64(round+1)<<56|uint64(i-hashedAtOnce))
+		}
+		m.scan(t, "text", pages)
+	}
+	if after := heap(); after > before+2*pages*mem.PageSize {
+		t.Errorf("%d bytes more are held for %d where pages are equal", after-before, pages*mem.PageSize)
+	}
 	runtime.KeepAlive(m)
+}
+
+// Scans of several machines with one kernel at once each find what their own memory has.
+func TestPagesOfEarlierScansAtOnce(t *testing.T) {
+	const pages = 2 * hashedAtOnce
+	kept := newEarlier()
+	for machine := range 4 {
+		t.Run(fmt.Sprint(machine), func(t *testing.T) {
+			t.Parallel()
+			m := newEarlierMachine(pages)
+			m.kept = kept
+			for round := range 10 {
+				for i := machine; i < pages; i += 10 * (1 + round%3) {
+					m.WriteU64(mem.Phys(i*mem.PageSize), uint64(machine)<<48|uint64(round))
+				}
+				m.scan(t, "text", pages)
+				m.scan(t, fmt.Sprint("module ", round), pages/2)
+			}
+		})
+	}
 }
 
 // What is kept is bounded, and what was asked for longest ago goes first.
@@ -123,7 +155,7 @@ func TestEarlierIsBounded(t *testing.T) {
 	}
 	const each = maxEarlier / 4
 	for i := range 10 {
-		e.keep(region(i, each), nil)
+		e.keep(region(i, each), make([]keptPage, each))
 		if e.of(region(0, each)) == nil {
 			t.Fatalf("after %d regions the one that is asked for each time is gone", i)
 		}
@@ -131,10 +163,16 @@ func TestEarlierIsBounded(t *testing.T) {
 	if e.of(region(9, each)) == nil || e.of(region(5, each)) != nil || len(e.regions) != 4 || e.pages != maxEarlier {
 		t.Errorf("%d regions of %d pages", len(e.regions), e.pages)
 	}
-	e.keep(region(11, maxEarlier+1), nil)
-	e.keep(region(9, each), nil)
+	e.keep(region(11, maxEarlier+1), make([]keptPage, maxEarlier+1))
+	e.keep(region(9, each), make([]keptPage, each))
 	if len(e.regions) != 4 || e.pages != maxEarlier {
 		t.Errorf("%d regions of %d pages", len(e.regions), e.pages)
+	}
+	for i := range 10 {
+		e.keep(region(100+i, 0), nil)
+	}
+	if len(e.regions) != 4 {
+		t.Errorf("%d regions, with those that have no pages", len(e.regions))
 	}
 	(*earlier)(nil).keep(region(0, 1), nil)
 	if (*earlier)(nil).of(region(0, 1)) != nil || (&collector{}).earlier() != nil {

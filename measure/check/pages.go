@@ -141,15 +141,15 @@ func (c *collector) readKept(name string, start, end mem.Virt, from source, earl
 		return region{}, fmt.Errorf("%s [%v, %v): %w", name, start, end, errRegion)
 	}
 	r := region{Name: name, Start: address(first), Digests: make([]byte, n*uint64(len(Digest{})))}
-	before := earlier.of(&r)
+	before, kept := earlier.of(&r), make([]keptPage, n)
 	for i := 0; i < r.pages(); i += hashedAtOnce {
 		if err := c.ctx.Err(); err != nil {
 			return region{}, err
 		}
-		c.readPages(&r, before, i, min(i+hashedAtOnce, r.pages()), from)
+		c.readPages(&r, before, kept, i, min(i+hashedAtOnce, r.pages()), from)
 		c.breathe()
 	}
-	earlier.keep(&r, c.pages)
+	earlier.keep(&r, kept)
 	return r, nil
 }
 
@@ -162,9 +162,9 @@ const hashedAtOnce = 64
 // stay as they are hold on to the memory of many that did not.
 const otherAtOnce = 4
 
-// readPages reads pages from to to of a region, and hashes those that are not what
-// they were.
-func (c *collector) readPages(r *region, before []keptPage, from, to int, source source) {
+// readPages reads pages from to to of a region into kept, and hashes those that are not
+// what they were before.
+func (c *collector) readPages(r *region, before, kept []keptPage, from, to int, source source) {
 	var others []int
 	for i := from; i < to && before != nil && len(others) <= otherAtOnce; i++ {
 		if before[i].bytes == nil {
@@ -172,35 +172,39 @@ func (c *collector) readPages(r *region, before []keptPage, from, to int, source
 		} else if same, err := source.Equal(before[i].bytes, r.page(i)); !same || err != nil {
 			others = append(others, i)
 		} else {
+			kept[i] = before[i]
 			r.set(i, before[i].digest)
 			c.pages[before[i].digest] = before[i].bytes
 		}
 	}
 	if before == nil || len(others) > otherAtOnce {
 		clear(r.Digests[from*len(Digest{}) : to*len(Digest{})])
-		c.readAnew(r, from, to, source)
+		clear(kept[from:to])
+		c.readAnew(r, from, kept[from:to], source)
 		return
 	}
 	for _, i := range others {
-		c.readAnew(r, i, i+1, source)
+		c.readAnew(r, i, kept[i:i+1], source)
 	}
 }
 
-// readAnew reads and hashes pages from to to of a region.
-func (c *collector) readAnew(r *region, from, to int, source source) {
-	bytes := make([]byte, (to-from)*mem.PageSize)
-	for i := from; i < to; {
-		at := (i - from) * mem.PageSize
-		run := readRun(bytes[at:], r.page(i), source.Read)
+// readAnew reads and hashes the pages of a region that follow from one on, into memory
+// of theirs alone.
+func (c *collector) readAnew(r *region, first int, into []keptPage, source source) {
+	bytes := make([]byte, len(into)*mem.PageSize)
+	for i := 0; i < len(into); {
+		run := readRun(bytes[i*mem.PageSize:], r.page(first+i), source.Read)
 		if run == 0 {
 			i++
 			continue
 		}
-		pagehash.Sum(r.Digests[i*len(Digest{}):(i+run)*len(Digest{})], bytes[at:at+run*mem.PageSize])
+		digests := r.Digests[(first+i)*len(Digest{}):]
+		pagehash.Sum(digests[:run*len(Digest{})], bytes[i*mem.PageSize:(i+run)*mem.PageSize])
 		for range run {
-			d, _ := r.digest(i)
-			c.pages[d] = bytes[at : at+mem.PageSize : at+mem.PageSize]
-			i, at = i+1, at+mem.PageSize
+			d, _ := r.digest(first + i)
+			into[i] = keptPage{d, bytes[i*mem.PageSize : (i+1)*mem.PageSize : (i+1)*mem.PageSize]}
+			c.pages[d] = into[i].bytes
+			i++
 		}
 	}
 }

@@ -64,14 +64,15 @@ func (c *collector) refresh(r *region) (same bool, err error) {
 			c.breathe()
 		}
 		d, ok := r.digest(i)
-		if ok {
-			if equal, err := q.Equal(c.pages[d], r.page(i)); equal && err == nil {
+		if page := c.pages[d]; ok && page != nil {
+			if equal, err := q.Equal(page, r.page(i)); equal && err == nil {
 				continue
 			}
 		}
 		r.set(i, Digest{})
-		c.readAnew(r, i, i+1, q)
-		if _, now := r.digest(i); ok || now {
+		now := make([]keptPage, 1)
+		c.readAnew(r, i, now, q)
+		if ok || now[0].bytes != nil {
 			same = false
 		}
 		if q.err != nil {
