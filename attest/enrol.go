@@ -45,6 +45,27 @@ func (id *Identity) Fingerprint() Hex {
 	return sum[:]
 }
 
+// KeyDigest is the SHA-256 of the EK's SubjectPublicKeyInfo. Unlike the Fingerprint it is
+// that of the key alone: what else a public area says, such as its policy, takes no part
+// in a challenge (TPM 2.0 part 1, 24), so that one TPM opens those for many public areas.
+// Errors wrap [ErrEK].
+func (id *Identity) KeyDigest() (Hex, error) {
+	pub, err := checkEK(id.EK)
+	if err != nil {
+		return nil, err
+	}
+	key, err := tpm2.Pub(*pub)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrEK, err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrEK, err)
+	}
+	sum := sha256.Sum256(der)
+	return sum[:], nil
+}
+
 // VerifyEK checks that the leaf of id.EKCertificates chains to roots (further
 // certificates of the list and intermediates may help), that it is an EK
 // certificate, and that the EK shown is the certified one. Errors wrap [ErrEK]

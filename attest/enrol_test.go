@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/plumbline-sec/plumbline/attest"
 )
 
@@ -42,5 +44,42 @@ func TestRefusesHugeIssuers(t *testing.T) {
 		if _, err := attest.VerifyEK(id, nil, x509.NewCertPool()); !errors.Is(err, want) {
 			t.Errorf("an issuer with a key of %d bits: %v, want %v", bits, err, want)
 		}
+	}
+}
+
+// The digest of an EK's key is the same whatever its public area says beside, which its
+// fingerprint is not; another key has another.
+func TestKeyDigest(t *testing.T) {
+	areaOf := func(key, policy byte, exponent uint32) *attest.Identity {
+		area := tpm2.RSAEKTemplate
+		params, err := area.Parameters.RSADetail()
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := *params
+		own.Exponent = exponent
+		area.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &own)
+		area.AuthPolicy.Buffer = bytes.Repeat([]byte{policy}, 32)
+		area.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: bytes.Repeat([]byte{key}, 256)})
+		return &attest.Identity{EK: tpm2.Marshal(&area)}
+	}
+	digest := func(id *attest.Identity) string {
+		d, err := id.KeyDigest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.String()
+	}
+	first := areaOf(0xF1, 0, 0)
+	for name, same := range map[string]*attest.Identity{"another policy": areaOf(0xF1, 1, 0), "its exponent written out": areaOf(0xF1, 0, 65537)} {
+		if digest(same) != digest(first) || same.Fingerprint().String() == first.Fingerprint().String() {
+			t.Errorf("%s: %s and %s", name, digest(first), digest(same))
+		}
+	}
+	if digest(areaOf(0xF2, 0, 0)) == digest(first) {
+		t.Error("two keys have one digest")
+	}
+	if d, err := (&attest.Identity{EK: []byte("no area")}).KeyDigest(); d != nil || !errors.Is(err, attest.ErrEK) {
+		t.Errorf("no public area: %v, %v", d, err)
 	}
 }

@@ -26,9 +26,9 @@ const (
 	inSessions   = "session"   // SHA-256 of the cookie -> session
 	inAsked      = "asked"     // command id -> asked
 	inManifests  = "manifest"  // record id -> waitingManifest
-	inKeys       = "ek"        // SHA-256 of the EK -> name of the machine that it stands for
+	inKeys       = "ek"        // keyOf the EK -> name of the machine that it stands for
 	inRetired    = "retired"   // ID of a retired machine -> machine, as it was
-	inRefusedEKs = "refusedek" // SHA-256 of the EK of a retired machine -> its ID
+	inRefusedEKs = "refusedek" // keyOf the EK of a retired machine -> its ID
 	inHeldPages  = "held"      // scan id -> digests of the pages that it asked for
 	inUploads    = "upload"    // id -> digests of bodies that an agent sent and no scan asked for
 	inPages      = "page"      // page key -> true: judged clean before

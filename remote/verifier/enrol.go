@@ -121,14 +121,25 @@ func nameTaken(m *machine, req *remote.EnrolRequest) error {
 
 // standsFor says that the TPM in a request is the one enrolled as m.
 func standsFor(m *machine, req *remote.EnrolRequest) bool {
-	return m.enrolled() && subtle.ConstantTimeCompare(m.EKPublic, req.EKPublic) == 1
+	return m.enrolled() && keyOf(m.EKPublic) == keyOf(req.EKPublic)
+}
+
+// keyOf is what a TPM is told from others by: the key of its EK, whatever the public area
+// says of it beside, which whoever asks may choose.
+func keyOf(ek []byte) string {
+	id := attest.Identity{EK: ek}
+	digest, err := id.KeyDigest()
+	if err != nil { // no TPM proves that it has such a one
+		digest = id.Fingerprint()
+	}
+	return digest.String()
 }
 
 // otherName is the name that the TPM in a request already stands for, "" when
 // there is none but the one it asks for. One TPM under two names would let a
 // machine vouch for another; only a person may allow that.
 func (v *Verifier) otherName(ctx context.Context, e *enrolment) (claim *doc[string], other string, err error) {
-	claim, err = loadOrNew[string](ctx, v.store, inKeys, e.identity().Fingerprint().String())
+	claim, err = loadOrNew[string](ctx, v.store, inKeys, keyOf(e.Request.EKPublic))
 	if err != nil || claim.V == "" || claim.V == e.Request.Name {
 		return claim, "", err
 	}
@@ -144,6 +155,32 @@ func (v *Verifier) otherName(ctx context.Context, e *enrolment) (claim *doc[stri
 		return claim, "", nil // enrolled under this name before, or no longer under the other
 	}
 	return claim, claim.V, nil
+}
+
+// renewClaims keeps under keyOf the EK which name a TPM stands for, where a version of
+// before kept it under the digest of the public area.
+func (v *Verifier) renewClaims(ctx context.Context) error {
+	docs, err := list[machine](ctx, v.store, store.Query{Collection: inMachines})
+	if err != nil {
+		return err
+	}
+	for _, d := range docs {
+		if !d.V.enrolled() {
+			continue
+		}
+		claim, err := loadOrNew[string](ctx, v.store, inKeys, keyOf(d.V.EKPublic))
+		if err != nil {
+			return err
+		}
+		if claim.Version != 0 {
+			continue
+		}
+		claim.V, claim.Machine, claim.Time = d.Key, d.Key, v.now()
+		if err := v.store.Apply(ctx, nil, claim.change()); err != nil && !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+	return nil
 }
 
 // handleAnswer is POST /v1/enrol/{id}.

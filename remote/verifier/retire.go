@@ -102,7 +102,7 @@ func (v *Verifier) retire(ctx context.Context, m *machine, gone *remote.Retireme
 	old.Boot.Next, old.Scan.Next = noTime, noTime
 	changes := []store.Change{create(inRetired, gone.ID, gone.Name, gone.At, old)}
 	if old.enrolled() {
-		changes = append(changes, put(inRefusedEKs, fingerprintOf(old.EKPublic), gone.Name, gone.At, gone.ID))
+		changes = append(changes, put(inRefusedEKs, keyOf(old.EKPublic), gone.Name, gone.At, gone.ID))
 	}
 	asked, err := v.withdrawEnrolments(ctx, &old)
 	if err != nil {
@@ -201,17 +201,19 @@ func (v *Verifier) endReviews(ctx context.Context, old *machine, deciding string
 	if err != nil {
 		return nil, nil, err
 	}
-	ek := ""
-	if old.enrolled() {
-		ek = fingerprintOf(old.EKPublic)
-	}
 	for _, d := range docs {
 		if d.Key == deciding {
 			continue
 		}
-		if (d.V.Kind == reviewEnrolment || d.V.Kind == reviewReplacement) && d.V.Subject != ek {
-			kept = append(kept, put(inReviews, d.Key, old.Retired.Name, d.Time, d.V))
-			continue
+		if d.V.Kind == reviewEnrolment || d.V.Kind == reviewReplacement {
+			e, err := load[enrolment](ctx, v.store, inEnrolments, d.Key)
+			if err != nil && !isNotFound(err) {
+				return nil, nil, err
+			}
+			if err == nil && !standsFor(old, &e.V.Request) {
+				kept = append(kept, put(inReviews, d.Key, old.Retired.Name, d.Time, d.V))
+				continue
+			}
 		}
 		d.V.retire(old.Retired)
 		d.Machine = old.Retired.ID
@@ -302,7 +304,7 @@ func (v *Verifier) refusedEK(ctx context.Context, m *machine, req *remote.EnrolR
 	if standsFor(m, req) {
 		return nil, nil
 	}
-	id, err := load[string](ctx, v.store, inRefusedEKs, fingerprintOf(req.EKPublic))
+	id, err := load[string](ctx, v.store, inRefusedEKs, keyOf(req.EKPublic))
 	if isNotFound(err) {
 		return nil, nil
 	}

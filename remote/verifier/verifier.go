@@ -219,7 +219,7 @@ func (v *Verifier) introduce(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return v.renewClaims(ctx)
 }
 
 // poke wakes one worker; pokes while it works come down to one.
