@@ -164,6 +164,49 @@ func TestTextIsReadAgain(t *testing.T) {
 	delete(memory, text+mem.PageSize)
 	refresh(false)
 	refresh(true)
+	c.pages = make(Pages) // nothing to compare with
+	refresh(false)
+}
+
+// Text that is read under a lock is named, also where it is only compared with what an
+// earlier scan found without one.
+func TestHeldTextOfEarlierScans(t *testing.T) {
+	const base, text, pages = 0xffff_ffff_8000_0000, 0x3000, mem.Phys(hashedAtOnce + 3)
+	for name, changed := range map[string]mem.Phys{"none": 0, "a few": otherAtOnce, "many": 2 * otherAtOnce} {
+		t.Run(name, func(t *testing.T) {
+			memory := make(memtest.Pages)
+			memory.WriteU64(0x10_0000+511*8, 0x10_1000|3) // one page of 1 GiB
+			memory.WriteU64(0x10_1000+510*8, 0x83)
+			memory.WriteU64(lockAt, 0)
+			for i := range pages {
+				memory.WriteU64(text+i*mem.PageSize, uint64(i))
+			}
+			space := paging.SpaceAt(memory, 0x10_0000, 4)
+			symbols := kernel.NewSymbols([]kernel.Symbol{{Addr: base + uint64(lockAt), Kind: 'd', Name: "text_mutex"}})
+			kept := newEarlier()
+			for _, owner := range []uint64{0, 1} {
+				memory.WriteU64(lockAt, owner)
+				c := &collector{ctx: t.Context(), space: space, pages: make(Pages), forLocks: &patience{}, profile: &kernel.Profile{Space: space, Types: freedTypes(t), Symbols: symbols}}
+				q := c.quiet()
+				r, err := c.readKept("text", base+text, base+text+mem.Virt(pages)*mem.PageSize, q, kept)
+				if err != nil || q.err != nil {
+					t.Fatal(err, q.err)
+				}
+				for i := range r.pages() {
+					want := memory[text+mem.Phys(i)*mem.PageSize]
+					if d, _ := r.digest(i); d != DigestOf(want[:]) {
+						t.Errorf("page %d is not as memory has it", i)
+					}
+					if slices.Contains(q.held, address(r.page(i))) != (owner != 0) {
+						t.Errorf("lock %d: page %d, held %v", owner, i, q.held)
+					}
+				}
+				for i := range changed {
+					memory.WriteU64(text+3*i*mem.PageSize, 0xcc)
+				}
+			}
+		})
+	}
 }
 
 // poked is memory of a target that never lets go of the lock, and changes a word of its
