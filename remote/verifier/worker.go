@@ -228,11 +228,35 @@ func (v *Verifier) targetOf(ctx context.Context, r store.Record, name string) (*
 		return nil, errors.Join(err, v.noteDropped(ctx, agent.Key, &target.V))
 	}
 	if err := mayReport(&agent.V, &target.V); err == nil {
-		return agent, nil
+		return agent, ofItself(r, &agent.V, &target.V)
 	} else if agent.V.Role != remote.RoleHost || v.config.host(name).MeasuredBy != "" {
 		return nil, &badRecordError{err}
 	}
 	return agent, v.adopt(ctx, agent.Key, name)
+}
+
+// ofItself refuses what a machine that is measured from outside says of its own memory and
+// files: whoever took it over has its agent, and would call it clean. Of its boot its TPM
+// tells.
+func ofItself(r store.Record, agent, target *machine) error {
+	if agent.Name != target.Name || target.MeasuredBy == "" || target.MeasuredBy == target.Name {
+		return nil
+	}
+	switch r.Record.Kind {
+	case remote.KindScan, remote.KindEvent, remote.KindBaseline:
+	case remote.KindStatus:
+		var s remote.Status
+		if err := json.Unmarshal(r.Record.Body, &s); err != nil {
+			return &badRecordError{err}
+		}
+		switch s.State {
+		case remote.AgentStarted, remote.AgentRunning, remote.AgentStopping, remote.CommandFailed:
+			return nil
+		}
+	default:
+		return nil
+	}
+	return &badRecordError{fmt.Errorf("%s is measured by %s: what its own agent says of it does not count", target.Name, target.MeasuredBy)}
 }
 
 // adopt lets the first host that reports about a target nobody configured be
