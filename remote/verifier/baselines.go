@@ -141,6 +141,10 @@ func (v *Verifier) takeBaseline(ctx context.Context, r store.Record, b *remote.B
 	}
 	return v.changeBy(ctx, r, b.Target, []int64{r.ID}, func(m *machine) ([]store.Change, error) {
 		m.LastSeen = r.Received
+		question := question
+		if d != nil && d.Time.Before(m.Began) {
+			question = asked{} // of a machine that had the name before
+		}
 		replace := m.Files.Baseline == "" || question.Kind == remote.CommandBaseline && question.Machine == m.Name
 		var changes []store.Change
 		if d != nil {

@@ -22,6 +22,13 @@ func (v *Verifier) askReplacement(ctx context.Context, m *machine, e *doc[enrolm
 		Detail: fmt.Sprintf("%s is enrolled with the TPM of EK digest %s since %s. This one proved that it holds both its keys. Accepting it retires the machine that has the name: "+
 			"do so only if you know that its TPM was replaced, and compare the EK digest with the machine's own.", m.Name, e.V.Replaces, clock(m.Enrolment.At)),
 	}
+	if e.V.Request.Role != m.Role {
+		item.Detail += fmt.Sprintf(" %s is enrolled as a %s; this one would be a %s", m.Name, m.Role, e.V.Request.Role)
+		if e.V.Request.Role == remote.RoleHost {
+			item.Detail += ", which may report about other machines"
+		}
+		item.Detail += "."
+	}
 	if why != "" {
 		item.Detail += " Besides: " + why + "."
 	}

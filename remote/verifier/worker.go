@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -87,9 +88,23 @@ func (v *Verifier) takeRecords(ctx context.Context, kinds ...remote.Kind) error 
 // target, and returns how many it handled.
 func (v *Verifier) takeSome(ctx context.Context, pending []store.Record) (int, error) {
 	if run := eventRun(pending); len(run) > 0 {
-		return len(run), v.takeOrGiveUp(ctx, run, func(ctx context.Context, _ store.Record) error { return v.takeEvents(ctx, run) })
+		return len(run), v.takeOrGiveUp(ctx, run, func(ctx context.Context, _ store.Record) error { return v.takeRun(ctx, run) })
 	}
 	return 1, v.takeOrGiveUp(ctx, pending[:1], v.takeOrRefuse)
+}
+
+// takeRun handles a run of file events. Those that arrived before their machine was retired
+// take none with them that arrived since.
+func (v *Verifier) takeRun(ctx context.Context, run []store.Record) error {
+	err := v.takeEvents(ctx, run)
+	later := slices.IndexFunc(run, func(r store.Record) bool { return !r.Received.Equal(run[0].Received) })
+	if later < 0 || !errors.Is(err, errRetired) {
+		return err
+	}
+	if err := v.dropRecords(ctx, run[:later], err); err != nil {
+		return err
+	}
+	return v.takeRun(ctx, run[later:])
 }
 
 // maxTries bounds how often a record is tried that fails for a reason of ours.
@@ -200,6 +215,13 @@ func asBadRecord(err error) (*badRecordError, bool) {
 }
 
 func (v *Verifier) refuseRecord(ctx context.Context, r store.Record, bad *badRecordError) error {
+	agent, err := v.loadMachine(ctx, r.Stream.Agent)
+	if err != nil {
+		return err
+	}
+	if gone := inService(r, &agent.V); gone != nil {
+		return v.dropRecords(ctx, []store.Record{r}, errors.Join(gone, bad.err))
+	}
 	v.metrics.refused.WithLabelValues(string(r.Record.Kind)).Inc()
 	v.log.Warn("record refused", "agent", r.Stream.Agent, "seq", r.Record.Seq, "kind", r.Record.Kind, "error", bad.err)
 	changes := v.moment(remote.Moment{Machine: r.Stream.Agent, Kind: string(r.Record.Kind), Severity: remote.SeverityAlert,
