@@ -212,6 +212,9 @@ func (v *Verifier) noteReceipt(ctx context.Context, agent *machine, stream store
 		note := func(s remote.Severity, format string, args ...any) {
 			changes = append(changes, v.moment(remote.Moment{Machine: m.Name, Kind: "loss", Severity: s, Text: fmt.Sprintf(format, args...)})...)
 		}
+		if m.tag() != agent.tag() {
+			return nil, errRetired // meanwhile, and another has the name
+		}
 		if m.Spool != stream.Spool {
 			if m.Spool != "" {
 				note(remote.SeverityWarning, "the agent on %s began a new spool: records that waited in the old one are lost", m.Name)

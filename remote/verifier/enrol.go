@@ -218,6 +218,8 @@ func (v *Verifier) handleAnswer(w http.ResponseWriter, r *http.Request) (any, er
 
 // settle finishes a proven enrolment as far as it can.
 func (v *Verifier) settle(ctx context.Context, e *doc[enrolment]) (*remote.EnrolResult, error) {
+	v.turnover.RLock()
+	defer v.turnover.RUnlock()
 	switch {
 	case e.V.Refused != "":
 		return &remote.EnrolResult{State: remote.EnrolRefused, Reason: e.V.Refused}, nil

@@ -241,10 +241,15 @@ func (v *Verifier) StartBaseline(ctx context.Context, name, who string) error {
 // known refuses a name that nobody has heard of, so that asking makes none.
 func (v *Verifier) known(ctx context.Context, name string) (*doc[machine], error) {
 	d, err := load[machine](ctx, v.store, inMachines, name)
-	if isNotFound(err) {
-		return nil, unknownMachine(name)
+	if !isNotFound(err) {
+		return d, err
 	}
-	return d, err
+	if gone, err := load[machine](ctx, v.store, inRetired, name); err == nil {
+		return nil, retiredError(gone.V.Retired.Name)
+	} else if !isNotFound(err) {
+		return nil, err
+	}
+	return nil, unknownMachine(name)
 }
 
 func unknownMachine(name string) error {

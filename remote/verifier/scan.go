@@ -69,6 +69,8 @@ func (v *Verifier) startScan(ctx context.Context, name, cause string) (*remote.S
 	if h.BMC == nil || v.trigger == nil {
 		return nil, fmt.Errorf("%s: %w", name, errNoBMC)
 	}
+	v.turnover.RLock()
+	defer v.turnover.RUnlock()
 	for _, needed := range []string{name, h.MeasuredBy} {
 		if needed == "" {
 			continue

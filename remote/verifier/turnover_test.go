@@ -2,7 +2,10 @@ package verifier
 
 import (
 	"encoding/json"
+	"errors"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -115,5 +118,108 @@ func TestReplacementShowsWhatItWouldBe(t *testing.T) {
 	p.login(password)
 	if _, body := p.do("GET", "/review", nil, nil); !strings.Contains(body, "another TPM asks for the name vm1, as a host") {
 		t.Errorf("the console does not show the role:\n%s", body)
+	}
+}
+
+// A TPM that asks for a name while its machine is being retired is put before a person who
+// can decide: its item is not moved to the record of the machine that was retired.
+func TestAskingWhileRetiring(t *testing.T) {
+	r := start(t, twoMachines)
+	for range 5 {
+		if _, err := r.issue(t.Context(), accepted(t, "host1", newID(), ApproveCA)); err != nil {
+			t.Fatal(err)
+		}
+		var asking sync.WaitGroup
+		for range 8 {
+			e := accepted(t, "host1", newID(), "")
+			asking.Go(func() {
+				if _, err := r.settle(t.Context(), e); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		r.retired(t, "host1", "sold")
+		asking.Wait()
+		items, err := r.client.Reviews(t.Context(), reviewOpen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, item := range items {
+			if item.Machine != "host1" {
+				t.Errorf("an item of %s is open", item.Machine)
+			}
+			if _, err := r.client.Decide(t.Context(), item.ID, remote.Decision{Reason: "no"}); err != nil {
+				t.Errorf("refuse %s: %v", item.ID, err)
+			}
+		}
+	}
+}
+
+// A scan that is asked for while its machine is being retired ends with it, or is refused.
+func TestScanningWhileRetiring(t *testing.T) {
+	r := start(t, twoMachines)
+	r.enrol(t, "host1", remote.RoleHost)
+	for range 5 {
+		var asking sync.WaitGroup
+		for range 8 {
+			asking.Go(func() { r.client.StartScan(t.Context(), "vm1") })
+		}
+		r.retired(t, "vm1", "reinstalled")
+		asking.Wait()
+		open, err := r.openScans(t.Context(), remote.ScanQueued, remote.ScanFired, remote.ScanWaiting)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range open {
+			t.Errorf("a scan of %s is %s", s.Machine, s.V.State)
+		}
+		if err := r.client.Readmit(t.Context(), "vm1", "reinstalled"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A loss of records that the agent of before is told of late is none of its successor's.
+func TestLossOfARetiredAgent(t *testing.T) {
+	r := start(t, twoMachines)
+	r.enrol(t, "host1", remote.RoleHost)
+	before, err := r.loadMachine(t.Context(), "host1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.retired(t, "host1", "sold")
+	next := r.enrolAgain(t, "host1")
+	err = r.noteReceipt(t.Context(), &before.V, store.Stream{Agent: "host1", Spool: "old"}, store.Receipt{Gaps: []store.Gap{{From: 1, To: 2}}})
+	if !errors.Is(err, errRetired) {
+		t.Errorf("the agent of before: %v", err)
+	}
+	after, err := r.loadMachine(t.Context(), "host1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.V.Spool == "old" {
+		t.Error("its spool is the successor's")
+	}
+	// The benign twin.
+	if err := r.noteReceipt(t.Context(), &after.V, store.Stream{Agent: "host1", Spool: "new"}, store.Receipt{Gaps: []store.Gap{{From: 1, To: 2}}}); err != nil {
+		t.Error(err)
+	}
+	r.said(t, "host1", "records 1 to 2 of the agent on "+next.name+" never arrived")
+}
+
+// The record of a retired machine is told from a machine that there never was, whoever
+// would change it.
+func TestRecordsOfRetiredMachinesAreNotChanged(t *testing.T) {
+	r := start(t, twoMachines)
+	id := r.retired(t, "vm1", "sold").ID
+	for name, try := range map[string]func(string) error{
+		"scan":     func(id string) error { _, err := r.client.StartScan(t.Context(), id); return err },
+		"attest":   func(id string) error { return r.client.StartAttestation(t.Context(), id) },
+		"baseline": func(id string) error { return r.client.StartBaseline(t.Context(), id) },
+		"retire":   func(id string) error { _, err := r.client.Retire(t.Context(), id, "x"); return err },
+		"readmit":  func(id string) error { return r.client.Readmit(t.Context(), id, "x") },
+	} {
+		wantAPIError(t, name, try(id), http.StatusConflict, remote.CodeConflict)
+		wantAPIError(t, name+" of none", try("vm1~0011"), http.StatusNotFound, remote.CodeNotFound)
 	}
 }

@@ -64,7 +64,9 @@ type Verifier struct {
 	firing     firing
 	bulk       bulk
 	// turnover is held by who takes a name from a machine, and shared by who takes in
-	// records of it: so that none is taken in after that on its certificate of before.
+	// records of it, so that none is taken in after that on its certificate of before, and
+	// by who asks a person about the name or has its machine scanned: what they write is of
+	// the machine that they looked at.
 	turnover   sync.RWMutex
 	background sync.WaitGroup
 	life       context.Context // of what goes on in the background; ended by work
