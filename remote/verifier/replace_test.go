@@ -172,6 +172,19 @@ func TestReplacementWaitsForAPersonThoughTheNameIsFree(t *testing.T) {
 	}
 }
 
+// replacedGuest has a guest's new TPM take its name, as a person says.
+func (r *running) replacedGuest(t *testing.T, name string) {
+	t.Helper()
+	e := accepted(t, name, "new vTPM", "")
+	e.V.Request.Role = remote.RoleGuest
+	if _, err := r.settle(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.client.Decide(t.Context(), e.Key, remote.Decision{Accept: true, Reason: "vTPM lost"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The replacement of a machine whose files are watched from outside is held to its
 // baseline: what differs is found again.
 func TestReplacementIsHeldToTheBaseline(t *testing.T) {
@@ -184,14 +197,7 @@ func TestReplacementIsHeldToTheBaseline(t *testing.T) {
 	w.settle(w.event(filewatch.OpWrite, file("/etc/motd", 1, "x")), file("/etc/motd", 1, "changed"))
 	r.violations(t, 1)
 	before := r.machine(t, "vm1")
-	e := accepted(t, "vm1", "new vTPM", "")
-	e.V.Request.Role = remote.RoleGuest
-	if _, err := r.settle(t.Context(), e); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.client.Decide(t.Context(), e.Key, remote.Decision{Accept: true, Reason: "vTPM lost"}); err != nil {
-		t.Fatal(err)
-	}
+	r.replacedGuest(t, "vm1")
 	m := r.machine(t, "vm1")
 	if m.Files.Baseline != before.Files.Baseline || m.MeasuredBy != "host1" || m.State == remote.StateTrusted {
 		t.Errorf("%+v", m.Machine)

@@ -60,14 +60,7 @@ func TestBaselineAskedOfBeforeReplacesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked := host.command(remote.CommandBaseline)
-	e := accepted(t, "vm1", "new vTPM", "")
-	e.V.Request.Role = remote.RoleGuest
-	if _, err := r.settle(t.Context(), e); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.client.Decide(t.Context(), e.Key, remote.Decision{Accept: true, Reason: "vTPM lost"}); err != nil {
-		t.Fatal(err)
-	}
+	r.replacedGuest(t, "vm1")
 	w.capture(asked.ID, file("/etc/motd", 1, "evil"))
 	r.violations(t, 1)
 	if m := r.machine(t, "vm1"); m.Files.Baseline != before {
